@@ -1,0 +1,224 @@
+"""From a recording to what the network hears: reading echoes, and the front ends, batched on the device."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base_residual.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.config import AudioConfig
+from base_residual.errors import DataError, ShapeError
+
+SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
+MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
+COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
+FLOOR = 1e-4  # -80 dB under the loudest sample: below it there is only noise
+
+
+class EchoHeader(NamedTuple):
+    """What a sound file says of itself."""
+
+    sample_rate: int
+    channels: int
+    frames: int
+    subtype: str
+
+
+def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
+    """Number of samples in which an echo from `max_depth` metres can come back."""
+    return int(2 * max_depth / SLOWEST_SOUND * sample_rate)
+
+
+def echo_header(path: Path) -> EchoHeader:
+    """Rate in Hz, channels, frames and sample format of a sound file.
+
+    Raises:
+        DataError: the file is missing or no sound file.
+    """
+    if not path.is_file():
+        raise DataError(f"The recording {path} does not exist.")
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        raise DataError(f"The recording {path} is not a readable sound file.") from error
+    return EchoHeader(info.samplerate, info.channels, info.frames, info.subtype)
+
+
+def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
+    """Read a two-eared recording as it is.
+
+    Args:
+        path: WAV (PCM 16, 24, 32 or float) or another format that libsndfile knows.
+
+    Returns:
+        What the file says of itself, and float32 (2, T) in [-1, 1], left ear first.
+
+    Raises:
+        DataError: the file is missing, broken, empty, not two-channel, or holds NaN.
+    """
+    header = echo_header(path)
+    if header.channels != 2:
+        raise DataError(
+            f"The recording {path} has {header.channels} channel{'s'[: header.channels != 1]}; expected are 2, left "
+            "and right ear. One ear cannot tell left from right."
+        )
+    if not 0 < header.frames <= MAX_SECONDS * header.sample_rate:
+        raise DataError(
+            f"The recording {path} has {header.frames} frames; expected are 1 frame to {MAX_SECONDS:.0f} s."
+        )
+    try:
+        samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise DataError(f"The recording {path} is not a readable sound file.") from error
+    if not np.isfinite(samples).all():
+        raise DataError(f"The recording {path} holds NaN or infinite samples.")
+    return header, torch.from_numpy(samples.T.copy())
+
+
+def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int) -> Tensor:
+    """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, and cut or zero-pad them to `frames` samples."""
+    if rate != sample_rate:
+        from scipy.signal import resample_poly
+
+        common = math.gcd(rate, sample_rate)
+        resampled = resample_poly(waveform.cpu().numpy(), sample_rate // common, rate // common, axis=-1)
+        waveform = torch.from_numpy(resampled.astype(np.float32)).to(waveform.device)
+    return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
+
+
+class EchoFrontEnd(nn.Module):
+    """What is made of a waveform before the network sees it.
+
+    Both ears share one normalisation, so that the level difference between them, which says left or right, survives.
+
+    - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
+    - `mel`: the same in mel bands.
+    - `waveform`: the samples, scaled to unit energy, (B, 2, T).
+    - `matched`: the echo compressed by correlation with the emitted chirp (the matched filter of every sonar), as the
+      log envelope of each ear, their mean and their difference, and the complex coherence between them, (B, 6, T).
+      Turin, "An introduction to matched filters", IRE Trans. Information Theory 6(3), 1960.
+
+    Args:
+        config: the front end and its window.
+        image_size: side of the spectrogram image S, in pixels.
+        chirp: the emitted sound, the template of the matched filter.
+    """
+
+    def __init__(self, config: AudioConfig, image_size: int, chirp: ChirpDesign | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = image_size
+        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        template = (chirp or ChirpDesign()).waveform(config.sample_rate)
+        self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
+        if config.front_end == "mel":
+            filters = mel_filters(config.n_mels, config.n_fft, config.sample_rate)
+            self.register_buffer("filters", filters, persistent=False)
+
+    window: Tensor
+    template: Tensor
+    filters: Tensor
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that the network gets."""
+        return 6 if self.config.front_end == "matched" else 2
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Features of a batch of echoes.
+
+        Args:
+            waveform: float32 (B, 2, T).
+
+        Returns:
+            float32 (B, 2, S, S) for spectrogram and mel, (B, 2, T) for waveform, (B, 6, T) for matched.
+
+        Raises:
+            ShapeError: the input is not (B, 2, T).
+        """
+        if waveform.ndim != 3 or waveform.shape[1] != 2:
+            raise ShapeError(f"Echoes have shape {tuple(waveform.shape)}; expected is (batch, 2 ears, samples).")
+        match self.config.front_end:
+            case "spectrogram" | "mel":
+                return self._spectrogram(waveform)
+            case "waveform":
+                energy = waveform.square().mean(dim=(1, 2), keepdim=True)
+                return waveform * (energy + 1e-12).rsqrt()
+            case "matched":
+                return self._matched(waveform)
+
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        config = self.config
+        batch, ears, samples = waveform.shape
+        spectrum = torch.stft(
+            waveform.reshape(batch * ears, samples),
+            n_fft=config.n_fft,
+            win_length=config.win_length,
+            hop_length=config.hop_length,
+            window=self.window,
+            pad_mode="constant",
+            return_complex=True,
+        )  # (2B, n_fft // 2 + 1, frames)
+        magnitude = spectrum.abs()
+        if config.front_end == "mel":
+            magnitude = self.filters @ magnitude  # (2B, n_mels, frames)
+        magnitude = magnitude.unflatten(0, (batch, ears)).flip(2)  # high frequencies on top
+        return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
+
+    def _matched(self, waveform: Tensor) -> Tensor:
+        samples = waveform.shape[-1]
+        length = samples + len(self.template)
+        spectrum = torch.fft.fft(waveform, length) * torch.fft.fft(self.template, length).conj()
+        # The analytic signal: twice the positive frequencies, none of the negative ones.
+        spectrum[..., (length + 1) // 2 :] = 0
+        pulse = torch.fft.ifft(spectrum)[..., :samples]  # (B, 2, T), complex
+        energy = pulse.abs().square()
+        local = _moving_mean(energy)  # (B, 2, T)
+        between = pulse[:, 0] * pulse[:, 1].conj()
+        # The coherence of the ears: its angle is their phase difference, its length says how far to trust it.
+        coherence = _moving_mean(torch.stack([between.real, between.imag], dim=1))
+        coherence = coherence / (local.prod(dim=1, keepdim=True).sqrt() + 1e-20)
+        level = _log_level(local.sqrt())
+        difference = level[:, :1] - level[:, 1:]
+        return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
+
+
+def _moving_mean(signal: Tensor) -> Tensor:
+    """Mean over the `COHERENT` samples around each one, (B, C, T)."""
+    return F.avg_pool1d(signal, COHERENT, stride=1, padding=COHERENT // 2, count_include_pad=False)
+
+
+def _log_level(magnitude: Tensor) -> Tensor:
+    """Magnitudes (B, ...) as levels, linear in dB: 1 at the loudest of both ears, -1 at 80 dB below it."""
+    loudest = magnitude.flatten(1).amax(dim=1).clamp(min=1e-9)
+    relative = magnitude / loudest.reshape(-1, *[1] * (magnitude.ndim - 1))
+    return 1 - 2 * torch.log(relative + FLOOR) / math.log(FLOOR)
+
+
+def mel_filters(bands: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Triangular filters, equally spaced on the mel scale (O'Shaughnessy, Speech Communication, 1987, section 4.3).
+
+    Args:
+        bands: number of filters.
+        n_fft: length of the Fourier transform.
+        sample_rate: in Hz.
+
+    Returns:
+        float32 (bands, n_fft // 2 + 1), each filter with weights that add up to 1.
+    """
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)  # Hz
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    # A filter narrower than the distance between bins would see none of them.
+    step = float(bins[1])
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2]).clamp(min=step)[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1]).clamp(min=step)[:, None]
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    return (filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-12)).float()

@@ -1,0 +1,60 @@
+"""The plain networks that every claim is measured against: one decoder, one L1 loss, no decomposition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from base_residual.config import Config
+from base_residual.losses import LossTerms, LossWeights, masked_mean
+from base_residual.model import (
+    DepthDecomposition,
+    DepthNet,
+    create_base_residual_model,
+    make_decoder,
+    make_encoder,
+    start_head,
+)
+
+
+class PlainNet(DepthNet):
+    """An encoder and one decoder. As `unet` it is the field's recipe, as `plain` ours without the decomposition.
+
+    Args:
+        config: gives the encoder, the decoder and the front end.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.data.max_depth, config.data.output_size)
+        self.encoder = make_encoder(config)
+        self.decoder = make_decoder(config.model.decoder, config)
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from features; the base is all of it and the residual 0."""
+        final = torch.sigmoid(self.decoder(self.encoder(x)).float()) * self.max_depth
+        return DepthDecomposition(final, torch.zeros_like(final), final)
+
+    def start_at(self, depth: float) -> None:
+        """Let the untrained network predict `depth` metres everywhere."""
+        start_head(self.decoder, depth, self.max_depth)
+
+
+class PlainLoss(nn.Module):
+    """Mean |final - gt| over valid pixels, with the interface of `BaseResidualLoss`."""
+
+    weights = LossWeights(recon=1.0, base=0.0, sparse=0.0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing changes over the epochs."""
+
+    def forward(
+        self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
+    ) -> tuple[Tensor, LossTerms]:
+        """The loss and its terms, of which only the reconstruction is not 0."""
+        recon = masked_mean((final - gt).abs(), gt > 0 if valid_mask is None else valid_mask)
+        return recon, LossTerms(recon, torch.zeros_like(recon), torch.zeros_like(recon))
+
+
+def create_model(config: Config) -> DepthNet:
+    """The network that a configuration names: base_residual, plain or unet."""
+    return create_base_residual_model(config) if config.model.name == "base_residual" else PlainNet(config)

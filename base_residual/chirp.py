@@ -1,0 +1,48 @@
+"""The emitted sound: one description that the simulator and the matched filter share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 44_100
+"""Rate of every waveform inside the package, in Hz."""
+
+
+@dataclass(frozen=True)
+class ChirpDesign:
+    """A linear frequency sweep with short fades, the sound that BatVision's robot emits.
+
+    Attributes:
+        duration: length in seconds.
+        start_hz: frequency at the beginning, in Hz.
+        end_hz: frequency at the end, in Hz.
+        fade: share of the duration that each of the two raised-cosine fades takes.
+    """
+
+    duration: float = 0.003
+    start_hz: float = 20.0
+    end_hz: float = 20_000.0
+    fade: float = 0.1
+
+    def waveform(self, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float64]:
+        """Samples of the chirp, peak 1.
+
+        Args:
+            sample_rate: rate in Hz.
+
+        Returns:
+            float64 array of shape (duration * sample_rate,).
+        """
+        count = round(self.duration * sample_rate)
+        t = np.arange(count) / sample_rate
+        sweep = (self.end_hz - self.start_hz) / self.duration
+        phase = 2 * np.pi * (self.start_hz * t + 0.5 * sweep * t**2)
+        edge = max(1, round(self.fade * count))
+        ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
+        envelope = np.ones(count)
+        envelope[:edge] = ramp
+        envelope[-edge:] = ramp[::-1]
+        return np.sin(phase) * envelope

@@ -1,0 +1,379 @@
+"""`brdepth`: parses, calls, prints. What it calls lives elsewhere; heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from base_residual import __version__
+from base_residual.config import (
+    DATASET_DEFAULTS,
+    PRESETS,
+    Config,
+    Layer,
+    load_layer,
+    make_config,
+    merge,
+    parse_setting,
+)
+from base_residual.errors import BaseResidualError, TrainingInterrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from base_residual.checkpoint import Checkpoint
+    from base_residual.data.sample import EchoDataset
+
+OLDER_NAMES = {"use-adaptive-loss": "adaptive", "use-wandb": "wandb", "use-tensorboard": "tensorboard"}
+
+
+def current_name(name: str) -> str:
+    """An option's or a command's name in today's spelling: dashes, and no `use`."""
+    dashed = name.replace("_", "-")
+    return OLDER_NAMES.get(dashed, dashed)
+
+
+class Commands(TyperGroup):
+    """Ends every user's mistake in one sentence on standard error and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TrainingInterrupted as stop:
+            print(stop, file=sys.stderr)
+            raise typer.Exit(130) from stop
+        except BaseResidualError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="brdepth",
+    help="Depth from sound: from a stereo echo to a depth map in metres, split as final = base + residual.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": current_name, "help_option_names": ["-h", "--help"]},
+)
+
+
+def setting(key: str, *names: str) -> Any:
+    """A command-line option whose help and default are those of the configuration's field `section.name`."""
+    section, name = key.split(".")
+    field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    default = str(field.get_default())
+    for dataset, layer in DATASET_DEFAULTS.items():
+        if name in layer.get(section, {}):
+            default += f"; {dataset}: {layer[section][name]}"
+    return typer.Option(*names, help=field.description, show_default=default, rich_help_panel=section.capitalize())
+
+
+# Which setting each option of `train` reaches; those without an entry are not settings.
+TRAIN_SETTINGS = {
+    "dataset": "data.name",
+    "data_root": "data.root",
+    "model": "model.name",
+    "adaptive": "loss.adaptive",
+    "curriculum": "loss.curriculum",
+    "warmup_epochs": "loss.warmup_epochs",
+    "lambda_recon": "loss.lambda_recon",
+    "lambda_base": "loss.lambda_base",
+    "lambda_sparse": "loss.lambda_sparse",
+    "lowpass_kernel": "loss.lowpass_kernel",
+    "epochs": "trainer.epochs",
+    "batch_size": "trainer.batch_size",
+    "learning_rate": "trainer.learning_rate",
+    "seed": "trainer.seed",
+    "device": "trainer.device",
+    "experiment_name": "tracking.experiment_name",
+    "results_dir": "tracking.results_dir",
+    "wandb": "tracking.wandb",
+    "tensorboard": "tracking.tensorboard",
+}
+SIMULATE_SETTINGS = {
+    "rooms": "simulation.train_rooms",
+    "val_rooms": "simulation.val_rooms",
+    "test_rooms": "simulation.test_rooms",
+    "poses": "simulation.poses",
+    "style": "simulation.style",
+    "seed": "simulation.seed",
+    "output_size": "data.output_size",
+    "max_depth": "data.max_depth",
+}
+DATA_SETTINGS = {"dataset": "data.name", "data_root": "data.root"}
+
+
+def given_settings(ctx: typer.Context, table: dict[str, str]) -> Layer:
+    """The settings that the user gave as options, as a layer."""
+    layer: Layer = {}
+    for option, key in table.items():
+        if ctx.params.get(option) is not None:
+            section, name = key.split(".")
+            layer.setdefault(section, {})[name] = ctx.params[option]
+    return layer
+
+
+def version_wanted(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(f"brdepth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_wanted, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Show what the package has to say, one line each."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file that a run has written.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+SplitOption = Annotated[str, typer.Option(help="train, val or test.")]
+DatasetOption = Annotated[
+    str | None, typer.Option(help="Another dataset than the one of the run.", show_default="the run's")
+]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the dataset.", show_default="the run's, or BRDEPTH_DATA")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    dataset: Annotated[str | None, setting("data.name")] = None,
+    data_root: Annotated[Path | None, setting("data.root")] = None,
+    model: Annotated[str | None, setting("model.name")] = None,
+    preset: Annotated[str, typer.Option(help=f"Loss settings by name: {', '.join(PRESETS)}.")] = "default",
+    adaptive: Annotated[bool | None, setting("loss.adaptive", "--adaptive/--no-adaptive")] = None,
+    curriculum: Annotated[bool | None, setting("loss.curriculum", "--curriculum/--no-curriculum")] = None,
+    warmup_epochs: Annotated[int | None, setting("loss.warmup_epochs")] = None,
+    lambda_recon: Annotated[float | None, setting("loss.lambda_recon")] = None,
+    lambda_base: Annotated[float | None, setting("loss.lambda_base")] = None,
+    lambda_sparse: Annotated[float | None, setting("loss.lambda_sparse")] = None,
+    lowpass_kernel: Annotated[int | None, setting("loss.lowpass_kernel")] = None,
+    epochs: Annotated[int | None, setting("trainer.epochs")] = None,
+    batch_size: Annotated[int | None, setting("trainer.batch_size")] = None,
+    learning_rate: Annotated[float | None, setting("trainer.learning_rate")] = None,
+    seed: Annotated[int | None, setting("trainer.seed")] = None,
+    device: Annotated[str | None, setting("trainer.device")] = None,
+    experiment_name: Annotated[str | None, setting("tracking.experiment_name")] = None,
+    results_dir: Annotated[Path | None, setting("tracking.results_dir")] = None,
+    wandb: Annotated[bool | None, setting("tracking.wandb", "--wandb/--no-wandb")] = None,
+    tensorboard: Annotated[bool | None, setting("tracking.tensorboard", "--tensorboard/--no-tensorboard")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with any of the settings; options win over it.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this run's saved state ends.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run of the same name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and end.")] = False,
+) -> None:
+    """Train a model; without any option, on simulated rooms and with no download."""
+    layers = [load_layer(config)] if config else []
+    layers += [given_settings(ctx, TRAIN_SETTINGS), *(parse_setting(text) for text in assign or [])]
+    settings = make_config(*layers, preset=preset)
+    if dry_run:
+        print(settings.to_yaml(), end="")
+        return
+    from base_residual.console import blind_lines, criteria_table, metrics_table, protocol_line
+    from base_residual.trainer import Trainer
+
+    out = _console()
+    _render_rooms(settings, out)
+    result = Trainer(settings, resume=resume, overwrite=overwrite).fit()
+    rmse = result.test.metrics["rmse"]
+    out.print(metrics_table(result.test, f"Test split, weights of epoch {result.best_epoch}"))
+    out.print(protocol_line(result.test))
+    for line in blind_lines(rmse, result.blind):
+        out.print(line)
+    out.print(criteria_table(result.criteria))
+    print(f"Run folder: {result.run_dir}")
+    print(f"Picture:    {result.picture}")
+    print(f"Look again: brdepth visualize {result.run_dir / 'best.safetensors'}")
+
+
+@app.command("eval")
+def evaluate_checkpoint(
+    ctx: typer.Context,
+    checkpoint: CheckpointArgument,
+    dataset: DatasetOption = None,
+    data_root: RootOption = None,
+    split: SplitOption = "test",
+    min_depth: Annotated[float, typer.Option(min=0.0, help="Count only pixels at least this far, in metres.")] = 0.0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
+    from base_residual.console import criteria_table, metrics_table, protocol_line
+    from base_residual.evaluation import evaluate, success_criteria
+
+    loaded, samples = _load(ctx, checkpoint, split, device)
+    found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
+    criteria = success_criteria(found, [record["val/rmse"] for record in loaded.history])
+    if as_json:
+        report = found.as_dict() | {"split": split, "epoch": loaded.epoch, "criteria": [c._asdict() for c in criteria]}
+        print(json.dumps(report, indent=2))
+        return
+    out = _console()
+    out.print(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split}"))
+    out.print(protocol_line(found))
+    out.print(criteria_table(criteria))
+
+
+@app.command()
+def visualize(
+    ctx: typer.Context,
+    checkpoint: CheckpointArgument,
+    dataset: DatasetOption = None,
+    data_root: RootOption = None,
+    split: SplitOption = "test",
+    count: Annotated[int, typer.Option(min=1, max=32, help="Recordings to show, spread over the split.")] = 4,
+    audio: Annotated[list[Path] | None, typer.Option(help="Recordings of your own instead; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file to write.", show_default="beside the checkpoint")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw base | residual | final | ground truth."""
+    from base_residual.visualize import decomposition_figure, panels, save_figure
+
+    if audio:
+        from base_residual.predict import picture_files
+
+        loaded = _load_checkpoint(checkpoint, device)
+        rows = picture_files(loaded.model, audio)
+    else:
+        from base_residual.data.sample import collate, spread
+
+        loaded, samples = _load(ctx, checkpoint, split, device)
+        shown = [samples[index] for index in spread(len(samples), count)]
+        batch = collate(shown)
+        rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
+    name = f"{checkpoint.stem}_{audio[0].stem if audio else split}_decomposition.png"
+    figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}")
+    print(f"Picture: {save_figure(figure, out or checkpoint.with_name(name))}")
+
+
+@app.command()
+def predict(
+    checkpoint: CheckpointArgument,
+    echoes: Annotated[
+        list[Path], typer.Argument(metavar="ECHO.wav...", help="Two-channel recordings, left ear first.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the depth maps and pictures.")] = Path("predictions"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Predict depth for recordings of your own: a .npy map in metres and a picture each."""
+    from base_residual.predict import write_predictions
+
+    for array, picture in write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out):
+        print(f"{array}  {picture}")
+
+
+@app.command()
+def simulate(
+    ctx: typer.Context,
+    root: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
+    rooms: Annotated[int | None, setting("simulation.train_rooms")] = None,
+    val_rooms: Annotated[int | None, setting("simulation.val_rooms")] = None,
+    test_rooms: Annotated[int | None, setting("simulation.test_rooms")] = None,
+    poses: Annotated[int | None, setting("simulation.poses")] = None,
+    style: Annotated[str | None, setting("simulation.style")] = None,
+    seed: Annotated[int | None, setting("simulation.seed")] = None,
+    output_size: Annotated[int | None, setting("data.output_size")] = None,
+    max_depth: Annotated[float | None, setting("data.max_depth")] = None,
+) -> None:
+    """Render echo rooms into a folder, in the layout of BatVision V2."""
+    from base_residual.console import working
+    from base_residual.data.simulated import simulate as render
+
+    settings = make_config(given_settings(ctx, SIMULATE_SETTINGS))
+    with working(_console()) as progress:
+        task = progress.add_task("Rendering rooms", total=None)
+        render(
+            root,
+            settings.data,
+            settings.simulation,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print(f"Rooms: {root}")
+    print(f"Train: brdepth train --data-root {root}")
+
+
+@app.command("check-data")
+def check(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of a dataset in the layout of BatVision V2.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Read a whole dataset, say what it holds, and name every problem with its file."""
+    from base_residual.console import findings_table, working
+    from base_residual.data.check import check_data
+
+    out = _console()
+    with working(out) as progress:
+        task = progress.add_task("Reading", total=None)
+        findings = check_data(root, lambda done, total: progress.update(task, completed=done, total=total))
+    if as_json:
+        print(json.dumps(findings.as_dict(), indent=2))
+    else:
+        out.print(findings_table(findings))
+        for problem in findings.problems:
+            print(f"Problem: {problem}")
+        print("No problems." if not findings.problems else f"{len(findings.problems)} problems.")
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _render_rooms(settings: Config, out: Console) -> None:
+    """Render the simulated rooms with a progress bar, where they are needed and not there yet."""
+    if settings.data.name != "simulated" or settings.data.root:
+        return
+    from base_residual.console import working
+    from base_residual.data.simulated import simulated_root
+
+    with working(out) as progress:
+        task = progress.add_task("Rendering rooms", total=None)
+        root = simulated_root(
+            settings.data, settings.simulation, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    print(f"Rooms: {root}")
+
+
+def _load_checkpoint(path: Path, device: str) -> Checkpoint:
+    from base_residual.checkpoint import load_checkpoint
+    from base_residual.trainer import resolve_device
+
+    return load_checkpoint(path, resolve_device(device))
+
+
+def _load(ctx: typer.Context, path: Path, split: str, device: str) -> tuple[Checkpoint, EchoDataset]:
+    """A checkpoint, and a split of its dataset or of the one that the options name."""
+    from base_residual.data import open_dataset
+
+    loaded = _load_checkpoint(path, device)
+    config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
+    _render_rooms(config, _console())
+    return loaded, open_dataset(config.data.name, config.data.root, split, config)
+
+
+if __name__ == "__main__":
+    app()

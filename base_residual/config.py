@@ -1,0 +1,327 @@
+"""Every setting once: its type, unit, bounds, default and help text.
+
+A `Config` is frozen, refuses unknown keys and is complete: what a dataset, a model or a preset implies is filled in
+when it is made, beneath whatever the user gave, so that the file written beside a run says everything.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from base_residual.errors import ConfigError
+
+DatasetName = Literal["simulated", "batvisionv2"]
+ModelName = Literal["base_residual", "plain", "unet"]
+PresetName = Literal["default", "aggressive", "conservative"]
+
+Layer = dict[str, Any]
+
+# What each dataset implies, beneath what the user says.
+DATASET_DEFAULTS: dict[str, Layer] = {
+    "simulated": {
+        "data": {"output_size": 64, "max_depth": 12.0, "num_workers": 0},
+        "loss": {"warmup_epochs": 8},
+        "trainer": {"epochs": 12, "batch_size": 32, "learning_rate": 0.002},
+    },
+    "batvisionv2": {},
+}
+
+# The two baselines that every claim is measured against (see baseline.py).
+MODEL_DEFAULTS: dict[str, Layer] = {
+    "base_residual": {},
+    "plain": {},
+    "unet": {"audio": {"front_end": "spectrogram"}, "model": {"encoder": "unet", "decoder": "unet"}},
+}
+
+# Loss settings by name; a kernel is given as a share of the map's side, 16 of 256 pixels being the default.
+PRESETS: dict[str, Layer] = {
+    "default": {},
+    "aggressive": {"loss": {"lambda_base": 1.0, "lambda_sparse": 0.3, "lowpass_share": 24 / 256}},
+    "conservative": {"loss": {"lambda_base": 0.5, "lambda_sparse": 0.1, "lowpass_share": 12 / 256}},
+}
+
+
+class Section(BaseModel):
+    """A frozen group of settings that names the nearest known one when it meets an unknown one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            for key in given:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
+                    raise ValueError(f"there is no setting '{key}' here; {hint}")
+        return given
+
+
+class DataConfig(Section):
+    """Where recordings come from and what a depth map looks like."""
+
+    name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
+    root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
+    output_size: int = Field(
+        256, ge=16, le=1024, multiple_of=16, description="Side of the square depth map, in pixels."
+    )
+    max_depth: float = Field(30.0, gt=0, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
+    mirror: bool = Field(True, description="Mirror half of the training samples: swap the ears, flip the depth.")
+    num_workers: int = Field(2, ge=0, le=256, description="Processes that read recordings; 0 reads in this one.")
+
+
+class SimulationConfig(Section):
+    """The simulated rooms; read when the dataset is `simulated`."""
+
+    train_rooms: int = Field(1500, ge=1, description="Rooms to train on.")
+    val_rooms: int = Field(100, ge=1, description="Rooms to validate on, none of them a training room.")
+    test_rooms: int = Field(200, ge=1, description="Rooms to test on, seen by nothing before.")
+    poses: int = Field(2, ge=1, le=1000, description="Places in each room from which the robot listens.")
+    style: Literal["standard", "hard"] = Field("standard", description="Distribution that the rooms are drawn from.")
+    seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
+
+
+class AudioConfig(Section):
+    """What the network hears: the front end and its window."""
+
+    front_end: Literal["spectrogram", "mel", "waveform", "matched"] = Field(
+        "matched", description="What is made of a waveform before the network sees it."
+    )
+    sample_rate: int = Field(
+        44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
+    )
+    n_fft: int = Field(512, ge=16, le=8192, description="Length of the Fourier transform, in samples.")
+    win_length: int = Field(64, ge=4, le=8192, description="Length of the window, in samples.")
+    hop_length: int = Field(16, ge=1, le=8192, description="Step between windows, in samples.")
+    n_mels: int = Field(64, ge=8, le=512, description="Bands of the mel front end.")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> AudioConfig:
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}; make it at most n_fft")
+        return self
+
+
+class ModelConfig(Section):
+    """The network: one encoder, and a decoder for each part of the prediction."""
+
+    name: ModelName = Field("base_residual", description="base_residual, or a baseline: plain or unet.")
+    encoder: Literal["time", "unet"] = Field(
+        "time", description="time: 1-D over the echo; unet: 2-D over a spectrogram."
+    )
+    decoder: Literal["map", "unet"] = Field(
+        "map", description="Decoder at full resolution: of the residual, or of a baseline."
+    )
+    base_decoder: Literal["grid", "map", "unet"] = Field("grid", description="Decoder of the base; grid: a coarse one.")
+    base_grid: int = Field(8, ge=2, le=64, description="Control points per side of the grid decoder.")
+    base_channels: int = Field(
+        16, ge=4, le=512, description="Channels of the first stage; later ones have multiples of it."
+    )
+    bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
+    residual_bound: float = Field(0.2, gt=0, le=1, description="Largest residual, as a share of max_depth.")
+
+
+class LossConfig(Section):
+    """The three terms that hold the parts apart, and how their weights change over the epochs."""
+
+    lambda_recon: float = Field(1.0, ge=0, description="Weight of mean |final - gt|.")
+    lambda_base: float = Field(0.8, ge=0, description="Weight of mean |base - lowpass(gt)|.")
+    lambda_sparse: float = Field(0.2, ge=0, description="Weight of mean |residual|.")
+    lowpass_kernel: int = Field(16, ge=1, le=512, description="Side of the low-pass box, in pixels.")
+    adaptive: bool = Field(False, description="Change the weights after the warm-up; switches the curriculum on, too.")
+    warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
+    schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")
+    curriculum: bool = Field(False, description="After the warm-up, keep the reconstruction from moving the base.")
+
+
+class TrainerConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(50, ge=1, description="Passes over the training set.")
+    batch_size: int = Field(64, ge=1, description="Recordings per step.")
+    learning_rate: float = Field(0.001, gt=0, le=1, description="Peak learning rate.")
+    lr_schedule: Literal["one_cycle", "constant"] = Field(
+        "one_cycle", description="one_cycle: rise, then fall by a cosine."
+    )
+    optimizer: Literal["AdamW", "Adam"] = Field("AdamW", description="Optimiser.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of the optimiser.")
+    grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device computes it natively."
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same machine, same numbers.")
+    save_every: int = Field(1, ge=1, description="Epochs between saved training states.")
+    picture_every: int = Field(10, ge=1, description="Epochs between decomposition pictures; the last one has its own.")
+
+
+class TrackingConfig(Section):
+    """Where a run is written, and who else is told."""
+
+    experiment_name: str = Field(
+        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Last part of the run folder's name."
+    )
+    results_dir: Path = Field(Path("results"), description="Folder that holds the runs.")
+    wandb: bool = Field(False, description="Log to Weights & Biases, too.")
+    wandb_project: str = Field("base-residual-depth", min_length=1, description="Project at Weights & Biases.")
+    tensorboard: bool = Field(False, description="Log to TensorBoard, too.")
+
+
+class Config(Section):
+    """All settings of a run.
+
+    Sections may be given as mappings or as section objects. Settings that were not given take, in this order, what the
+    dataset implies, what the model implies, and the field's default.
+    """
+
+    data: DataConfig = DataConfig()
+    simulation: SimulationConfig = SimulationConfig()
+    audio: AudioConfig = AudioConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        layer = {key: _as_layer(section) for key, section in given.items()}
+        if any(not isinstance(section, dict) for section in layer.values()):
+            return given  # the fields' own validation says what is wrong
+        name = str(layer.get("data", {}).get("name", "simulated"))
+        model = str(layer.get("model", {}).get("name", "base_residual"))
+        layer = merge(DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), layer)
+        loss = layer.setdefault("loss", {})
+        share = loss.pop("lowpass_share", 1 / 16)
+        size = layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default)
+        if isinstance(size, int):
+            loss.setdefault("lowpass_kernel", max(1, round(share * size)))
+        loss.setdefault("curriculum", loss.get("adaptive", False))
+        return layer
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        flat = self.audio.front_end in ("waveform", "matched")
+        if flat != (self.model.encoder == "time"):
+            fitting = "time" if flat else "unet"
+            raise ValueError(
+                f"the front end '{self.audio.front_end}' needs model.encoder={fitting}, not {self.model.encoder}"
+            )
+        decoders = (self.model.decoder, self.model.base_decoder if self.model.name == "base_residual" else "map")
+        if self.model.encoder == "time" and "unet" in decoders:
+            raise ValueError("a unet decoder needs the skip connections of model.encoder=unet")
+        return self
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder."""
+        trainer = self.trainer
+        return (
+            f"{self.model.name}_{self.data.name}_BS{trainer.batch_size}_Lr{trainer.learning_rate:g}"
+            f"_{trainer.optimizer}_{self.tracking.experiment_name}"
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder that this run is written to."""
+        return self.tracking.results_dir / self.run_name
+
+    def to_yaml(self) -> str:
+        """The complete settings as YAML, which `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def merge(*layers: Mapping[str, Any]) -> Layer:
+    """Nested mappings laid over each other, later ones on top; none of them is changed."""
+    result: Layer = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = result.get(key)
+            result[key] = (
+                merge(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
+            )
+    return result
+
+
+def make_config(*layers: Mapping[str, Any], preset: str = "default") -> Config:
+    """A validated configuration from a preset and any number of layers on top.
+
+    Args:
+        layers: nested mappings, `{"trainer": {"epochs": 3}}`; later ones win.
+        preset: a name from `PRESETS`.
+
+    Raises:
+        ConfigError: in one sentence per wrong setting.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"Unknown preset '{preset}'. Known presets are {', '.join(PRESETS)}.")
+    try:
+        return Config.model_validate(merge(PRESETS[preset], *layers))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def load_layer(path: Path) -> Layer:
+    """The settings in a YAML file, not yet validated.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML or holds something else than sections.
+    """
+    try:
+        layer = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if layer is None:
+        return {}
+    if not isinstance(layer, dict):
+        raise ConfigError(f"{path} should hold sections such as 'trainer:', not a {type(layer).__name__}.")
+    return layer
+
+
+def parse_setting(text: str) -> Layer:
+    """`"trainer.epochs=3"` as a layer; the value is read as YAML.
+
+    Raises:
+        ConfigError: the text has no such form.
+    """
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"Cannot read the setting '{text}'. Write it as section.key=value, such as trainer.epochs=3.")
+    try:
+        return {section: {name: yaml.safe_load(value)}}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value in '{text}' is not valid YAML.") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as plain sentences: which setting, what came, what was expected."""
+    sentences = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        came = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
+        sentences.append(f"{where}: {what}{came}" if where else what)
+    return "Wrong configuration: " + "; ".join(sentences).rstrip(".") + "."
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """The values of a `Literal`, for help texts."""
+    return tuple(str(value) for value in get_args(kind))
+
+
+def _as_layer(section: Any) -> Any:
+    if isinstance(section, BaseModel):
+        return section.model_dump(exclude_unset=True)
+    return dict(section) if isinstance(section, Mapping) else section

@@ -1,0 +1,126 @@
+"""What the terminal shows: progress and a line per epoch while a run works, tables when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from base_residual.config import Config
+from base_residual.data.check import Findings
+from base_residual.evaluation import Criterion, Evaluation
+from base_residual.metrics import DEPTH_METRICS
+from base_residual.tracking import Record, Tracker
+
+HEALTHY = {
+    "base_positive": ">= 0",
+    "base_smoothness": "well below 1",
+    "base_rmse": "above rmse",
+    "residual_abs_mean": "< 1 m, not 0",
+    "residual_gain": "> 0",
+    "residual_detail_corr": "> 0",
+    "clamped_share": "small",
+}
+
+
+def epoch_line(record: Record) -> str:
+    """The line that every epoch prints, at most 80 columns wide."""
+    total, recon, base, sparse = (record[f"train/loss_{name}"] for name in ("total", "recon", "base", "sparse"))
+    losses = f"Loss={total:.2f} (recon={recon:.2f}, base={base:.2f}, sparse={sparse:.2f})"
+    return f"Epoch {record['epoch']:.0f}: {losses}  val rmse {record['val/rmse']:.3f} m"
+
+
+class ConsoleTracker(Tracker):
+    """A progress bar and the epoch lines on standard output; without a terminal, the lines alone.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+
+    def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
+        self._progress = working(self._console)
+        self._progress.start()
+        self._task: TaskID = self._progress.add_task("Epoch", total=None)
+        self._epochs = config.trainer.epochs
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        description = f"Epoch {epoch} of {self._epochs}"
+        self._progress.update(self._task, description=description, completed=done, total=steps)
+
+    def epoch(self, history: list[Record]) -> None:
+        self._console.print(epoch_line(history[-1]), soft_wrap=True)
+
+    def close(self) -> None:
+        if hasattr(self, "_progress"):
+            self._progress.stop()
+
+
+def working(console: Console) -> Progress:
+    """A progress bar that goes away when it is done and shows nothing where there is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def metrics_table(evaluation: Evaluation, title: str) -> Table:
+    """The depth metrics, and the decomposition figures where there are any, as one narrow table."""
+    table = Table(
+        "figure", Column("value", justify="right"), "better", title=title, title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for name in DEPTH_METRICS:
+        unit = " m" if name in ("rmse", "mae") else ""
+        table.add_row(name, f"{evaluation.metrics[name]:.4f}{unit}", "higher" if name.startswith("delta") else "lower")
+    for name, value in evaluation.decomposition.items():
+        unit = " m" if name in ("base_positive", "base_rmse", "residual_abs_mean") else ""
+        table.add_row(name, f"{value:.4f}{unit}", HEALTHY[name])
+    return table
+
+
+def protocol_line(evaluation: Evaluation) -> str:
+    """How the figures were taken, and over how many images."""
+    images, without = evaluation.metrics["images"], evaluation.metrics["images_without_depth"]
+    left_out = f", {without:.0f} without a measured pixel left out" if without else ""
+    return f"{images:.0f} images{left_out}: {evaluation.protocol.sentence()}."
+
+
+def criteria_table(criteria: Sequence[Criterion]) -> Table:
+    """The success criteria with their verdicts."""
+    table = Table("", "criterion", "figure", title="Success criteria", title_justify="left", box=box.SIMPLE_HEAD)
+    for criterion in criteria:
+        verdict = {True: "[green]yes[/]", False: "[red]NO[/]", None: "[yellow]open[/]"}[criterion.met]
+        table.add_row(verdict, criterion.name, criterion.figure)
+    return table
+
+
+def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
+    """How far a model is ahead of the predictions that hear nothing."""
+    names = {"mean_map": "the mean depth map of the training set", "constant": "the best constant of the training set"}
+    return [
+        f"Against {names[name]} (rmse {score:.3f} m): "
+        f"{abs(1 - rmse / score):.1%} {'lower' if rmse < score else 'HIGHER'}."
+        for name, score in blind.items()
+    ]
+
+
+def findings_table(findings: Findings) -> Table:
+    """What a dataset holds."""
+    table = Table("", "", title="Dataset", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    for location in sorted({location for location, _ in findings.recordings}):
+        counts = (f"{split} {findings.recordings[location, split]}" for split in ("train", "val", "test"))
+        table.add_row(location, ", ".join(counts))
+    rates = (f"{rate} ({count} files)" for rate, count in findings.sample_rates.most_common())
+    formats = (f"{name} ({count} files)" for name, count in findings.formats.most_common())
+    table.add_row("sample rate (Hz)", ", ".join(rates))
+    table.add_row("format", ", ".join(formats))
+    shapes = (f"{height} x {width} ({count} files)" for (height, width), count in findings.shapes.most_common())
+    table.add_row("depth maps", ", ".join(shapes))
+    if findings.farthest:
+        table.add_row("measured depth", f"{findings.nearest:.3f} to {findings.farthest:.3f} m")
+    table.add_row("invalid pixels", f"{findings.invalid_share:.1%}")
+    return table

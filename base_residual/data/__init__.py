@@ -1,0 +1,62 @@
+"""Datasets by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from base_residual.config import Config, DatasetName, choices, make_config
+from base_residual.errors import DataError
+
+if TYPE_CHECKING:
+    from base_residual.data.sample import EchoDataset
+    from base_residual.data.simulated import Progress
+
+SPLITS = ("train", "val", "test")
+PUBLISHED = "doi:10.57745/HYLZNL"
+
+
+def open_dataset(
+    name: str = "simulated",
+    root: str | Path | None = None,
+    split: str = "train",
+    config: Config | None = None,
+    progress: Progress | None = None,
+) -> EchoDataset:
+    """Open one split of a dataset.
+
+    Args:
+        name: simulated or batvisionv2.
+        root: folder of the dataset; else the environment's BRDEPTH_DATA. Simulated rooms are rendered into the cache
+            where no root is given.
+        split: train, val or test.
+        config: gives the depth maps' side, the largest depth and the sample rate; default: what the dataset implies.
+        progress: told (finished, all) rooms while rooms are rendered.
+
+    Returns:
+        A sequence of `EchoSample`.
+
+    Raises:
+        DataError: the name or the split is unknown, or the data is not there or not laid out as expected.
+    """
+    from base_residual.data.batvision import LAYOUT, BatVisionV2
+    from base_residual.data.simulated import simulated_root
+
+    if name not in choices(DatasetName):
+        raise DataError(f"Unknown dataset '{name}'. Known are {', '.join(choices(DatasetName))}.")
+    if split not in SPLITS:
+        raise DataError(f"Unknown split '{split}'. Known are {', '.join(SPLITS)}.")
+    config = config or make_config({"data": {"name": name}})
+    if name == "simulated":
+        folder = Path(root) if root else simulated_root(config.data, config.simulation, progress)
+    else:
+        given = root or os.environ.get("BRDEPTH_DATA")
+        if not given or not Path(given).is_dir():
+            came = f"The dataset folder {given} does not exist" if given else "No dataset folder was given"
+            raise DataError(
+                f"{came}. Get {name} from {PUBLISHED}, lay it out as {LAYOUT}, and name ROOT with --data-root or "
+                "BRDEPTH_DATA. Without any data, use --dataset simulated."
+            )
+        folder = Path(given)
+    return BatVisionV2(folder, split, config.data, config.audio.sample_rate)

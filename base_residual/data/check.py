@@ -1,0 +1,105 @@
+"""Walking a dataset in the BatVision V2 layout: what is there, and what is wrong with which file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from base_residual.audio import read_echo
+from base_residual.data.batvision import list_recordings, read_depth
+from base_residual.errors import DataError
+
+SPLITS = ("train", "val", "test")
+SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
+
+
+@dataclass
+class Findings:
+    """What a dataset holds.
+
+    Attributes:
+        recordings: number of recordings by (location, split).
+        sample_rates: number of recordings by rate in Hz.
+        formats: number of recordings by sample format.
+        shapes: number of depth maps by (height, width).
+        nearest, farthest: measured depth, in metres.
+        invalid_share: mean share of pixels without a measurement.
+        problems: one sentence each, with the file.
+    """
+
+    recordings: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sample_rates: Counter[int] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    nearest: float = float("inf")
+    farthest: float = 0.0
+    invalid_share: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "recordings": {f"{location}/{split}": count for (location, split), count in self.recordings.items()},
+            "sample_rates": dict(self.sample_rates),
+            "formats": dict(self.formats),
+            "shapes": {f"{height}x{width}": count for (height, width), count in self.shapes.items()},
+            "nearest": self.nearest if self.farthest else None,
+            "farthest": self.farthest,
+            "invalid_share": self.invalid_share,
+            "problems": self.problems,
+        }
+
+
+def check_data(root: Path, progress: Callable[[int, int], None] | None = None) -> Findings:
+    """Read every recording of every split.
+
+    Args:
+        root: folder of the dataset.
+        progress: told (done, all) recordings.
+
+    Returns:
+        What was found, problems included.
+
+    Raises:
+        DataError: the folder does not exist, or holds no table at all.
+    """
+    findings = Findings()
+    listed = []
+    for split in SPLITS:
+        try:
+            listed += [(split, recording) for recording in list_recordings(root, split)]
+        except DataError as error:
+            findings.problems.append(str(error))
+    if not listed:
+        raise DataError(findings.problems[0])
+    measured_maps = 0
+    for done, (split, recording) in enumerate(listed, start=1):
+        findings.recordings[recording.id.split("/")[0], split] += 1
+        try:
+            header, waveform = read_echo(recording.audio)
+            findings.sample_rates[header.sample_rate] += 1
+            findings.formats[header.subtype] += 1
+            if float(waveform.abs().max()) < SILENT:
+                findings.problems.append(f"The recording {recording.audio} is silent.")
+        except DataError as error:
+            findings.problems.append(str(error))
+        try:
+            depth = read_depth(recording.depth, float("inf"))
+            findings.shapes[depth.shape[0], depth.shape[1]] += 1
+            valid = depth[depth > 0]
+            findings.invalid_share += 1 - valid.size / depth.size
+            measured_maps += 1
+            if valid.size:
+                findings.nearest = min(findings.nearest, float(valid.min()))
+                findings.farthest = max(findings.farthest, float(valid.max()))
+            else:
+                findings.problems.append(f"The depth map {recording.depth} holds no measurement.")
+        except DataError as error:
+            findings.problems.append(str(error))
+        if progress is not None:
+            progress(done, len(listed))
+    findings.invalid_share /= max(1, measured_maps)
+    return findings

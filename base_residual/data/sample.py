@@ -1,0 +1,123 @@
+"""What a dataset gives: one echo and the depth map that belongs to it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base_residual.errors import DataError
+
+
+class EchoSample(NamedTuple):
+    """One recording.
+
+    Attributes:
+        waveform: float32 (2, T) in [-1, 1], left ear first.
+        depth: float32 (S, S) in metres, 0 where nothing was measured.
+        id: name of the recording within its dataset.
+    """
+
+    waveform: Tensor
+    depth: Tensor
+    id: str
+
+
+class EchoBatch(NamedTuple):
+    """Several recordings: waveform (B, 2, T), depth (B, 1, S, S), and their ids."""
+
+    waveform: Tensor
+    depth: Tensor
+    ids: list[str]
+
+
+class EchoDataset(Protocol):
+    """What training and evaluation need of a dataset: a length and samples of equal shapes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> EchoSample: ...
+
+
+def collate(samples: list[EchoSample]) -> EchoBatch:
+    """Stack samples into a batch.
+
+    Raises:
+        DataError: the samples' shapes differ.
+    """
+    first = samples[0]
+    for sample in samples[1:]:
+        if sample.waveform.shape != first.waveform.shape or sample.depth.shape != first.depth.shape:
+            raise DataError(
+                f"Recordings {first.id} and {sample.id} differ in shape: waveforms {tuple(first.waveform.shape)} "
+                f"and {tuple(sample.waveform.shape)}, depth maps {tuple(first.depth.shape)} and "
+                f"{tuple(sample.depth.shape)}. All samples of a dataset must have the same shapes."
+            )
+    return EchoBatch(
+        torch.stack([sample.waveform for sample in samples]),
+        torch.stack([sample.depth for sample in samples])[:, None],
+        [sample.id for sample in samples],
+    )
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` different indices, spread evenly over a dataset of that length."""
+    return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
+
+
+def mirror(waveform: Tensor, depth: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror some samples of a batch: swap their ears and flip their depth maps left to right.
+
+    For a head that is symmetric this is exact: it is what the same robot hears and sees in the mirrored room.
+
+    Args:
+        waveform: (B, 2, T).
+        depth: (B, 1, S, S) in metres.
+        which: bool (B,), the samples to mirror.
+
+    Returns:
+        The batch with those samples mirrored.
+    """
+    return (
+        torch.where(which[:, None, None], waveform.flip(1), waveform),
+        torch.where(which[:, None, None, None], depth.flip(-1), depth),
+    )
+
+
+def resize_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Shrink or enlarge a depth map without letting its holes bleed into their neighbours.
+
+    Each new pixel is the area-weighted mean of the measured pixels that it covers, and a hole where less than half of
+    what it covers was measured.
+
+    Args:
+        depth: (H, W) in metres, 0 where nothing was measured.
+        size: new side S, in pixels.
+
+    Returns:
+        float32 (S, S) in metres, 0 where nothing was measured.
+    """
+    if depth.shape == (size, size):
+        return depth
+    rows, columns = _area_weights(depth.shape[0], size), _area_weights(depth.shape[1], size)
+    measured = (depth > 0).astype(np.float32)
+    share = rows @ measured @ columns.T
+    total = rows @ (depth * measured) @ columns.T
+    return np.where(share >= 0.5, total / np.maximum(share, 1e-6), 0).astype(np.float32)
+
+
+_WEIGHTS: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+
+def _area_weights(old: int, new: int) -> NDArray[np.float32]:
+    """(new, old) matrix whose rows average the old pixels that each new one covers."""
+    if (old, new) not in _WEIGHTS:
+        edges = np.arange(new + 1) * old / new
+        pixels = np.arange(old)
+        overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+        overlap = np.clip(overlap, 0, None)
+        _WEIGHTS[old, new] = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+    return _WEIGHTS[old, new]

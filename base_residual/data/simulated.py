@@ -1,0 +1,223 @@
+"""Echo rooms that the package renders itself, written in the layout of BatVision V2."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import soundfile
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from base_residual.audio import echo_frames
+from base_residual.chirp import SAMPLE_RATE
+from base_residual.config import DataConfig, SimulationConfig
+from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
+from base_residual.errors import DataError
+from base_residual.files import replacing
+
+VERSION = 1
+"""Raised whenever the same settings would give other recordings."""
+
+LOCATION = "Simulated_Rooms"
+SPLITS = ("train", "val", "test")
+COLUMNS = ["audio path", "audio file name", "depth path", "depth file name", "camera path", "camera file name"]
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished rooms and of all rooms."""
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: BRDEPTH_CACHE, else the platform's cache folder."""
+    return Path(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
+
+
+def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> Path:
+    """The cached set of rooms with these settings, rendered on first use.
+
+    Args:
+        data: gives the depth maps' side and the largest depth.
+        simulation: gives the rooms.
+        progress: told how far the rendering is.
+
+    Returns:
+        Root of a dataset in the layout of BatVision V2.
+    """
+    description = json.dumps(_description(data, simulation), sort_keys=True)
+    root = cache_dir() / f"rooms-{hashlib.sha256(description.encode()).hexdigest()[:16]}"
+    if not (root / "rooms.json").exists():
+        simulate(root, data, simulation, progress)
+    return root
+
+
+def simulate(root: Path, data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> None:
+    """Render rooms on all cores and write them as a dataset.
+
+    Rooms are rendered beside `root` and moved there when all are done. What was killed is taken up where it ended.
+
+    Args:
+        root: folder to create; it must not exist yet, or be empty.
+        data: gives the depth maps' side and the largest depth.
+        simulation: gives the rooms.
+        progress: told how far the rendering is.
+
+    Raises:
+        DataError: the folder is not empty, cannot be written to, or a worker failed.
+    """
+    partial = root.with_name(f"{root.name}.partial")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{partial}.lock"):
+            if (root / "rooms.json").exists() and json.loads((root / "rooms.json").read_text()) == _description(
+                data, simulation
+            ):
+                return  # another process has just made it
+            if root.exists() and any(root.iterdir()):
+                raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
+            _prepare(partial, data, simulation)
+            _render_on_all_cores(partial, simulation, progress)
+            _write_index(partial, simulation)
+            if root.exists():
+                root.rmdir()
+            partial.replace(root)
+    except OSError as error:
+        raise DataError(f"Cannot write the simulated rooms to {root}: {error.strerror or error}.") from error
+    finally:
+        Path(f"{partial}.lock").unlink(missing_ok=True)
+
+
+def render_shard(folder: Path, shard: int, shards: int) -> None:
+    """Render every `shards`-th room, beginning with `shard`, into a folder that `simulate` has prepared."""
+    description = json.loads((folder / "rooms.json.partial").read_text())
+    simulation = SimulationConfig(**description["simulation"])
+    parent = os.getppid()
+    for split, number in _rooms(simulation)[shard::shards]:
+        if os.getppid() != parent:  # whoever asked for the rooms is gone
+            return
+        if not _done(folder, split, number).exists():
+            _render_room(folder, split, number, simulation, description["output_size"], description["max_depth"])
+
+
+def _render_room(
+    folder: Path, split: str, number: int, simulation: SimulationConfig, size: int, max_depth: float
+) -> None:
+    """Write the echoes and depth maps of one room, which its own seed decides."""
+    style = STYLES[simulation.style]
+    rng = np.random.default_rng([simulation.seed, SPLITS.index(split), number])
+    while True:
+        room = draw_room(rng, style)
+        poses = [draw_pose(rng, room) for _ in range(simulation.poses)]
+        if all(poses):
+            break
+    for index, pose in enumerate(poses):
+        assert pose is not None
+        echo = render_echo(room, pose, draw_chance(rng, style, echo_frames(max_depth)))
+        depth = np.minimum(render_depth(room, pose, size), max_depth)
+        name = _pose_name(split, number, index)
+        soundfile.write(folder / LOCATION / "audio" / f"{name}.wav", np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16")
+        _save(folder / LOCATION / "depth" / f"{name}.npy", np.round(depth * 1000).astype(np.uint16))
+    _done(folder, split, number).touch()
+
+
+def _save(path: Path, array: NDArray[np.uint16]) -> None:
+    np.save(path, array, allow_pickle=False)
+
+
+def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, object]:
+    """All that decides the recordings, as JSON."""
+    return {
+        "version": VERSION,
+        "simulation": simulation.model_dump(mode="json"),
+        "output_size": data.output_size,
+        "max_depth": data.max_depth,
+    }
+
+
+def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> None:
+    """Make the folders, and forget what another setting left there."""
+    note, text = folder / "rooms.json.partial", json.dumps(_description(data, simulation), indent=2)
+    if folder.exists() and not (note.exists() and note.read_text() == text):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    for name in ("audio", "depth", "done"):
+        (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
+    with replacing(note) as aside:
+        aside.write_text(text)
+
+
+def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None) -> None:
+    """Run one process per core, each with its share of the rooms, and watch them."""
+    total = len(_rooms(simulation))
+    shards = min(os.cpu_count() or 1, max(1, total // 8))
+    if shards == 1:
+        render_shard(folder, 0, 1)
+        return
+    command = [sys.executable, "-c", "import sys; from base_residual.data.simulated import _work; _work(*sys.argv[1:])"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, str(folder), str(shard), str(shards)], env=environment, stderr=subprocess.PIPE)
+        for shard in range(shards)
+    ]
+    try:
+        while any(worker.poll() is None for worker in workers):
+            time.sleep(0.2)
+            if progress is not None:
+                progress(sum(1 for _ in (folder / LOCATION / "done").iterdir()), total)
+        for worker in workers:
+            if worker.returncode != 0:
+                assert worker.stderr is not None
+                reason = worker.stderr.read().decode(errors="replace").strip().splitlines()
+                raise DataError(
+                    f"Rendering the simulated rooms failed: {reason[-1] if reason else 'the worker was killed'}."
+                )
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def _work(folder: str, shard: str, shards: str) -> None:
+    render_shard(Path(folder), int(shard), int(shards))
+
+
+def _write_index(folder: Path, simulation: SimulationConfig) -> None:
+    """The CSV file of each split, and the note that says that all is there."""
+    for split in SPLITS:
+        names = [
+            _pose_name(split, number, pose)
+            for other, number in _rooms(simulation)
+            if other == split
+            for pose in range(simulation.poses)
+        ]
+        with (folder / LOCATION / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(
+                [f"{LOCATION}/audio", f"{name}.wav", f"{LOCATION}/depth", f"{name}.npy", "", ""] for name in names
+            )
+    for path in (folder / LOCATION / "done").iterdir():
+        path.unlink()
+    (folder / LOCATION / "done").rmdir()
+    (folder / "rooms.json.partial").replace(folder / "rooms.json")
+
+
+def _rooms(simulation: SimulationConfig) -> list[tuple[str, int]]:
+    counts = {"train": simulation.train_rooms, "val": simulation.val_rooms, "test": simulation.test_rooms}
+    return [(split, number) for split in SPLITS for number in range(counts[split])]
+
+
+def _pose_name(split: str, number: int, pose: int) -> str:
+    return f"{split}_{number:06d}_{pose}"
+
+
+def _done(folder: Path, split: str, number: int) -> Path:
+    return folder / LOCATION / "done" / f"{split}_{number:06d}"

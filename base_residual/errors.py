@@ -1,0 +1,47 @@
+"""Everything that a user can get wrong, as one family of exceptions.
+
+Each message is one sentence or two: what came, what was expected, what to do. The library raises; only the command
+line prints them and exits. Anything that is not a `BaseResidualError` is a bug of this package.
+"""
+
+
+class BaseResidualError(Exception):
+    """The parent of every error that this package raises on purpose."""
+
+
+class ConfigError(BaseResidualError):
+    """A setting is unknown, out of its bounds or at odds with another one."""
+
+
+class DataError(BaseResidualError):
+    """A dataset, a recording or a depth map is missing, broken or not laid out as expected."""
+
+
+class ShapeError(BaseResidualError):
+    """A tensor has a shape that the network, a loss or a metric cannot take."""
+
+
+class CheckpointError(BaseResidualError):
+    """A checkpoint is missing, broken or does not belong to this model."""
+
+
+class RunError(BaseResidualError):
+    """A run's folder cannot be used: taken by another run, not writable, or without the state that is asked for."""
+
+
+class TrainingError(BaseResidualError):
+    """Training cannot go on: the loss is not finite, or the data holds nothing to learn from."""
+
+
+class TrainingInterrupted(BaseResidualError):  # noqa: N818 - not a mistake
+    """Training was stopped from outside, and its state was saved."""
+
+
+class MissingExtraError(BaseResidualError):
+    """An optional dependency is asked for and not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs an optional dependency that is not installed. "
+            f'Install it with: pip install "base-residual-depth[{extra}]"'
+        )

@@ -1,0 +1,188 @@
+"""The loss that tells base and residual apart, its low-pass, and the schedule of its weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from base_residual.config import LossConfig
+from base_residual.errors import ConfigError, ShapeError
+
+
+class LossWeights(NamedTuple):
+    """Weights of the three terms."""
+
+    recon: float
+    base: float
+    sparse: float
+
+
+class LossTerms(NamedTuple):
+    """The three terms of the loss before weighting, in metres, each a scalar tensor."""
+
+    recon: Tensor
+    base: Tensor
+    sparse: Tensor
+
+
+WARMUP_WEIGHTS = LossWeights(recon=0.5, base=1.5, sparse=0.3)
+LATER_WEIGHTS = LossWeights(recon=1.0, base=0.5, sparse=0.3)
+
+
+def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Tensor:
+    """Box mean over the valid pixels around each pixel.
+
+    Invalid pixels are left out of the mean instead of entering it as zeros, and so is all beyond the border. An even
+    kernel is centred by giving half the weight to the first and the last of kernel + 1 pixels. Where a window holds no
+    valid pixel, the result is 0.
+
+    Args:
+        depth: (B, 1, H, W) in metres.
+        kernel: side of the box, in pixels; 1 changes nothing.
+        valid_mask: bool (B, 1, H, W); default: all valid.
+
+    Returns:
+        (B, 1, H, W) in metres.
+    """
+    if kernel < 1:
+        raise ConfigError(f"The low-pass kernel is {kernel} pixels; expected is at least 1.")
+    weight = torch.ones_like(depth) if valid_mask is None else valid_mask.to(depth.dtype)
+    rows, columns = (_box(side, kernel, depth) for side in depth.shape[-2:])
+    total = rows @ (depth * weight) @ columns
+    return total / (rows @ weight @ columns).clamp(min=1e-6)
+
+
+def _box(side: int, kernel: int, like: Tensor) -> Tensor:
+    """(side, side) band matrix of a centred box, which sums within the kernel; symmetric."""
+    pixels = torch.arange(side, device=like.device)
+    distance = (pixels[:, None] - pixels).abs()
+    # For an odd kernel the outermost pixel lies at (kernel - 1) / 2, fully in; for an even one at kernel / 2, half in.
+    return ((kernel + 1) / 2 - distance).clamp(0, 1).to(like.dtype)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` over the pixels in the bool `mask` of the same shape; 0 where there are none."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
+def decomposition_terms(
+    base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, kernel: int, valid_mask: Tensor | None = None
+) -> LossTerms:
+    """The three terms over valid pixels: mean |final - gt|, mean |base - lowpass(gt)| and mean |residual|.
+
+    Args:
+        base, residual, final, gt: (B, 1, H, W) in metres.
+        kernel: side of the low-pass box, in pixels.
+        valid_mask: bool (B, 1, H, W); default: gt > 0.
+
+    Raises:
+        ShapeError: the shapes differ.
+    """
+    for name, tensor in {"base": base, "residual": residual, "final": final}.items():
+        if tensor.shape != gt.shape or gt.ndim != 4:
+            raise ShapeError(
+                f"{name} has shape {tuple(tensor.shape)} and gt {tuple(gt.shape)}; expected are equal (B, 1, H, W)."
+            )
+    valid = gt > 0 if valid_mask is None else valid_mask
+    smooth = low_pass(torch.where(valid, gt, 0), kernel, valid)
+    return LossTerms(
+        recon=masked_mean((final - gt).abs(), valid),
+        base=masked_mean((base - smooth).abs(), valid),
+        sparse=masked_mean(residual.abs(), valid),
+    )
+
+
+class BaseResidualLoss(nn.Module):
+    """Weighted sum of a reconstruction, a base and a sparsity term.
+
+    Args:
+        lambda_recon: weight of mean |final - gt|.
+        lambda_base: weight of mean |base - lowpass(gt)|.
+        lambda_sparse: weight of mean |residual|.
+        lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
+    """
+
+    def __init__(
+        self,
+        lambda_recon: float = 1.0,
+        lambda_base: float = 0.8,
+        lambda_sparse: float = 0.2,
+        lowpass_kernel: int = 16,
+    ) -> None:
+        super().__init__()
+        self.lambdas = LossWeights(lambda_recon, lambda_base, lambda_sparse)
+        self.lowpass_kernel = lowpass_kernel
+
+    @property
+    def weights(self) -> LossWeights:
+        """The weights in force."""
+        return self.lambdas
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loss which epoch it is, from 1; fixed weights do not care."""
+
+    def forward(
+        self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
+    ) -> tuple[Tensor, LossTerms]:
+        """The loss and its terms.
+
+        Args:
+            base, residual, final, gt: (B, 1, H, W) in metres.
+            valid_mask: bool (B, 1, H, W); default: gt > 0.
+
+        Returns:
+            The weighted sum, a scalar, and the unweighted terms.
+
+        Raises:
+            ShapeError: the shapes differ.
+        """
+        terms = decomposition_terms(base, residual, final, gt, self.lowpass_kernel, valid_mask)
+        weights = self.weights
+        total = weights.recon * terms.recon + weights.base * terms.base + weights.sparse * terms.sparse
+        return total, terms
+
+
+class AdaptiveBaseResidualLoss(BaseResidualLoss):
+    """The same loss with weights that first shape the base and then the sum.
+
+    Args:
+        warmup_epochs: epochs (from 1) with `warmup`; what comes after depends on the schedule.
+        schedule: `step` changes to `later` at once; `linear` and `cosine` go from one to the other during the warm-up.
+        warmup: weights at the start.
+        later: weights after the warm-up.
+        lowpass_kernel: side of the low-pass box, in pixels.
+    """
+
+    def __init__(
+        self,
+        warmup_epochs: int = 20,
+        schedule: Literal["step", "linear", "cosine"] = "step",
+        warmup: LossWeights = WARMUP_WEIGHTS,
+        later: LossWeights = LATER_WEIGHTS,
+        lowpass_kernel: int = 16,
+    ) -> None:
+        super().__init__(*warmup, lowpass_kernel=lowpass_kernel)
+        if schedule not in ("step", "linear", "cosine"):
+            raise ConfigError(f"Unknown schedule '{schedule}'. Known are step, linear, cosine.")
+        self.warmup_epochs, self.schedule = warmup_epochs, schedule
+        self.warmup, self.later = warmup, later
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the weights for an epoch, counted from 1."""
+        part = 0.0 if epoch <= self.warmup_epochs else 1.0
+        if self.schedule != "step" and epoch <= self.warmup_epochs:
+            part = (epoch - 1) / self.warmup_epochs
+            if self.schedule == "cosine":
+                part = 0.5 - 0.5 * math.cos(math.pi * part)
+        self.lambdas = LossWeights(*(a + (b - a) * part for a, b in zip(self.warmup, self.later, strict=True)))
+
+
+def make_loss(config: LossConfig) -> BaseResidualLoss:
+    """The loss that a configuration asks for."""
+    if config.adaptive:
+        return AdaptiveBaseResidualLoss(config.warmup_epochs, config.schedule, lowpass_kernel=config.lowpass_kernel)
+    return BaseResidualLoss(config.lambda_recon, config.lambda_base, config.lambda_sparse, config.lowpass_kernel)

@@ -1,0 +1,146 @@
+"""Depth metrics and figures of the decomposition: per image on the device, then the mean over images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from base_residual.errors import ShapeError
+from base_residual.losses import low_pass
+
+MIN_PREDICTION = 0.001  # metres; predictions are clipped to it and to max_depth first
+DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3")
+
+
+def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float = 0.0) -> dict[str, Tensor]:
+    """The field's metrics of each image, over its valid pixels (Eigen et al., NIPS 2014, section 4).
+
+    Args:
+        pred: (B, 1, H, W) in metres; clipped to [0.001, max_depth].
+        gt: (B, 1, H, W) in metres, 0 where nothing was measured.
+        max_depth: in metres.
+        min_depth: only pixels with gt > 0 and gt >= min_depth count, in metres.
+
+    Returns:
+        rmse and mae in metres, abs_rel, log10, delta1, delta2 and delta3, each (B,); NaN for an image without a valid
+        pixel.
+
+    Raises:
+        ShapeError: the shapes differ.
+    """
+    if pred.shape != gt.shape or gt.ndim != 4:
+        raise ShapeError(
+            f"The prediction has shape {tuple(pred.shape)} and gt {tuple(gt.shape)}; expected are equal (B, 1, H, W)."
+        )
+    valid = valid_pixels(gt, min_depth)
+    pred = pred.clamp(MIN_PREDICTION, max_depth).float()
+    gt = torch.where(valid, gt, 1).float()
+    error = (gt - pred).abs()
+    ratio = torch.maximum(gt / pred, pred / gt)
+    count = valid.sum(dim=(1, 2, 3))
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(valid, values, 0).sum(dim=(1, 2, 3)) / count
+
+    return {
+        "rmse": mean(error.square()).sqrt(),
+        "mae": mean(error),
+        "abs_rel": mean(error / gt),
+        "log10": mean((gt.log10() - pred.log10()).abs()),
+        "delta1": mean((ratio < 1.25).float()),
+        "delta2": mean((ratio < 1.25**2).float()),
+        "delta3": mean((ratio < 1.25**3).float()),
+    }
+
+
+def valid_pixels(gt: Tensor, min_depth: float = 0.0) -> Tensor:
+    """Bool mask of the pixels that count: measured, and not nearer than `min_depth` metres."""
+    return (gt > 0) & (gt >= min_depth)
+
+
+class DepthMetrics:
+    """Mean of `depth_metrics` over the images of many batches; images without a valid pixel are counted, not scored."""
+
+    def __init__(self, max_depth: float, min_depth: float = 0.0) -> None:
+        self.max_depth, self.min_depth = max_depth, min_depth
+        self._values: list[Tensor] = []
+
+    def update(self, pred: Tensor, gt: Tensor) -> None:
+        """Add a batch, (B, 1, H, W) each, in metres."""
+        values = depth_metrics(pred, gt, self.max_depth, self.min_depth)
+        self._values.append(torch.stack([values[name] for name in DEPTH_METRICS], dim=1))  # (B, metrics)
+
+    def per_image(self) -> Tensor:
+        """(N, 7) of every image so far, in the order of `DEPTH_METRICS`."""
+        return torch.cat(self._values).cpu() if self._values else torch.empty(0, len(DEPTH_METRICS))
+
+    def compute(self) -> dict[str, float]:
+        """The metrics by name, `images` that were scored and `images_without_depth` that could not be."""
+        values = self.per_image().double()
+        scored = values[~values[:, 0].isnan()]
+        means = scored.mean(dim=0).tolist()
+        return dict(zip(DEPTH_METRICS, means, strict=True)) | {
+            "images": len(scored),
+            "images_without_depth": len(values) - len(scored),
+        }
+
+
+class DecompositionFigures:
+    """What base and residual each contribute, over the valid pixels of many batches.
+
+    Args:
+        kernel: side of the low-pass box that tells layout from detail, in pixels.
+        max_depth: in metres.
+        min_depth: as in `depth_metrics`.
+    """
+
+    def __init__(self, kernel: int, max_depth: float, min_depth: float = 0.0) -> None:
+        self.kernel, self.max_depth, self.min_depth = kernel, max_depth, min_depth
+        self._base = DepthMetrics(max_depth, min_depth)
+        self._final = DepthMetrics(max_depth, min_depth)
+        self._smallest: list[Tensor] = []
+        self._sums: list[Tensor] = []
+
+    def update(self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor) -> None:
+        """Add a batch, (B, 1, H, W) each, in metres."""
+        valid = valid_pixels(gt, self.min_depth)
+        self._base.update(base, gt)
+        self._final.update(final, gt)
+        self._smallest.append(base.min())
+        measured = torch.where(valid, gt, 0)
+        base_detail = base - low_pass(base, self.kernel, valid)
+        gt_detail = measured - low_pass(measured, self.kernel, valid)
+        missing = measured - base
+        clamped = (base + residual < 0) | (base + residual > self.max_depth)
+        per_pixel = (
+            torch.ones_like(gt),
+            residual.abs(),
+            clamped,
+            base_detail.square(),
+            gt_detail.square(),
+            residual,
+            missing,
+            residual.square(),
+            missing.square(),
+            residual * missing,
+        )
+        self._sums.append(torch.stack([torch.where(valid, value, 0).sum() for value in per_pixel]))
+
+    def compute(self) -> dict[str, float]:
+        """The figures by name: `base_positive` (m), `base_smoothness`, `residual_abs_mean` (m), `residual_gain`,
+        `residual_detail_corr`, `clamped_share`, and `base_rmse` (m)."""
+        count, absolute, clamped, base_detail, gt_detail, r, m, rr, mm, rm = (
+            torch.stack(self._sums).cpu().double().sum(dim=0).tolist()
+        )
+        base_rmse, rmse = self._base.compute()["rmse"], self._final.compute()["rmse"]
+        spread = ((rr - r * r / count) * (mm - m * m / count)) ** 0.5
+        return {
+            "base_positive": float(torch.stack(self._smallest).min()),
+            "base_smoothness": base_detail / gt_detail if gt_detail > 0 else float("nan"),
+            "base_rmse": base_rmse,
+            "residual_abs_mean": absolute / count,
+            "residual_gain": 1 - rmse / base_rmse,
+            # A residual that never changes says nothing about the detail.
+            "residual_detail_corr": (rm - r * m / count) / spread if spread > 0 else 0.0,
+            "clamped_share": clamped / count,
+        }

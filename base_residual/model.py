@@ -1,0 +1,273 @@
+"""The network that splits a depth map into base and residual, and what any depth network here can do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
+from base_residual.config import Config, make_config
+from base_residual.errors import ConfigError, ShapeError
+from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, UNetDecoder, UNetEncoder
+
+LATENT = 32  # length of an echo's latent vector, per base channel
+
+
+class DepthDecomposition(NamedTuple):
+    """A predicted depth map and its two parts, each (B, 1, S, S) in metres."""
+
+    base: Tensor
+    residual: Tensor
+    final: Tensor
+
+
+def compose(
+    base_raw: Tensor, residual_raw: Tensor, max_depth: float, bound: float = 0.2, detach_base: bool = False
+) -> DepthDecomposition:
+    """Give two raw maps their bounds and add them.
+
+    Args:
+        base_raw, residual_raw: (B, 1, S, S), unbounded.
+        max_depth: in metres.
+        bound: largest residual, as a share of max_depth.
+        detach_base: keep gradients of the sum from reaching the base (the curriculum after its warm-up).
+
+    Returns:
+        base in [0, max_depth], residual in +-bound * max_depth, final in [0, max_depth].
+    """
+    base = torch.sigmoid(base_raw.float()) * max_depth
+    residual = torch.tanh(residual_raw.float()) * (bound * max_depth)
+    final = ((base.detach() if detach_base else base) + residual).clamp(0, max_depth)
+    return DepthDecomposition(base, residual, final)
+
+
+class DepthNet(nn.Module):
+    """A network from an echo's features to a depth map, with the front end that makes them.
+
+    Args:
+        config: the settings that it was made from; None for a network without a front end of its own.
+        max_depth: in metres.
+        output_size: side S of the map, in pixels.
+    """
+
+    splits = False
+    """Whether base and residual are two predictions."""
+
+    def __init__(self, config: Config | None, max_depth: float, output_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.max_depth, self.output_size = max_depth, output_size
+        self.front_end = EchoFrontEnd(config.audio, output_size) if config else None
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from features; see the subclasses."""
+        raise NotImplementedError
+
+    def start_at(self, depth: float) -> None:
+        """Let the untrained network predict `depth` metres everywhere."""
+        raise NotImplementedError
+
+    def listen(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from echoes of the right rate and length, (B, 2, T), on the network's device."""
+        front_end = self._need_front_end()
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
+            features = front_end(waveform)
+        parts: DepthDecomposition = self(features, detach_base)
+        return parts
+
+    @torch.inference_mode()
+    def predict(
+        self, waveform: Tensor | NDArray[np.floating[Any]], sample_rate: int | None = None
+    ) -> DepthDecomposition:
+        """Depth from echoes as they were recorded, without gradients and in evaluation mode.
+
+        Args:
+            waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; cut or padded to what max_depth needs.
+            sample_rate: its rate in Hz, if it is not the one of the training data.
+
+        Returns:
+            base, residual and final, (B, 1, S, S) in metres, on the network's device; B = 1 for one echo.
+
+        Raises:
+            ShapeError: the waveform has another shape.
+            ConfigError: the network was made without a front end.
+        """
+        rate = self._need_front_end().config.sample_rate
+        echoes = torch.as_tensor(waveform, dtype=torch.float32)
+        if echoes.ndim == 2:
+            echoes = echoes[None]
+        if echoes.ndim != 3 or echoes.shape[1] != 2:
+            raise ShapeError(
+                f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples)."
+            )
+        echoes = fit_echo(echoes, sample_rate or rate, rate, echo_frames(self.max_depth, rate))
+        was_training = self.training
+        self.eval()
+        try:
+            return self.listen(echoes.to(next(self.parameters()).device))
+        finally:
+            self.train(was_training)
+
+    def _need_front_end(self) -> EchoFrontEnd:
+        if self.front_end is None:
+            raise ConfigError(
+                "This network was made from plain keywords and has no front end. "
+                "Make it from a Config to predict from waveforms."
+            )
+        return self.front_end
+
+
+class BaseResidualNet(DepthNet):
+    """One shared encoder, a decoder for the base and one for the residual: final = base + residual.
+
+    Args:
+        encoder: from features to an `EchoCode`.
+        base_decoder: from the code to the base's raw map.
+        residual_decoder: from the code to the residual's raw map.
+        max_depth: in metres.
+        output_size: side S of the maps, in pixels.
+        residual_bound: largest residual, as a share of max_depth.
+        config: the settings that it was made from, if it is to have a front end.
+    """
+
+    splits = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        base_decoder: nn.Module,
+        residual_decoder: nn.Module,
+        max_depth: float,
+        output_size: int,
+        residual_bound: float = 0.2,
+        config: Config | None = None,
+    ) -> None:
+        super().__init__(config, max_depth, output_size)
+        self.encoder = encoder
+        self.base_decoder = base_decoder
+        self.residual_decoder = residual_decoder
+        self.residual_bound = residual_bound
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from features.
+
+        Args:
+            x: (B, C, H, W) for a 2-D encoder, (B, C, T) for a 1-D one.
+            detach_base: keep gradients of final from reaching the base decoder.
+
+        Returns:
+            base, residual and final, each (B, 1, S, S) in metres.
+
+        Raises:
+            ShapeError: the network cannot take the shape.
+        """
+        code: EchoCode = self.encoder(x)
+        base_raw, residual_raw = self.base_decoder(code), self.residual_decoder(code)  # (B, 1, S, S) each
+        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base)
+
+    def start_at(self, depth: float) -> None:
+        """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
+        start_head(self.base_decoder, depth, self.max_depth)
+        start_head(self.residual_decoder, None, self.max_depth)
+
+
+def start_head(decoder: nn.Module, depth: float | None, max_depth: float) -> None:
+    """Set a decoder's last layer so that the sigmoid gives `depth` metres, or for None the tanh 0."""
+    head = decoder.head
+    assert isinstance(head, nn.Conv2d | nn.Linear)
+    assert head.bias is not None
+    share = 0.5 if depth is None else min(max(depth / max_depth, 1e-3), 1 - 1e-3)
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+        head.bias.fill_(float(np.log(share / (1 - share))))
+
+
+def make_encoder(config: Config) -> nn.Module:
+    """The encoder that a configuration asks for, fitting its front end."""
+    audio, data, model = config.audio, config.data, config.model
+    channels = EchoFrontEnd(audio, data.output_size).channels
+    if model.encoder == "unet":
+        return UNetEncoder(channels, model.base_channels, model.bilinear)
+    return TimeEncoder(
+        channels, model.base_channels, LATENT * model.base_channels, echo_frames(data.max_depth, audio.sample_rate)
+    )
+
+
+def make_decoder(name: str, config: Config) -> nn.Module:
+    """The decoder of that name: grid, map or unet."""
+    data, model = config.data, config.model
+    latent_size = LATENT * model.base_channels
+    match name:
+        case "grid":
+            return GridDecoder(latent_size, model.base_grid, data.output_size)
+        case "map":
+            return MapDecoder(latent_size, model.base_channels, data.output_size)
+        case _:
+            return UNetDecoder(model.base_channels, model.bilinear, data.output_size)
+
+
+def create_base_residual_model(config: Config | None = None, **overrides: Any) -> BaseResidualNet:
+    """Make a `BaseResidualNet`.
+
+    With a configuration, or with settings of its sections as nested mappings, the network has the front end that goes
+    with it and predicts from waveforms. With the plain keywords it is the 2-D network, images in: a U-Net encoder and
+    two U-Net decoders.
+
+    Args:
+        config: settings; default: the package's.
+        overrides: sections of the configuration (`model={"base_channels": 16}`), or any of the plain keywords
+            `input_channels` (2), `base_channels` (64), `bilinear` (True), `output_size` (256), `max_depth` (30.0).
+
+    Returns:
+        The network, untrained, on the CPU.
+
+    Raises:
+        ConfigError: a keyword is unknown or its value out of bounds.
+    """
+    plain = {"input_channels", "base_channels", "bilinear", "output_size", "max_depth"}
+    if config is None and overrides and overrides.keys() <= plain:
+        return _plain_keywords(**overrides)
+    if overrides.keys() & plain or overrides.keys() - set(Config.model_fields):
+        raise ConfigError(
+            f"Cannot use {', '.join(sorted(overrides))}. Give sections of the configuration "
+            f"({', '.join(Config.model_fields)}), or plain keywords alone ({', '.join(sorted(plain))})."
+        )
+    given = config.model_dump(mode="json") if config else {}
+    config = make_config(given, overrides)
+    return BaseResidualNet(
+        make_encoder(config),
+        make_decoder(config.model.base_decoder, config),
+        make_decoder(config.model.decoder, config),
+        config.data.max_depth,
+        config.data.output_size,
+        config.model.residual_bound,
+        config,
+    )
+
+
+def _plain_keywords(
+    input_channels: int = 2,
+    base_channels: int = 64,
+    bilinear: bool = True,
+    output_size: int = 256,
+    max_depth: float = 30.0,
+) -> BaseResidualNet:
+    for name, value in {
+        "input_channels": input_channels,
+        "base_channels": base_channels,
+        "output_size": output_size,
+        "max_depth": max_depth,
+    }.items():
+        if value <= 0:
+            raise ConfigError(f"{name} is {value}; expected is more than 0.")
+    return BaseResidualNet(
+        UNetEncoder(input_channels, base_channels, bilinear),
+        UNetDecoder(base_channels, bilinear, output_size),
+        UNetDecoder(base_channels, bilinear, output_size),
+        max_depth,
+        output_size,
+    )

@@ -1,0 +1,272 @@
+"""The encoders and decoders that the networks are made of, each chosen by its name.
+
+An encoder turns the front end's features into an `EchoCode`; a decoder turns a code into one map of raw values at full
+resolution. The configuration checks which of them fit together; nothing outside this module knows which is in use.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base_residual.errors import ShapeError
+
+UNET_HALVINGS = 4
+TIME_FOLD = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
+TIME_STAGES = (4, 4, 8, 8, 8)  # channels of its stages, each of which halves time
+
+
+class EchoCode(NamedTuple):
+    """What an encoder knows of an echo.
+
+    Attributes:
+        latent: (B, D) one vector for the whole echo; None from an encoder that keeps a map.
+        scales: feature maps, finest first: (B, C, H, W) of a 2-D, (B, C, T) of a 1-D encoder.
+    """
+
+    latent: Tensor | None
+    scales: tuple[Tensor, ...]
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3 x 3 convolutions, each with batch norm and ReLU (Ronneberger et al., MICCAI 2015, with batch norm)."""
+
+    def __init__(self, inside: int, outside: int, between: int | None = None) -> None:
+        between = between or outside
+        super().__init__(
+            nn.Conv2d(inside, between, 3, padding=1, bias=False),
+            nn.BatchNorm2d(between),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(between, outside, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNetEncoder(nn.Module):
+    """The contracting half of a U-Net.
+
+    Args:
+        input_channels: of the image.
+        base_channels: of the first stage, doubled by each halving.
+        bilinear: the decoder enlarges by interpolation, so that the last stage keeps its channels.
+    """
+
+    def __init__(self, input_channels: int, base_channels: int, bilinear: bool) -> None:
+        super().__init__()
+        widths = unet_widths(base_channels, bilinear)
+        self.first = DoubleConv(input_channels, widths[0])
+        self.stages = nn.ModuleList(DoubleConv(a, b) for a, b in pairwise(widths))
+
+    def forward(self, image: Tensor) -> EchoCode:
+        """Code of an image (B, C, H, W): five maps, each half the side of the one before.
+
+        Raises:
+            ShapeError: a side cannot be halved four times.
+        """
+        step = 2**UNET_HALVINGS
+        height, width = image.shape[-2:]
+        if height % step or width % step:
+            wanted = tuple(max(step, -(-side // step) * step) for side in (height, width))
+            raise ShapeError(
+                f"The input is {height} x {width}; expected are sides divisible by {step}. "
+                f"Pad or resize it to {wanted[0]} x {wanted[1]}."
+            )
+        scales = [self.first(image)]
+        for stage in self.stages:
+            scales.append(stage(F.max_pool2d(scales[-1], 2)))
+        return EchoCode(None, tuple(scales))
+
+
+class UNetDecoder(nn.Module):
+    """The expanding half of a U-Net, with skip connections and one output channel.
+
+    Args:
+        base_channels: of the encoder.
+        bilinear: enlarge by interpolation rather than by transposed convolutions.
+        output_size: side of the map, in pixels; an input of another size is brought to it at the end.
+    """
+
+    def __init__(self, base_channels: int, bilinear: bool, output_size: int) -> None:
+        super().__init__()
+        self.output_size = output_size
+        deep = unet_widths(base_channels, bilinear)[::-1]
+        # Interpolation leaves the channels as they are; a stage then passes on as many as the next skip has.
+        self.enlarge = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        below = deep[0]
+        for place, skip in enumerate(deep[1:]):
+            last = place == UNET_HALVINGS - 1
+            after = skip if last or not bilinear else deep[place + 2]
+            if bilinear:
+                self.enlarge.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))
+                self.stages.append(DoubleConv(below + skip, after, (below + skip) // 2))
+            else:
+                self.enlarge.append(nn.ConvTranspose2d(below, skip, 2, stride=2))
+                self.stages.append(DoubleConv(2 * skip, after))
+            below = after
+        self.head = nn.Conv2d(below, 1, 1)
+
+    def forward(self, code: EchoCode) -> Tensor:
+        """Raw map (B, 1, S, S)."""
+        x = code.scales[-1]
+        for enlarge, stage, skip in zip(self.enlarge, self.stages, code.scales[-2::-1], strict=True):
+            x = stage(torch.cat([skip, enlarge(x)], dim=1))
+        x = self.head(x)
+        if x.shape[-1] != self.output_size or x.shape[-2] != self.output_size:
+            x = F.interpolate(x, (self.output_size, self.output_size), mode="bilinear", antialias=True)
+        return x
+
+
+def unet_widths(base_channels: int, bilinear: bool) -> list[int]:
+    """Channels of a U-Net's stages, finest first."""
+    widths = [base_channels * 2**stage for stage in range(UNET_HALVINGS + 1)]
+    if bilinear:
+        widths[-1] //= 2
+    return widths
+
+
+class TimeStage(nn.Module):
+    """A residual block over time that halves it (He et al., CVPR 2016, in one dimension)."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(inside, outside, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm1d(outside),
+            nn.ReLU(inplace=True),
+            nn.Conv1d(outside, outside, 5, padding=2, bias=False),
+            nn.BatchNorm1d(outside),
+        )
+        self.short = nn.Sequential(nn.AvgPool1d(2, ceil_mode=True), nn.Conv1d(inside, outside, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, T) to (B, outside, ceil(T / 2))."""
+        return F.relu(self.body(x) + self.short(x))
+
+
+class TimeEncoder(nn.Module):
+    """Convolutions over time, then one vector for the whole echo: time is range, and every pixel may need all of it.
+
+    Args:
+        input_channels: of the signal.
+        base_channels: a quarter of the first stage's.
+        latent_size: D of the latent.
+        frames: length T of the signal, in samples.
+    """
+
+    def __init__(self, input_channels: int, base_channels: int, latent_size: int, frames: int) -> None:
+        super().__init__()
+        self.input_channels, self.frames = input_channels, frames
+        widths = [input_channels * TIME_FOLD, *(base_channels * factor for factor in TIME_STAGES)]
+        self.stages = nn.ModuleList(TimeStage(a, b) for a, b in pairwise(widths))
+        left = -(-frames // TIME_FOLD)
+        for _ in TIME_STAGES:
+            left = (left + 1) // 2
+        self.latent = nn.Sequential(
+            nn.Linear(left * widths[-1], latent_size), nn.LayerNorm(latent_size), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, signal: Tensor) -> EchoCode:
+        """Code of a signal (B, C, T): the latent (B, D) and the scales on the way to it.
+
+        Raises:
+            ShapeError: the signal has another number of channels or samples.
+        """
+        if signal.shape[1:] != (self.input_channels, self.frames):
+            raise ShapeError(
+                f"The signal has shape {tuple(signal.shape)}; expected is (batch, {self.input_channels}, "
+                f"{self.frames}). Cut or pad the echo to the frames that can come back from max_depth."
+            )
+        signal = F.pad(signal, (0, -self.frames % TIME_FOLD))
+        signal = signal.unflatten(2, (-1, TIME_FOLD)).transpose(2, 3).flatten(1, 2)  # (B, C * fold, T / fold)
+        scales = []
+        for stage in self.stages:
+            signal = stage(signal)
+            scales.append(signal)
+        return EchoCode(self.latent(signal.flatten(1)), tuple(scales))
+
+
+class MapDecoder(nn.Module):
+    """From a latent vector to a map, by doubling a small map until it has full size.
+
+    Args:
+        latent_size: D of the latent.
+        base_channels: of the finest stage.
+        output_size: side of the map, a multiple of 16 pixels.
+    """
+
+    def __init__(self, latent_size: int, base_channels: int, output_size: int) -> None:
+        super().__init__()
+        side, doublings = output_size, 0
+        while side % 2 == 0 and side > 7:
+            side, doublings = side // 2, doublings + 1
+        widths = [base_channels * min(8, 2**left) for left in range(doublings, -1, -1)]
+        self.start = nn.Sequential(
+            nn.Linear(latent_size, widths[0] * side * side), nn.Unflatten(1, (widths[0], side, side))
+        )
+        stages: list[nn.Module] = []
+        for inside, outside in pairwise(widths):
+            stages += [
+                nn.ReLU(inplace=True),
+                nn.Upsample(scale_factor=2, mode="nearest"),
+                nn.Conv2d(inside, outside, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outside),
+            ]
+        self.stages = nn.Sequential(*stages, nn.ReLU(inplace=True))
+        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
+
+    def forward(self, code: EchoCode) -> Tensor:
+        """Raw map (B, 1, S, S)."""
+        assert code.latent is not None
+        out: Tensor = self.head(self.stages(self.start(code.latent)))
+        return out
+
+
+class GridDecoder(nn.Module):
+    """From a latent vector to the control points of a smooth surface: a layout, for want of degrees of freedom.
+
+    Args:
+        latent_size: D of the latent.
+        grid: control points per side.
+        output_size: side of the map, in pixels.
+    """
+
+    def __init__(self, latent_size: int, grid: int, output_size: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.body = nn.Sequential(nn.Linear(latent_size, latent_size), nn.ReLU(inplace=True))
+        self.head = nn.Linear(latent_size, grid * grid)
+        self.register_buffer("basis", spline_basis(grid, output_size), persistent=False)
+
+    basis: Tensor
+
+    def forward(self, code: EchoCode) -> Tensor:
+        """Raw map (B, 1, S, S)."""
+        control = self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid))
+        raw: Tensor = self.basis @ control @ self.basis.T
+        return raw
+
+
+def spline_basis(grid: int, size: int) -> Tensor:
+    """Weights of uniform cubic B-splines at pixel centres (de Boor, A Practical Guide to Splines, 1978, chapter X).
+
+    Args:
+        grid: number of control points; the outermost are repeated beyond the border.
+        size: number of pixels.
+
+    Returns:
+        float32 (size, grid), rows of non-negative weights that add up to 1.
+    """
+    place = (torch.arange(size, dtype=torch.float64) + 0.5) / size * grid - 0.5  # (size,) in control points
+    control = torch.arange(-2, grid + 2, dtype=torch.float64)
+    x = (place[:, None] - control).abs()
+    weight = torch.where(x < 1, 2 / 3 - x**2 + x**3 / 2, (2 - x).clamp(min=0) ** 3 / 6)
+    basis = weight[:, 2:-2].clone()
+    basis[:, 0] += weight[:, :2].sum(dim=1)
+    basis[:, -1] += weight[:, -2:].sum(dim=1)
+    return basis.float()

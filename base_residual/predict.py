@@ -1,0 +1,82 @@
+"""Depth for recordings of one's own: from sound files to `.npy` maps and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from base_residual.audio import echo_frames, fit_echo, read_echo
+from base_residual.errors import DataError
+from base_residual.files import replacing
+from base_residual.model import DepthDecomposition, DepthNet
+from base_residual.visualize import Panel, decomposition_figure, panels, save_figure
+
+BATCH = 32
+
+
+def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
+    """Depth for sound files, in batches.
+
+    Args:
+        model: a network with a front end.
+        paths: two-channel recordings of any rate; each is resampled, cut and padded as the network needs.
+
+    Returns:
+        base, residual and final, (N, 1, S, S) in metres.
+
+    Raises:
+        DataError: a file is missing, broken or not two-channel.
+    """
+    if not paths:
+        raise DataError("No recording was given.")
+    assert model.front_end is not None
+    rate = model.front_end.config.sample_rate
+    batches = []
+    for start in range(0, len(paths), BATCH):
+        echoes = []
+        for path in paths[start : start + BATCH]:
+            header, waveform = read_echo(path)
+            echoes.append(fit_echo(waveform, header.sample_rate, rate, echo_frames(model.max_depth, rate)))
+        batches.append(model.predict(torch.stack(echoes)))
+    return DepthDecomposition(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Write a `.npy` map in metres and a picture for each sound file.
+
+    Args:
+        model: a network with a front end.
+        paths: two-channel recordings.
+        out: folder for the results; files are named after the recordings.
+
+    Returns:
+        The map's and the picture's path of each recording.
+
+    Raises:
+        DataError: a recording cannot be used, or two of them have the same name.
+        RunError: the folder cannot be written to.
+    """
+    names = [path.stem for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"Two recordings are called '{twice[0]}'; their results would overwrite each other. "
+            "Predict them into two folders."
+        )
+    parts = predict_files(model, paths)
+    written = []
+    for panel, depth in zip(panels(parts, None, names), parts.final[:, 0].cpu().numpy(), strict=True):
+        array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"
+        with replacing(array) as aside:
+            np.save(aside, depth, allow_pickle=False)
+        save_figure(decomposition_figure([panel]), picture)
+        written.append((array, picture))
+    return written
+
+
+def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
+    """Panels of predictions for sound files, without a ground truth."""
+    return panels(predict_files(model, paths), None, [path.stem for path in paths])

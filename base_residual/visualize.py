@@ -1,0 +1,130 @@
+"""Pictures: decomposition panels and training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base_residual.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from base_residual.model import DepthDecomposition
+
+Map = NDArray[np.floating[Any]]
+
+DEPTH_COLOURS = "viridis"
+SIGNED_COLOURS = "RdBu"
+HOLE = "0.85"  # light grey, where nothing was measured
+LEAST_SCALE = 0.01  # metres; a residual smaller than that is shown as pale as it is
+
+
+class Panel(NamedTuple):
+    """One row of a decomposition figure: maps (S, S) in metres, ground truth only where it is known, and a title."""
+
+    base: Map
+    residual: Map
+    final: Map
+    gt: Map | None
+    title: str
+
+
+def panels(parts: DepthDecomposition, gt: Sequence[Map] | None, titles: Sequence[str]) -> list[Panel]:
+    """Rows from a batch of predictions (B, 1, S, S)."""
+    base, residual, final = (part[:, 0].float().cpu().numpy() for part in parts)
+    return [
+        Panel(base[row], residual[row], final[row], None if gt is None else np.asarray(gt[row]), title)
+        for row, title in enumerate(titles)
+    ]
+
+
+def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
+    """base | residual | final | ground truth, one row per recording, in metres.
+
+    Base, final and ground truth of a row share one colour scale. The residual is blue where it adds depth and red where
+    it takes some away, symmetric around zero, on a scale that fits it.
+
+    Args:
+        rows: what to show; the ground truth's column is left out if no row has one.
+        title: above all of it.
+    """
+    from matplotlib.figure import Figure
+
+    with_truth = any(row.gt is not None for row in rows)
+    names = ["base", "residual", "final"] + ["ground truth"] * with_truth
+    figure = Figure(figsize=(3.1 * len(names), 2.75 * len(rows) + 0.5), dpi=120, layout="constrained")
+    axes = figure.subplots(len(rows), len(names), squeeze=False)
+    for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
+        shown = [row.base, row.final] + ([row.gt[row.gt > 0]] if row.gt is not None and (row.gt > 0).any() else [])
+        low, high = 0.0, max(float(np.percentile(values, 99.5)) for values in shown)
+        reach = max(float(np.percentile(np.abs(row.residual), 99.5)), LEAST_SCALE)
+        for name, axis in zip(names, line, strict=True):
+            values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if place == 0:
+                axis.set_title(name, fontsize=12)
+            if values is None:
+                axis.axis("off")
+                continue
+            if name == "residual":
+                image = axis.imshow(values, cmap=SIGNED_COLOURS, vmin=-reach, vmax=reach)
+            else:
+                holes = np.ma.masked_less_equal(values, 0) if name == "ground truth" else values
+                axis.set_facecolor(HOLE)
+                image = axis.imshow(holes, cmap=DEPTH_COLOURS, vmin=low, vmax=high)
+            bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
+            bar.ax.tick_params(labelsize=8)
+            bar.set_label("m", rotation=0, fontsize=8, labelpad=2)
+        line[0].set_ylabel(row.title, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
+    """The loss and its terms, and the validation rmse of base and final, over the epochs.
+
+    Args:
+        history: one record per epoch, as in metrics.jsonl.
+        title: above both.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    for name, style in {"total": "k-", "recon": "C0-", "base": "C2-", "sparse": "C3-"}.items():
+        left.plot(epochs, [record[f"train/loss_{name}"] for record in history], style, label=name, lw=1.6)
+    left.set(xlabel="epoch", ylabel="m", title="training loss and its terms")
+    right.plot(epochs, [record["val/rmse"] for record in history], "k-", label="final", lw=1.6)
+    if history and "val/base_rmse" in history[0]:
+        right.plot(epochs, [record["val/base_rmse"] for record in history], "C2--", label="base alone", lw=1.6)
+    right.set(xlabel="epoch", ylabel="rmse (m)", title="validation")
+    for axis in (left, right):
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with replacing(path) as aside:
+        FigureCanvasAgg(figure).print_png(aside)
+    return path
