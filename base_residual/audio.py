@@ -176,9 +176,7 @@ class EchoFrontEnd(nn.Module):
         samples = waveform.shape[-1]
         length = samples + len(self.template)
         spectrum = torch.fft.fft(waveform, length) * torch.fft.fft(self.template, length).conj()
-        # The analytic signal: twice the positive frequencies, none of the negative ones.
-        spectrum[..., (length + 1) // 2 :] = 0
-        pulse = torch.fft.ifft(spectrum)[..., :samples]  # (B, 2, T), complex
+        pulse = torch.fft.ifft(spectrum * _analytic(length, waveform.device))[..., :samples]  # (B, 2, T), complex
         energy = pulse.abs().square()
         local = _moving_mean(energy)  # (B, 2, T)
         between = pulse[:, 0] * pulse[:, 1].conj()
@@ -188,6 +186,16 @@ class EchoFrontEnd(nn.Module):
         level = _log_level(local.sqrt())
         difference = level[:, :1] - level[:, 1:]
         return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
+
+
+def _analytic(length: int, device: torch.device) -> Tensor:
+    """Weights (length,) of a spectrum that make its signal analytic: positive frequencies twice, negative ones not."""
+    weights = torch.zeros(length, device=device)
+    weights[1 : (length + 1) // 2] = 2
+    weights[0] = 1
+    if length % 2 == 0:
+        weights[length // 2] = 1
+    return weights
 
 
 def _moving_mean(signal: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class DecompositionFigures:
             "base_smoothness": base_detail / gt_detail if gt_detail > 0 else float("nan"),
             "base_rmse": base_rmse,
             "residual_abs_mean": absolute / count,
-            "residual_gain": 1 - rmse / base_rmse,
+            "residual_gain": 1 - rmse / base_rmse if base_rmse > 0 else 0.0,
             # A residual that never changes says nothing about the detail.
             "residual_detail_corr": (rm - r * m / count) / spread if spread > 0 else 0.0,
             "clamped_share": clamped / count,

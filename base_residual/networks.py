@@ -149,6 +149,16 @@ class TimeStage(nn.Module):
         return F.relu(self.body(x) + self.short(x))
 
 
+class LatentNorm(nn.BatchNorm1d):
+    """Batch norm that takes its running statistics where a training batch holds one echo, which has no spread."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) to (B, D)."""
+        if len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class TimeEncoder(nn.Module):
     """Convolutions over time, then one vector for the whole echo: time is range, and every pixel may need all of it.
 
@@ -168,7 +178,7 @@ class TimeEncoder(nn.Module):
         for _ in TIME_STAGES:
             left = (left + 1) // 2
         self.latent = nn.Sequential(
-            nn.Linear(left * widths[-1], latent_size), nn.LayerNorm(latent_size), nn.ReLU(inplace=True)
+            nn.Linear(left * widths[-1], latent_size), LatentNorm(latent_size), nn.ReLU(inplace=True)
         )
 
     def forward(self, signal: Tensor) -> EchoCode:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -163,26 +164,27 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
         return
     command = [sys.executable, "-c", "import sys; from base_residual.data.simulated import _work; _work(*sys.argv[1:])"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([*command, str(folder), str(shard), str(shards)], env=environment, stderr=subprocess.PIPE)
-        for shard in range(shards)
-    ]
-    try:
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(folder), str(shard), str(shards)], env=environment, stderr=subprocess.PIPE
+                )
+            )
+            for shard in range(shards)
+        ]
+        for worker in workers:
+            stack.callback(worker.kill)  # runs before the worker is waited for
         while any(worker.poll() is None for worker in workers):
-            time.sleep(0.2)
+            time.sleep(0.1)
             if progress is not None:
                 progress(sum(1 for _ in (folder / LOCATION / "done").iterdir()), total)
         for worker in workers:
             if worker.returncode != 0:
                 assert worker.stderr is not None
-                reason = worker.stderr.read().decode(errors="replace").strip().splitlines()
-                raise DataError(
-                    f"Rendering the simulated rooms failed: {reason[-1] if reason else 'the worker was killed'}."
-                )
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+                said = worker.stderr.read().decode(errors="replace").strip().splitlines()
+                reason = said[-1] if said else f"a worker ended with code {worker.returncode}"
+                raise DataError(f"Rendering the simulated rooms failed: {reason}.")
 
 
 def _work(folder: str, shard: str, shards: str) -> None:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import settings
+
+from base_residual.config import Config, Layer, make_config, merge
+from base_residual.data import open_dataset
+from base_residual.data.batvision import COLUMNS
+from base_residual.data.sample import EchoDataset
+
+# Test machines are slow now and then, and a failure has to come back.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
+
+SHARED = Path(__file__).parents[2] / "shared" / "batvision_v2_sample" / "BatvisionV2"
+
+# Rooms small enough that the whole suite renders them once in seconds.
+TINY: Layer = {
+    "data": {"output_size": 32, "max_depth": 8.0},
+    "simulation": {"train_rooms": 16, "val_rooms": 4, "test_rooms": 4, "poses": 1},
+    "model": {"base_channels": 4, "base_grid": 4},
+    "trainer": {"epochs": 2, "batch_size": 8, "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("COLUMNS", "80")
+        patch.delenv("BRDEPTH_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Config]:
+    """A configuration on the tiny rooms, with layers on top, that writes into the test's own folder."""
+
+    def make(*layers: Layer, preset: str = "default") -> Config:
+        results = {"tracking": {"results_dir": str(tmp_path / "results")}}
+        return make_config(TINY, results, *layers, preset=preset)
+
+    return make
+
+
+@pytest.fixture
+def rooms(tiny: Callable[..., Config]) -> Callable[[str], EchoDataset]:
+    return lambda split: open_dataset("simulated", split=split, config=tiny())
+
+
+@pytest.fixture
+def real_root() -> Path:
+    """The one real recording, in the dataset's layout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real recording is not at {SHARED}")
+    return SHARED
+
+
+def write_batvision(
+    root: Path,
+    *,
+    count: int = 2,
+    rate: int = 44_100,
+    channels: int = 2,
+    subtype: str = "PCM_32",
+    size: tuple[int, int] = (24, 40),
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    seed: int = 0,
+) -> Path:
+    """A small dataset in the layout of BatVision V2, of noise and slanted walls with holes."""
+    rng = np.random.default_rng(seed)
+    location = root / "Attic"
+    (location / "audio").mkdir(parents=True)
+    (location / "depth").mkdir()
+    rows = []
+    for number in range(count):
+        sound = 0.1 * rng.standard_normal((rate // 10, channels))
+        soundfile.write(location / "audio" / f"audio_{number}.wav", sound, rate, subtype)
+        depth = np.tile(np.linspace(1000, 3000, size[1]), (size[0], 1)).astype(np.uint16)
+        depth[: size[0] // 4, : size[1] // 4] = 0
+        np.save(location / "depth" / f"depth_{number}.npy", depth)
+        rows.append(["Attic/audio", f"audio_{number}.wav", "Attic/depth", f"depth_{number}.npy"])
+    for split in splits:
+        with (location / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+    return root
+
+
+def tiny_layer(**sections: Layer) -> Layer:
+    return merge(TINY, sections)

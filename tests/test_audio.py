@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+import torch
+
+from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo, mel_filters, read_echo
+from base_residual.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.config import AudioConfig
+from base_residual.errors import DataError, ShapeError
+
+
+def write(path: Path, sound: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, sound, rate, subtype)
+    return path
+
+
+def test_the_echo_is_cut_to_what_can_come_back() -> None:
+    assert echo_frames(30.0) == 7782
+    assert echo_frames(12.0) == 3112
+
+
+@pytest.mark.parametrize(
+    ("subtype", "step"), [("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-23), ("FLOAT", 1e-7)]
+)
+def test_every_sample_format_reads_as_the_same_sound(tmp_path: Path, subtype: str, step: float) -> None:
+    sound = np.random.default_rng(0).uniform(-0.9, 0.9, (500, 2))
+    header, waveform = read_echo(write(tmp_path / "echo.wav", sound, subtype=subtype))
+    assert (header.sample_rate, header.subtype) == (SAMPLE_RATE, subtype)
+    assert waveform.dtype == torch.float32
+    np.testing.assert_allclose(waveform.numpy(), sound.T, atol=2 * step)
+
+
+def test_an_echo_is_cut_or_padded_with_silence() -> None:
+    echo = torch.ones(2, 100)
+    assert fit_echo(echo, 8000, 8000, 60).shape == (2, 60)
+    padded = fit_echo(echo, 8000, 8000, 150)
+    assert padded.shape == (2, 150)
+    assert padded[:, 100:].abs().max() == 0
+
+
+def test_another_rate_is_resampled_to_the_same_moment() -> None:
+    time = np.arange(4800) / 48_000
+    click = np.exp(-(((time - 0.05) / 0.001) ** 2))
+    fitted = fit_echo(torch.tensor(np.stack([click, click]), dtype=torch.float32), 48_000, SAMPLE_RATE, 4410)
+    assert int(fitted[0].argmax()) == pytest.approx(0.05 * SAMPLE_RATE, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p, "does not exist"),
+        (lambda p: p.write_bytes(b"no sound at all") and p, "not a readable sound file"),
+        (lambda p: write(p, np.zeros((100, 1))), "has 1 channel; expected are 2"),
+        (lambda p: write(p, np.zeros((100, 3))), "has 3 channels; expected are 2"),
+        (lambda p: write(p, np.zeros((0, 2))), "0 frames"),
+        (lambda p: write(p, np.zeros((8000 * 61, 2)), rate=8000), "1 frame to 60 s"),
+        (lambda p: write(p, np.full((100, 2), np.nan), subtype="FLOAT"), "NaN or infinite"),
+    ],
+)
+def test_a_recording_that_cannot_be_used_says_why(tmp_path: Path, make: object, words: str) -> None:
+    path = make(tmp_path / "echo.wav")  # type: ignore[operator]
+    with pytest.raises(DataError, match=words):
+        read_echo(path)
+
+
+def test_a_truncated_recording_is_refused_or_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = write(tmp_path / "echo.wav", np.zeros((1000, 2)))
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(DataError):
+        read_echo(path)
+
+
+def front_end(name: str, size: int = 32, **settings: int) -> EchoFrontEnd:
+    return EchoFrontEnd(AudioConfig(front_end=name, **settings), size)
+
+
+FRONT_ENDS = ("spectrogram", "mel", "waveform", "matched")
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_a_batch_gives_what_its_echoes_give_one_by_one(name: str) -> None:
+    echoes = torch.randn(3, 2, 2000)
+    make = front_end(name)
+    together = make(echoes)
+    assert together.shape[:2] == (3, make.channels)
+    torch.testing.assert_close(together[1:2], make(echoes[1:2]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_the_gain_of_the_recorder_does_not_matter(name: str) -> None:
+    echoes = torch.randn(2, 2, 2000)
+    torch.testing.assert_close(front_end(name)(0.02 * echoes), front_end(name)(echoes), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_the_level_difference_between_the_ears_survives(name: str) -> None:
+    echoes = torch.randn(1, 2, 2000)
+    echoes[:, 1] *= 0.1
+    features = front_end(name)(echoes)
+    left, right = features[:, 0], features[:, 1]
+    if name == "waveform":
+        left, right = left.abs(), right.abs()
+    assert left.mean() > right.mean() + 0.1
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_silence_gives_finite_features(name: str) -> None:
+    assert torch.isfinite(front_end(name)(torch.zeros(1, 2, 2000))).all()
+
+
+def test_the_matched_filter_peaks_where_the_echo_begins() -> None:
+    echo, delays = torch.zeros(1, 2, 3112), (700, 712)
+    chirp = torch.from_numpy(ChirpDesign().waveform()).float()
+    for ear, delay in enumerate(delays):
+        echo[0, ear, delay : delay + len(chirp)] = chirp
+    features = front_end("matched")(echo)
+    assert [int(level.argmax()) for level in features[0, :2]] == list(delays)
+
+
+def test_the_matched_level_equals_correlation_and_hilbert_envelope_by_scipy() -> None:
+    echo = np.random.default_rng(0).standard_normal((2, 1500))
+    template = ChirpDesign().waveform()
+    # Negative lags wrap around to the end, as in any product of spectra.
+    full = np.stack([scipy.signal.correlate(ear, template, "full") for ear in echo])
+    lags = scipy.signal.correlation_lags(1500, len(template), "full")
+    compressed = np.zeros((2, 1500 + len(template)))
+    compressed[:, lags] = full
+    envelope = np.abs(scipy.signal.hilbert(compressed))[:, :1500]
+    expected = 1 - 2 * np.log(envelope / envelope.max() + 1e-4) / np.log(1e-4)
+    found = front_end("matched")(torch.from_numpy(echo)[None].float())[0, :2]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_coherence_is_one_for_equal_ears_and_small_for_strangers() -> None:
+    ear = torch.randn(1, 1, 3000)
+    same = front_end("matched")(torch.cat([ear, ear], dim=1))
+    other = front_end("matched")(torch.randn(1, 2, 3000))
+    torch.testing.assert_close(same[:, 4], torch.ones(1, 3000), rtol=1e-3, atol=1e-3)
+    assert other[:, 4:].square().sum(dim=1).sqrt().mean() < 0.8
+
+
+def test_swapping_the_ears_mirrors_the_matched_features() -> None:
+    echoes = torch.randn(2, 2, 1000)
+    here, there = front_end("matched")(echoes), front_end("matched")(echoes.flip(1))
+    torch.testing.assert_close(there[:, [1, 0, 2, 4]], here[:, [0, 1, 2, 4]])
+    torch.testing.assert_close(there[:, [3, 5]], -here[:, [3, 5]], rtol=1e-3, atol=1e-4)
+
+
+def test_the_spectrogram_equals_the_one_by_scipy() -> None:
+    config = AudioConfig(front_end="spectrogram", n_fft=64, win_length=64, hop_length=16)
+    echo = np.random.default_rng(1).standard_normal((2, 16 * 32))
+    window = scipy.signal.get_window("hann", 64)
+    stft = scipy.signal.ShortTimeFFT(window, hop=16, fs=SAMPLE_RATE, scale_to=None, phase_shift=None)
+    magnitude = np.abs(stft.stft(echo, p0=0, p1=33))[:, ::-1]  # high frequencies on top
+    expected = 1 - 2 * np.log(magnitude / magnitude.max() + 1e-4) / np.log(1e-4)
+    found = EchoFrontEnd(config, 33)(torch.from_numpy(echo)[None].float())
+    np.testing.assert_allclose(found[0], expected, atol=1e-3)
+
+
+def test_a_tone_lights_up_its_mel_band() -> None:
+    filters = mel_filters(32, 512, SAMPLE_RATE)
+    assert filters.shape == (32, 257)
+    torch.testing.assert_close(filters.sum(dim=1), torch.ones(32))
+    peaks = filters.argmax(dim=1)
+    assert (peaks.diff() >= 0).all()
+    assert peaks[-1] > 200
+
+
+def test_echoes_of_another_shape_are_refused() -> None:
+    with pytest.raises(ShapeError, match="2 ears"):
+        front_end("matched")(torch.zeros(2, 1000))

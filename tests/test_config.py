@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from base_residual.config import Config, DataConfig, TrainerConfig, load_layer, make_config, parse_setting
+from base_residual.errors import ConfigError
+
+
+def test_the_field_defaults_are_those_of_the_design() -> None:
+    config = make_config({"data": {"name": "batvisionv2"}})
+    assert (config.data.output_size, config.data.max_depth) == (256, 30.0)
+    assert (config.trainer.batch_size, config.trainer.learning_rate, config.trainer.optimizer) == (64, 0.001, "AdamW")
+    assert (config.audio.n_fft, config.audio.win_length, config.audio.hop_length) == (512, 64, 16)
+    assert (config.loss.warmup_epochs, config.loss.schedule, config.loss.lowpass_kernel) == (20, "step", 16)
+    assert config.run_name == "base_residual_batvisionv2_BS64_Lr0.001_AdamW_default"
+
+
+def test_a_dataset_implies_its_own_sizes_beneath_what_is_given() -> None:
+    assert make_config().data.output_size == 64
+    assert make_config({"data": {"output_size": 32}}).data.output_size == 32
+    assert make_config({"data": {"output_size": 32}}).data.max_depth == 12.0
+
+
+def test_sections_may_be_objects() -> None:
+    config = Config(data=DataConfig(output_size=32), trainer=TrainerConfig(epochs=3))
+    assert (config.data.output_size, config.data.max_depth) == (32, 12.0)
+    assert (config.trainer.epochs, config.trainer.batch_size) == (3, 32)
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "given", "expected"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_the_curriculum_follows_adaptive_unless_it_is_set(adaptive: bool, given: bool | None, expected: bool) -> None:
+    loss = {"adaptive": adaptive} | ({} if given is None else {"curriculum": given})
+    assert make_config({"loss": loss}).loss.curriculum is expected
+
+
+@pytest.mark.parametrize("name", ["base_residual", "plain", "unet"])
+def test_a_configuration_survives_its_file(tmp_path: Path, name: str) -> None:
+    config = make_config({"model": {"name": name}, "loss": {"adaptive": True}}, preset="aggressive")
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert make_config(load_layer(tmp_path / "config.yaml")) == config
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        make_config().trainer.epochs = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"loss": {"lambda_bse": 1}}, "no setting 'lambda_bse' here; did you mean 'lambda_base'"),
+        ({"los": {}}, "no setting 'los' here; did you mean 'loss'"),
+        ({"trainer": {"zzz": 1}}, "known are epochs, batch_size"),
+        ({"trainer": {"epochs": 0}}, "trainer.epochs: .*greater than or equal to 1, not 0"),
+        ({"trainer": {"epochs": "many"}}, "trainer.epochs: .*integer"),
+        ({"data": {"name": "kitti"}}, "data.name: .*'simulated'.*'batvisionv2'.*not 'kitti'"),
+        ({"data": {"output_size": 100}}, "data.output_size: .*multiple of 16"),
+        ({"data": 5}, "data"),
+        ({"audio": {"front_end": "spectrogram"}}, "needs model.encoder=unet"),
+        ({"model": {"decoder": "unet"}}, "skip connections of model.encoder=unet"),
+        ({"audio": {"win_length": 1024}}, "longer than n_fft"),
+        ({"tracking": {"experiment_name": "../up"}}, "tracking.experiment_name"),
+    ],
+)
+def test_a_wrong_setting_says_which_and_what_was_expected(layer: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_config(layer)
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="Known presets are default, aggressive, conservative"):
+        make_config(preset="wild")
+
+
+@pytest.mark.parametrize(
+    ("text", "layer"),
+    [
+        ("trainer.epochs=3", {"trainer": {"epochs": 3}}),
+        ("data.mirror=false", {"data": {"mirror": False}}),
+        ("tracking.experiment_name=a=b", {"tracking": {"experiment_name": "a=b"}}),
+    ],
+)
+def test_settings_are_read_as_yaml(text: str, layer: dict[str, object]) -> None:
+    assert parse_setting(text) == layer
+
+
+@pytest.mark.parametrize("text", ["epochs=3", "trainer.epochs", "trainer.=3", ".epochs=3", "trainer.epochs=[1"])
+def test_a_setting_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_setting(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[1, 2]", "sections"),
+        (b"a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"!!python/object:os.system x", "not valid YAML"),
+    ],
+)
+def test_a_file_that_holds_no_settings_says_so(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        load_layer(tmp_path / "c.yaml")
+
+
+def test_a_missing_file_says_so_and_an_empty_one_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Cannot read the configuration"):
+        load_layer(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").touch()
+    assert load_layer(tmp_path / "empty.yaml") == {}
+
+
+def test_options_win_over_presets() -> None:
+    assert make_config({"loss": {"lambda_base": 0.9}}, preset="aggressive").loss.lambda_base == 0.9

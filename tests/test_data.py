@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_batvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base_residual.config import Config, make_config
+from base_residual.data import open_dataset
+from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
+from base_residual.data.check import check_data
+from base_residual.data.sample import EchoDataset, EchoSample, collate, mirror, resize_depth, spread
+from base_residual.data.simulated import render_shard, simulate, simulated_root
+from base_residual.errors import DataError
+
+
+def batvision(root: Path, split: str = "train", **data: object) -> BatVisionV2:
+    return BatVisionV2(root, split, make_config({"data": {"name": "batvisionv2", **data}}).data, 44_100)
+
+
+def test_a_sample_has_the_shapes_and_units_of_the_contract(tmp_path: Path) -> None:
+    sample = batvision(write_batvision(tmp_path), output_size=32)[0]
+    assert sample.id == "Attic/audio_0"
+    assert (sample.waveform.shape, sample.waveform.dtype) == ((2, 7782), torch.float32)
+    assert (sample.depth.shape, sample.depth.dtype) == ((32, 32), torch.float32)
+    assert sample.waveform.abs().max() <= 1
+    assert 1.0 <= sample.depth[sample.depth > 0].min() <= sample.depth.max() <= 3.0
+
+
+def test_the_real_recording_reads_as_described(real_root: Path) -> None:
+    dataset = batvision(real_root)
+    assert len(dataset) == 1
+    sample = dataset[0]
+    assert sample.waveform.abs().max() == pytest.approx(0.75, abs=0.01)
+    assert float((sample.depth == 0).float().mean()) == pytest.approx(0.217, abs=0.03)
+    assert float(sample.depth[sample.depth > 0].median()) == pytest.approx(1.029, abs=0.02)
+
+
+def test_resizing_the_real_map_keeps_its_holes_from_bleeding(real_root: Path) -> None:
+    stored = read_depth(list_recordings(real_root, "test")[0].depth, 30.0)
+    small = resize_depth(stored, 256)
+    measured = stored[stored > 0]
+    assert small[small > 0].min() >= measured.min() * (1 - 1e-6)
+    constant = float(np.median(measured))
+    abs_rel = np.mean(np.abs(constant - small[small > 0]) / small[small > 0])
+    assert abs_rel == pytest.approx(np.mean(np.abs(constant - measured) / measured), rel=0.1)
+
+
+@settings(max_examples=25)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    size=st.integers(1, 40),
+    seed=st.integers(0, 99),
+    wall=st.floats(0.1, 20),
+)
+def test_resizing_keeps_a_flat_wall_flat_around_its_holes(
+    height: int, width: int, size: int, seed: int, wall: float
+) -> None:
+    holes = np.random.default_rng(seed).random((height, width)) < 0.3
+    depth = np.where(holes, 0, wall).astype(np.float32)
+    small = resize_depth(depth, size)
+    np.testing.assert_allclose(small[small > 0], wall, rtol=1e-5)
+
+
+def test_resizing_averages_by_area() -> None:
+    depth = np.array([[1, 3, 5, 7], [1, 3, 0, 7], [2, 2, 0, 0], [2, 2, 0, 4]], dtype=np.float32)
+    np.testing.assert_allclose(resize_depth(depth, 2), [[2, 19 / 3], [2, 0]], rtol=1e-6)
+    assert resize_depth(depth, 4) is depth
+
+
+def test_depth_in_millimetres_loses_what_is_no_measurement(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.array([[np.nan, np.inf, -5.0], [0.0, 1500.0, 99_000.0]]))
+    np.testing.assert_allclose(read_depth(tmp_path / "d.npy", 30.0), [[0, 0, 0], [0, 1.5, 30.0]])
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 4, 3)), r"shape \(4, 4, 3\).*two dimensions"),
+        (np.zeros(5), "two dimensions"),
+        (np.zeros((0, 4)), "two dimensions"),
+        (np.array([["a", "b"]]), "numbers, in millimetres"),
+        (np.array([[1j]]), "numbers, in millimetres"),
+    ],
+)
+def test_a_depth_map_of_another_kind_is_refused(tmp_path: Path, array: np.ndarray, words: str) -> None:
+    np.save(tmp_path / "d.npy", array)
+    with pytest.raises(DataError, match=words):
+        read_depth(tmp_path / "d.npy", 30.0)
+
+
+def test_objects_in_a_depth_map_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="not a readable"):
+        read_depth(tmp_path / "d.npy", 30.0)
+
+
+def test_a_missing_or_broken_depth_map_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone.npy does not exist"):
+        read_depth(tmp_path / "gone.npy", 30.0)
+    (tmp_path / "d.npy").write_bytes(b"\x93NUMPY nonsense")
+    with pytest.raises(DataError, match="not a readable"):
+        read_depth(tmp_path / "d.npy", 30.0)
+
+
+def edit_table(root: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
+    table = root / "Attic" / "train.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(change(rows))
+
+
+def replace(old: str, new: str) -> Callable[[list[list[str]]], list[list[str]]]:
+    return lambda rows: [[cell.replace(old, new) for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (replace("depth path", "depthpath"), "has no column 'depth path'"),
+        (replace("audio_1.wav", ""), "line 3: nothing in the column 'audio file name'"),
+        (replace("audio_1.wav", "../../../etc/passwd"), "leaves the dataset folder"),
+        (replace("Attic/depth", "/etc"), "leaves the dataset folder"),
+        (lambda rows: rows[:1], "list no recordings"),
+        (lambda rows: [], "has no column"),
+    ],
+)
+def test_a_wrong_table_says_what_is_wrong(
+    tmp_path: Path, change: Callable[[list[list[str]]], list[list[str]]], words: str
+) -> None:
+    edit_table(write_batvision(tmp_path), change)
+    with pytest.raises(DataError, match=words):
+        batvision(tmp_path)
+
+
+def test_a_link_that_leaves_the_dataset_is_refused(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path / "set")
+    secret = tmp_path / "secret.wav"
+    (root / "Attic" / "audio" / "audio_0.wav").replace(secret)
+    (root / "Attic" / "audio" / "audio_0.wav").symlink_to(secret)
+    with pytest.raises(DataError, match="leaves the dataset folder"):
+        batvision(root)
+
+
+def test_a_table_that_is_no_text_is_named(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path)
+    (root / "Attic" / "train.csv").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(DataError, match="Cannot read the table"):
+        batvision(root)
+
+
+def test_another_sample_rate_is_resampled_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_batvision(tmp_path, rate=48_000)
+    with caplog.at_level(logging.WARNING):
+        sample = batvision(root)[0]
+    assert "48000 Hz; they are resampled to 44100 Hz" in caplog.text
+    assert sample.waveform.shape == (2, 7782)
+    assert float(sample.waveform[:, 4000:4400].abs().max()) > 0
+
+
+def test_opening_says_what_to_do_where_there_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"doi:10.57745/HYLZNL.*ROOT/LOCATION.*--dataset simulated"):
+        open_dataset("batvisionv2")
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        open_dataset("batvisionv2", tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"No recordings for the split 'train'"):
+        open_dataset("batvisionv2", tmp_path)
+    monkeypatch.setenv("BRDEPTH_DATA", str(write_batvision(tmp_path / "set")))
+    assert len(open_dataset("batvisionv2")) == 2
+
+
+def test_opening_names_the_known_datasets_and_splits() -> None:
+    with pytest.raises(DataError, match="Known are simulated, batvisionv2"):
+        open_dataset("kitti")
+    with pytest.raises(DataError, match="Known are train, val, test"):
+        open_dataset("simulated", split="dev")
+
+
+def test_samples_of_different_shapes_do_not_make_a_batch() -> None:
+    here, there = (EchoSample(torch.zeros(2, 10), torch.zeros(size, size), f"r{size}") for size in (8, 16))
+    with pytest.raises(DataError, match="r8 and r16 differ in shape"):
+        collate([here, there])
+
+
+def test_mirroring_a_batch_twice_changes_nothing_and_spares_the_others() -> None:
+    waveform, depth = torch.randn(4, 2, 50), torch.rand(4, 1, 8, 8)
+    which = torch.tensor([True, False, True, False])
+    once = mirror(waveform, depth, which)
+    assert torch.equal(once[0][0], waveform[0].flip(0))
+    assert torch.equal(once[1][0], depth[0].flip(-1))
+    assert torch.equal(once[0][1], waveform[1])
+    twice = mirror(*once, which)
+    assert torch.equal(twice[0], waveform)
+    assert torch.equal(twice[1], depth)
+
+
+@given(length=st.integers(1, 1000), count=st.integers(1, 50))
+def test_spread_indices_are_distinct_and_inside(length: int, count: int) -> None:
+    found = spread(length, count)
+    assert found == sorted(set(found))
+    assert 0 <= found[0] <= found[-1] < length
+    assert len(found) == min(count, length) or length < 2 * count
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_simulated_rooms_are_rendered_once_and_lie_in_the_batvision_layout(
+    tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset]
+) -> None:
+    train = rooms("train")
+    config = tiny()
+    root = simulated_root(config.data, config.simulation)
+    stamp = (root / "rooms.json").stat().st_mtime_ns
+    assert simulated_root(config.data, config.simulation) == root
+    assert (root / "rooms.json").stat().st_mtime_ns == stamp
+    again = batvision(root, output_size=32, max_depth=8.0)
+    assert len(again) == len(train) == 16
+    assert torch.equal(again[3].waveform, train[3].waveform)
+    assert not list(root.parent.glob("*.partial*"))
+
+
+def test_the_seed_decides_every_byte_and_the_number_of_processes_none(
+    tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny({"simulation": {"train_rooms": 6, "val_rooms": 1, "test_rooms": 1}})
+    simulate(tmp_path / "one", config.data, config.simulation)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    simulate(tmp_path / "two", config.data, config.simulation)
+    other = tiny({"simulation": {"train_rooms": 6, "val_rooms": 1, "test_rooms": 1, "seed": 1}})
+    simulate(tmp_path / "other", other.data, other.simulation)
+    one, two, third = (contents(tmp_path / name) for name in ("one", "two", "other"))
+    assert one == two
+    assert one.keys() == third.keys()
+    assert all(one[name] != third[name] for name in one if name.endswith((".wav", ".npy")))
+
+
+def test_splits_are_different_rooms(rooms: Callable[[str], EchoDataset]) -> None:
+    maps = {split: rooms(split)[0].depth for split in ("train", "val", "test")}
+    assert not torch.equal(maps["train"], maps["val"])
+    assert not torch.equal(maps["val"], maps["test"])
+
+
+def test_a_killed_rendering_goes_on_where_it_ended(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    config = tiny({"simulation": {"train_rooms": 3, "val_rooms": 1, "test_rooms": 1}})
+    simulate(tmp_path / "whole", config.data, config.simulation)
+    partial = tmp_path / "set.partial"
+    from base_residual.data import simulated
+
+    simulated._prepare(partial, config.data, config.simulation)
+    render_shard(partial, 0, 2)
+    kept = next((partial / simulated.LOCATION / "audio").glob("train_000000_0.wav"))
+    stamp = kept.stat().st_mtime_ns
+    simulate(tmp_path / "set", config.data, config.simulation)
+    assert (tmp_path / "set" / simulated.LOCATION / "audio" / kept.name).stat().st_mtime_ns == stamp
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+def test_what_another_setting_left_half_done_is_not_mixed_in(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    few = {"train_rooms": 2, "val_rooms": 1, "test_rooms": 1}
+    from base_residual.data import simulated
+
+    old, new = tiny({"simulation": few | {"seed": 5}}), tiny({"simulation": few})
+    simulated._prepare(tmp_path / "set.partial", old.data, old.simulation)
+    render_shard(tmp_path / "set.partial", 0, 1)
+    simulate(tmp_path / "set", new.data, new.simulation)
+    simulate(tmp_path / "fresh", new.data, new.simulation)
+    assert contents(tmp_path / "set") == contents(tmp_path / "fresh")
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(DataError, match="is not empty"):
+        simulate(tmp_path, tiny().data, tiny().simulation)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_worker_that_fails_is_reported(
+    tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from base_residual.data import simulated
+
+    monkeypatch.setattr(simulated.sys, "executable", "/bin/false")
+    with pytest.raises(DataError, match="Rendering the simulated rooms failed"):
+        simulate(tmp_path / "set", tiny().data, tiny({"simulation": {"seed": 9}}).simulation)
+
+
+def test_checking_finds_what_is_there_and_every_problem(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path, count=3)
+    clean = check_data(root)
+    assert clean.problems == []
+    assert clean.recordings == {("Attic", "train"): 3, ("Attic", "val"): 3, ("Attic", "test"): 3}
+    assert clean.sample_rates == {44_100: 9}
+    assert clean.shapes == {(24, 40): 9}
+    assert (clean.nearest, clean.farthest) == pytest.approx((1.0, 3.0))
+    assert clean.invalid_share == pytest.approx(1 / 16)
+    (root / "Attic" / "audio" / "audio_1.wav").write_bytes(b"RIFF")
+    np.save(root / "Attic" / "depth" / "depth_2.npy", np.zeros((24, 40), np.uint16))
+    (root / "Attic" / "val.csv").unlink()
+    problems = check_data(root).problems
+    assert sum("audio_1.wav is not a readable" in problem for problem in problems) == 2
+    assert sum("depth_2.npy holds no measurement" in problem for problem in problems) == 2
+    assert sum("split 'val'" in problem for problem in problems) == 1
+    assert len(problems) == 5
+
+
+def test_checking_nothing_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No recordings"):
+        check_data(tmp_path)
+
+
+def test_findings_are_ready_for_json(tmp_path: Path) -> None:
+    found = check_data(write_batvision(tmp_path)).as_dict()
+    assert json.loads(json.dumps(found))["recordings"]["Attic/train"] == 2

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from base_residual.baseline import create_model
+from base_residual.config import Config
+from base_residual.data.sample import EchoDataset, EchoSample
+from base_residual.errors import DataError
+from base_residual.evaluation import BlindGuess, Evaluation, Protocol, evaluate, success_criteria
+
+HEALTHY = {
+    "base_positive": 0.5,
+    "base_smoothness": 0.05,
+    "base_rmse": 0.5,
+    "residual_abs_mean": 0.1,
+    "residual_gain": 0.08,
+    "residual_detail_corr": 0.4,
+    "clamped_share": 0.0,
+}
+
+
+def evaluation(rmse: float = 0.4, **figures: float) -> Evaluation:
+    return Evaluation({"rmse": rmse}, HEALTHY | figures, Protocol(12.0, 0.0, 64))
+
+
+def verdicts(*args: object, **kwargs: object) -> list[bool | None]:
+    return [criterion.met for criterion in success_criteria(*args, **kwargs)]  # type: ignore[arg-type]
+
+
+def maps(*depths: torch.Tensor) -> list[EchoSample]:
+    return [EchoSample(torch.zeros(2, 8), depth, str(number)) for number, depth in enumerate(depths)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_figures_do_not_depend_on_the_batch_size(
+    tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset], batch_size: int
+) -> None:
+    torch.manual_seed(0)
+    model = create_model(tiny())
+    expected = evaluate(model, rooms("val"), batch_size=2)
+    found = evaluate(model, rooms("val"), batch_size=batch_size)
+    assert found.metrics == pytest.approx(expected.metrics, abs=1e-5)
+    assert found.decomposition == pytest.approx(expected.decomposition, abs=1e-4)
+
+
+def test_evaluating_leaves_the_model_in_its_mode(
+    tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset]
+) -> None:
+    model = create_model(tiny()).train()
+    evaluate(model, rooms("val"))
+    assert model.training
+
+
+def test_the_figures_come_with_their_protocol(tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset]) -> None:
+    found = evaluate(create_model(tiny()), rooms("val"), min_depth=0.5)
+    sentence = found.protocol.sentence()
+    for part in ("32 x 32 pixels", "gt >= 0.5 m", "[0.001, 8] m", "per image, then over images", "area mean"):
+        assert part in sentence
+    assert "gt > 0" in Protocol(8.0, 0.0, 32).sentence()
+
+
+def test_a_plain_network_has_no_decomposition_to_judge(
+    tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset]
+) -> None:
+    found = evaluate(create_model(tiny({"model": {"name": "plain"}})), rooms("val"))
+    assert found.decomposition == {}
+    assert [criterion.name for criterion in success_criteria(found)] == [
+        "rmse 5 % below the plain U-Net",
+        "converged within 20 epochs",
+    ]
+
+
+def test_a_dataset_without_any_depth_is_an_error(tiny: Callable[..., Config]) -> None:
+    config = tiny()
+    nothing = [EchoSample(torch.zeros(2, 2075), torch.zeros(32, 32), "dark")]
+    with pytest.raises(DataError, match="Not one image"):
+        evaluate(create_model(config), nothing)
+    with pytest.raises(DataError, match="nothing to learn from"):
+        BlindGuess.from_dataset(nothing)
+
+
+def test_the_mean_map_leaves_holes_out_and_fills_what_was_never_seen() -> None:
+    first, second = torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    guess = BlindGuess.from_dataset(maps(first, second))
+    assert torch.equal(guess.mean_map, torch.tensor([[[2.0, 2.5], [4.0, 2.0]]]))
+
+
+def test_the_constant_is_the_best_of_all() -> None:
+    torch.manual_seed(0)
+    dataset = maps(*(1 + 3 * torch.rand(8, 8) for _ in range(5)))
+    guess = BlindGuess.from_dataset(dataset)
+    found = guess.rmse_on(dataset, 12.0)["constant"]
+
+    def rmse(constant: float) -> float:
+        return sum(math.sqrt(float(((sample.depth - constant) ** 2).mean())) for sample in dataset) / len(dataset)
+
+    assert found == pytest.approx(rmse(guess.constant), rel=1e-5)
+    assert all(found <= rmse(guess.constant + shift) + 1e-6 for shift in (-0.5, -0.02, 0.02, 0.5))
+
+
+def test_a_healthy_run_meets_what_it_can_decide_alone() -> None:
+    assert verdicts(evaluation(), [0.5, 0.4]) == [True, True, None, None, True]
+
+
+@pytest.mark.parametrize(
+    ("figures", "failing"),
+    [
+        ({"base_smoothness": 0.9}, 0),
+        ({"base_positive": -0.1}, 0),
+        ({"residual_abs_mean": 1.2}, 1),
+        ({"residual_gain": -0.01}, 1),
+        ({"residual_gain": 0.0}, 1),
+        ({"residual_detail_corr": -0.2}, 4),
+    ],
+)
+def test_each_criterion_can_fail(figures: dict[str, float], failing: int) -> None:
+    found = verdicts(evaluation(**figures))
+    assert [place for place, met in enumerate(found) if met is False] == [failing]
+
+
+def test_an_idle_residual_is_called_idle() -> None:
+    criterion = success_criteria(evaluation(residual_gain=0.001, residual_abs_mean=0.003))[1]
+    assert "idle" in criterion.figure
+    assert "idle" not in success_criteria(evaluation())[1].figure
+
+
+@pytest.mark.parametrize(("baseline", "met"), [(0.5, True), (0.42, False), (0.3, False)])
+def test_the_lead_over_the_baseline_is_judged_without_rounding(baseline: float, met: bool) -> None:
+    criterion = success_criteria(evaluation(rmse=0.4), baseline_rmse=baseline)[2]
+    assert criterion.met is met
+    assert f"{1 - 0.4 / baseline:+.2%}" in criterion.figure
+
+
+def test_convergence_compares_the_first_twenty_epochs_with_all() -> None:
+    early = [0.5] * 19 + [0.4] + [0.395] * 10
+    late = [0.5] * 20 + [0.4] * 10
+    assert verdicts(evaluation(), early)[3] is True
+    assert verdicts(evaluation(), late)[3] is False
+    assert verdicts(evaluation(), late[:20])[3] is None

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base_residual.config import make_config
+from base_residual.errors import ConfigError, ShapeError
+from base_residual.losses import (
+    AdaptiveBaseResidualLoss,
+    BaseResidualLoss,
+    LossWeights,
+    decomposition_terms,
+    low_pass,
+    make_loss,
+)
+
+
+def reference_low_pass(depth: np.ndarray, kernel: int, valid: np.ndarray) -> np.ndarray:
+    """Pixel by pixel: the weighted mean of the valid pixels within a centred window."""
+    height, width = depth.shape
+    result = np.zeros_like(depth)
+    for row in range(height):
+        for column in range(width):
+            total = weight = 0.0
+            for r in range(height):
+                for c in range(width):
+                    # A pixel counts by the part of it that the box covers.
+                    inside = 1.0
+                    for distance in (abs(r - row), abs(c - column)):
+                        inside *= min(1.0, max(0.0, (kernel + 1) / 2 - distance))
+                    if valid[r, c]:
+                        total += inside * depth[r, c]
+                        weight += inside
+            result[row, column] = total / weight if weight > 0 else 0.0
+    return result
+
+
+def random_scene(seed: int, side: int = 12, holes: float = 0.3) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    maps = {
+        name: 5 * torch.rand(2, 1, side, side, generator=rng, dtype=torch.float64) for name in ("base", "final", "gt")
+    }
+    maps["residual"] = maps["final"] - maps["base"]
+    maps["gt"] = maps["gt"] * (torch.rand(2, 1, side, side, generator=rng) > holes)
+    return maps
+
+
+@settings(max_examples=15)
+@given(kernel=st.integers(1, 9), seed=st.integers(0, 1000), holes=st.floats(0, 0.9))
+def test_low_pass_equals_a_plain_float64_reference(kernel: int, seed: int, holes: float) -> None:
+    gt = random_scene(seed, side=9, holes=holes)["gt"]
+    found = low_pass(gt, kernel, gt > 0)
+    for image, smooth in zip(gt[:, 0].numpy(), found[:, 0].numpy(), strict=True):
+        np.testing.assert_allclose(smooth, reference_low_pass(image, kernel, image > 0), atol=1e-9)
+
+
+@given(kernel=st.integers(1, 30), seed=st.integers(0, 1000))
+def test_low_pass_is_centred_so_that_it_commutes_with_flipping(kernel: int, seed: int) -> None:
+    gt = random_scene(seed)["gt"]
+    flipped = low_pass(gt.flip(-1), kernel, gt.flip(-1) > 0).flip(-1)
+    torch.testing.assert_close(flipped, low_pass(gt, kernel, gt > 0))
+
+
+@given(kernel=st.integers(1, 40), depth=st.floats(0.1, 30))
+def test_low_pass_leaves_a_flat_wall_with_holes_as_it_is(kernel: int, depth: float) -> None:
+    valid = random_scene(3)["gt"] > 0
+    wall = torch.where(valid, depth, 0.0).double()
+    found = low_pass(wall, kernel, valid)
+    torch.testing.assert_close(found[valid], wall[valid])
+
+
+def test_low_pass_keeps_the_size_and_kernel_one_changes_nothing() -> None:
+    depth = torch.rand(1, 1, 7, 31)
+    assert low_pass(depth, 16).shape == depth.shape
+    torch.testing.assert_close(low_pass(depth, 1), depth)
+
+
+def test_low_pass_is_zero_where_nothing_is_valid() -> None:
+    nothing = torch.zeros(1, 1, 8, 8)
+    assert torch.equal(low_pass(nothing, 3, nothing > 0), nothing)
+
+
+def test_low_pass_refuses_a_kernel_of_zero() -> None:
+    with pytest.raises(ConfigError, match="at least 1"):
+        low_pass(torch.ones(1, 1, 8, 8), 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_equals_a_plain_float64_reference(seed: int) -> None:
+    scene = random_scene(seed)
+    total, terms = BaseResidualLoss(1.0, 0.8, 0.2, lowpass_kernel=4)(**scene)
+    base, residual, final, gt = (scene[name].numpy() for name in ("base", "residual", "final", "gt"))
+    valid = gt > 0
+    smooth = np.stack([reference_low_pass(image, 4, image > 0) for image in gt[:, 0]])[:, None]
+    recon, layout = np.abs(final - gt)[valid].mean(), np.abs(base - smooth)[valid].mean()
+    sparse = np.abs(residual)[valid].mean()
+    np.testing.assert_allclose([float(term) for term in terms], [recon, layout, sparse], rtol=1e-10)
+    assert float(total) == pytest.approx(recon + 0.8 * layout + 0.2 * sparse, rel=1e-10)
+
+
+def test_gradients_are_right_in_float64() -> None:
+    scene = random_scene(1, side=5)
+    inputs = [scene[name].requires_grad_() for name in ("base", "residual", "final")]
+    loss = BaseResidualLoss(lowpass_kernel=2)
+    assert torch.autograd.gradcheck(lambda *parts: loss(*parts, scene["gt"])[0], inputs)
+
+
+def test_holes_do_not_move_the_loss() -> None:
+    scene = random_scene(2)
+    before, _ = BaseResidualLoss(lowpass_kernel=3)(**scene)
+    hole = scene["gt"] == 0
+    for name in ("base", "residual", "final"):
+        scene[name] = torch.where(hole, 1e6, scene[name])
+    after, _ = BaseResidualLoss(lowpass_kernel=3)(**scene)
+    torch.testing.assert_close(before, after)
+
+
+def test_a_map_without_any_valid_pixel_costs_nothing_and_stays_finite() -> None:
+    scene = {name: torch.ones(1, 1, 8, 8, requires_grad=name != "gt") for name in ("base", "residual", "final", "gt")}
+    total, _ = BaseResidualLoss()(**scene | {"gt": torch.zeros(1, 1, 8, 8)})
+    total.backward()
+    assert total.item() == 0
+    assert scene["base"].grad is not None
+    assert torch.isfinite(scene["base"].grad).all()
+
+
+def test_a_given_mask_wins_over_the_holes() -> None:
+    scene = random_scene(4, holes=0)
+    mask = torch.zeros_like(scene["gt"], dtype=torch.bool)
+    mask[..., :3] = True
+    terms = decomposition_terms(**scene, kernel=1, valid_mask=mask)
+    assert float(terms.recon) == pytest.approx(float((scene["final"] - scene["gt"]).abs()[mask].mean()))
+
+
+def test_unequal_shapes_are_refused_in_words() -> None:
+    scene = random_scene(0) | {"base": torch.zeros(2, 1, 6, 6)}
+    with pytest.raises(ShapeError, match=r"base has shape \(2, 1, 6, 6\)"):
+        BaseResidualLoss()(**scene)
+
+
+def test_the_documented_defaults() -> None:
+    assert BaseResidualLoss().weights == LossWeights(1.0, 0.8, 0.2)
+    assert BaseResidualLoss().lowpass_kernel == 16
+    adaptive = AdaptiveBaseResidualLoss()
+    for epoch, weights in {1: (0.5, 1.5, 0.3), 20: (0.5, 1.5, 0.3), 21: (1.0, 0.5, 0.3), 99: (1.0, 0.5, 0.3)}.items():
+        adaptive.set_epoch(epoch)
+        assert adaptive.weights == weights
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_smooth_schedules_go_from_one_column_to_the_other(schedule: str) -> None:
+    loss = AdaptiveBaseResidualLoss(warmup_epochs=10, schedule=schedule)
+    recon = []
+    for epoch in range(1, 14):
+        loss.set_epoch(epoch)
+        recon.append(loss.weights.recon)
+    assert recon[0] == 0.5
+    assert recon[10:] == [1.0, 1.0, 1.0]
+    assert recon == sorted(recon)
+    middle = 0.75 if schedule == "linear" else pytest.approx(0.75)
+    assert recon[5] == middle
+    assert (recon[1] - recon[0] < recon[5] - recon[4]) == (schedule == "cosine")
+
+
+def test_an_unknown_schedule_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="step, linear, cosine"):
+        AdaptiveBaseResidualLoss(schedule="sudden")
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [("default", (0.8, 0.2, 16)), ("aggressive", (1.0, 0.3, 24)), ("conservative", (0.5, 0.1, 12))],
+)
+def test_presets_of_the_design_at_256_pixels(preset: str, expected: tuple[float, float, int]) -> None:
+    loss = make_loss(make_config({"data": {"name": "batvisionv2"}}, preset=preset).loss)
+    assert (loss.weights.base, loss.weights.sparse, loss.lowpass_kernel) == expected
+
+
+def test_the_kernel_of_a_preset_follows_the_size_of_the_map() -> None:
+    config = make_config({"data": {"output_size": 64}}, preset="aggressive")
+    assert config.loss.lowpass_kernel == 6
+
+
+def test_adaptive_in_the_configuration_gives_the_adaptive_loss() -> None:
+    loss = make_loss(make_config({"loss": {"adaptive": True, "warmup_epochs": 3, "schedule": "cosine"}}).loss)
+    assert isinstance(loss, AdaptiveBaseResidualLoss)
+    assert (loss.warmup_epochs, loss.schedule) == (3, "cosine")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from base_residual.losses import low_pass
+from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, spline_basis
+
+
+@pytest.mark.parametrize(("grid", "size"), [(2, 16), (4, 64), (8, 64), (8, 256), (16, 32)])
+def test_spline_weights_are_a_mean_and_symmetric(grid: int, size: int) -> None:
+    basis = spline_basis(grid, size)
+    assert basis.min() >= 0
+    torch.testing.assert_close(basis.sum(dim=1), torch.ones(size))
+    torch.testing.assert_close(basis.flip(0).flip(1), basis)
+
+
+def test_a_spline_through_points_on_a_line_is_that_line_inside() -> None:
+    basis = spline_basis(8, 64)
+    line = basis @ torch.arange(8.0)
+    expected = (torch.arange(64) + 0.5) / 64 * 8 - 0.5
+    torch.testing.assert_close(line[12:-12], expected[12:-12])
+
+
+def test_the_grid_decoder_is_smooth_whatever_its_weights() -> None:
+    torch.manual_seed(0)
+    decoder = GridDecoder(16, grid=4, output_size=64)
+    surface = decoder(EchoCode(10 * torch.randn(4, 16), ()))
+    detail = (surface - low_pass(surface, 4)).square().sum()
+    spread = (surface - surface.mean(dim=(2, 3), keepdim=True)).square().sum()
+    assert detail < 0.01 * spread
+
+
+@pytest.mark.parametrize("size", [16, 48, 64, 80, 256])
+def test_the_map_decoder_reaches_every_size(size: int) -> None:
+    decoder = MapDecoder(8, base_channels=4, output_size=size).eval()
+    assert decoder(EchoCode(torch.randn(2, 8), ())).shape == (2, 1, size, size)
+
+
+@pytest.mark.parametrize("frames", [300, 1001, 3112])
+def test_the_time_encoder_takes_any_length_that_it_was_made_for(frames: int) -> None:
+    encoder = TimeEncoder(6, base_channels=4, latent_size=16, frames=frames)
+    code = encoder(torch.randn(1, 6, frames))
+    assert code.latent is not None
+    assert code.latent.shape == (1, 16)

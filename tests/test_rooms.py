@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base_residual.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.data.rooms import (
+    SCATTER_RAYS,
+    SPEED_OF_SOUND,
+    STYLES,
+    Box,
+    Chance,
+    Pose,
+    Room,
+    draw_chance,
+    draw_pose,
+    draw_room,
+    render_depth,
+    render_echo,
+)
+
+QUIET = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 3112)))
+
+
+def empty_room(size: tuple[float, float, float] = (8.0, 6.0, 3.0)) -> Room:
+    return Room(size, absorption=0.1, scattering=0.1, boxes=())
+
+
+def drawn(seed: int) -> tuple[Room, Pose, Chance]:
+    rng = np.random.default_rng(seed)
+    while True:
+        room = draw_room(rng, STYLES["standard"])
+        pose = draw_pose(rng, room)
+        if pose is not None:
+            return room, pose, draw_chance(rng, STYLES["standard"], 2000)
+
+
+@pytest.mark.parametrize("distance", [0.8, 1.7, 3.1, 4.6])
+def test_a_wall_answers_after_twice_its_distance_within_a_sample(distance: float) -> None:
+    room = empty_room((distance + 30.0, 60.0, 60.0))  # all other walls are far away
+    pose = Pose((30.0, 30.0, 30.0), heading=0.0)
+    template = ChirpDesign().waveform()
+    for ear in render_echo(room, pose, QUIET, max_order=1):
+        compressed = np.abs(np.correlate(ear, template, "valid"))
+        compressed[: int(2 * 0.4 / SPEED_OF_SOUND * SAMPLE_RATE)] = 0  # the direct sound
+        # The ears sit 0.1 m beside the loudspeaker, which makes the way a little longer.
+        way = np.hypot(2 * distance, 0.1)
+        assert compressed.argmax() == pytest.approx(way / SPEED_OF_SOUND * SAMPLE_RATE, abs=1)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 100_000))
+def test_mirroring_the_room_swaps_the_ears(seed: int) -> None:
+    room, pose, chance = drawn(seed)
+    here = render_echo(room, pose, chance)
+    there = render_echo(room.mirrored(), pose.mirrored(room), chance.mirrored())
+    # The image-source engine rounds positions to float32: some 1e-6 m, or 1e-3 of a phase at 20 kHz.
+    np.testing.assert_allclose(there[::-1], here, atol=2e-3 * np.abs(here).max())
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 100_000))
+def test_mirroring_the_room_flips_the_depth_map(seed: int) -> None:
+    room, pose, _ = drawn(seed)
+    there = render_depth(room.mirrored(), pose.mirrored(room), 24)
+    np.testing.assert_allclose(there[:, ::-1], render_depth(room, pose, 24), rtol=1e-9)
+
+
+def test_the_depth_of_an_empty_room_is_the_analytic_one() -> None:
+    room, size = empty_room(), 16
+    depth = render_depth(room, Pose((2.0, 2.0, 1.0), heading=0.0), size)
+    for row in range(size):
+        for column in range(size):
+            right = (column + 0.5) / size * 2 - 1  # tangent of the angle, since tan 45 degrees is 1
+            up = 1 - (row + 0.5) / size * 2
+            ahead = 6.0
+            sideways = (2.0 if right > 0 else 4.0) / abs(right)  # heading along x, right is towards y = 0
+            vertical = (2.0 if up > 0 else 1.0) / abs(up)
+            assert depth[row, column] == pytest.approx(min(ahead, sideways, vertical))
+
+
+def test_a_box_in_front_hides_the_wall() -> None:
+    box = Box((5.0, 3.0, 1.5), (1.0, 1.0, 1.0), 0.0, 0.1, 0.3)
+    room = Room((8.0, 6.0, 3.0), 0.1, 0.1, (box,))
+    depth = render_depth(room, Pose((2.0, 3.0, 1.5), heading=0.0), 33)
+    assert depth[16, 16] == pytest.approx(2.5)
+    turned = Room(room.size, 0.1, 0.1, (Box(box.center, box.size, np.pi / 4, 0.1, 0.3),))
+    nearest = render_depth(turned, Pose((2.0, 3.0, 1.5), heading=0.0), 33)[16, 16]
+    assert nearest == pytest.approx(3.0 - np.sqrt(0.5), abs=0.02)
+
+
+def test_energy_falls_with_distance_by_the_inverse_square() -> None:
+    energies = []
+    for distance in (1.0, 2.0, 4.0):
+        room = empty_room((distance + 30.0, 60.0, 60.0))
+        echo = render_echo(room, Pose((30.0, 30.0, 30.0), heading=0.0), QUIET, max_order=1)
+        after_direct_sound = int(0.004 * SAMPLE_RATE)
+        energies.append(float((echo[:, after_direct_sound:] ** 2).sum()))
+    ratios = np.array(energies[:-1]) / energies[1:]
+    np.testing.assert_allclose(ratios, 4.0, rtol=0.05)
+
+
+def test_furniture_is_heard_through_its_diffuse_reflection() -> None:
+    room, pose, chance = drawn(3)
+    bare = render_echo(Room(room.size, room.absorption, room.scattering, ()), pose, chance)
+    full = render_echo(room, pose, chance)
+    assert np.abs(full - bare).max() > 0.02 * np.abs(full).max()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_rooms_hold_their_furniture_and_the_robot_stands_free(style: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        room = draw_room(rng, STYLES[style])
+        for box in room.boxes:
+            cos, sin = abs(np.cos(box.yaw)), abs(np.sin(box.yaw))
+            reach = 0.5 * np.array([cos * box.size[0] + sin * box.size[1], sin * box.size[0] + cos * box.size[1]])
+            assert (np.array(box.center[:2]) - reach > 0).all()
+            assert (np.array(box.center[:2]) + reach < room.size[:2]).all()
+            assert 0 < box.center[2] - box.size[2] / 2 < box.center[2] + box.size[2] / 2 < room.size[2]
+        pose = draw_pose(rng, room)
+        if pose is not None:
+            assert np.median(render_depth(room, pose, 16)) >= 0.8
+
+
+def test_the_chirp_sweeps_for_three_milliseconds() -> None:
+    chirp = ChirpDesign().waveform()
+    assert len(chirp) == round(0.003 * SAMPLE_RATE)
+    assert np.abs(chirp).max() <= 1
+    assert np.abs(chirp[[0, -1]]).max() < 0.1
