@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
@@ -174,7 +175,7 @@ class EchoFrontEnd(nn.Module):
 
     def _matched(self, waveform: Tensor) -> Tensor:
         samples = waveform.shape[-1]
-        length = samples + len(self.template)
+        length = next_fast_len(samples + len(self.template))
         spectrum = torch.fft.fft(waveform, length) * torch.fft.fft(self.template, length).conj()
         pulse = torch.fft.ifft(spectrum * _analytic(length, waveform.device))[..., :samples]  # (B, 2, T), complex
         energy = pulse.abs().square()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from base_residual.config import Config
-from base_residual.losses import LossTerms, LossWeights, masked_mean
+from base_residual.losses import LossTerms, LossWeights, ReconKind, reconstruction
 from base_residual.model import (
     DepthDecomposition,
     DepthNet,
@@ -40,9 +40,17 @@ class PlainNet(DepthNet):
 
 
 class PlainLoss(nn.Module):
-    """Mean |final - gt| over valid pixels, with the interface of `BaseResidualLoss`."""
+    """The reconstruction over valid pixels alone, with the interface of `BaseResidualLoss`.
+
+    Args:
+        recon: its kind; see `losses.reconstruction`.
+    """
 
     weights = LossWeights(recon=1.0, base=0.0, sparse=0.0)
+
+    def __init__(self, recon: ReconKind = "l1") -> None:
+        super().__init__()
+        self.recon = recon
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing changes over the epochs."""
@@ -51,7 +59,7 @@ class PlainLoss(nn.Module):
         self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
     ) -> tuple[Tensor, LossTerms]:
         """The loss and its terms, of which only the reconstruction is not 0."""
-        recon = masked_mean((final - gt).abs(), gt > 0 if valid_mask is None else valid_mask)
+        recon = reconstruction(final, gt, gt > 0 if valid_mask is None else valid_mask, self.recon)
         return recon, LossTerms(recon, torch.zeros_like(recon), torch.zeros_like(recon))
 
 

@@ -77,7 +77,8 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         epoch, history = int(header["epoch"]), json.loads(header["history"])
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"The header of {path} is damaged: {error}") from error
-    model = create_model(config)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+        model = create_model(config)
     expected = model.state_dict()
     for name in expected.keys() | tensors.keys():
         came, wanted = tensors.get(name), expected.get(name)

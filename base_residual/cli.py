@@ -67,7 +67,8 @@ def setting(key: str, *names: str) -> Any:
     """A command-line option whose help and default are those of the configuration's field `section.name`."""
     section, name = key.split(".")
     field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
-    default = str(field.get_default())
+    value = field.get_default()
+    default = {"None": "none", "False": "off", "True": "on"}.get(str(value), str(value))
     for dataset, layer in DATASET_DEFAULTS.items():
         if name in layer.get(section, {}):
             default += f"; {dataset}: {layer[section][name]}"
@@ -185,7 +186,7 @@ def train(
 ) -> None:
     """Train a model; without any option, on simulated rooms and with no download."""
     layers = [load_layer(config)] if config else []
-    layers += [given_settings(ctx, TRAIN_SETTINGS), *(parse_setting(text) for text in assign or [])]
+    layers += [*(parse_setting(text) for text in assign or []), given_settings(ctx, TRAIN_SETTINGS)]
     settings = make_config(*layers, preset=preset)
     if dry_run:
         print(settings.to_yaml(), end="")
@@ -194,7 +195,6 @@ def train(
     from base_residual.trainer import Trainer
 
     out = _console()
-    _render_rooms(settings, out)
     result = Trainer(settings, resume=resume, overwrite=overwrite).fit()
     rmse = result.test.metrics["rmse"]
     out.print(metrics_table(result.test, f"Test split, weights of epoch {result.best_epoch}"))
@@ -343,21 +343,6 @@ def _console() -> Console:
     return Console(highlight=False)
 
 
-def _render_rooms(settings: Config, out: Console) -> None:
-    """Render the simulated rooms with a progress bar, where they are needed and not there yet."""
-    if settings.data.name != "simulated" or settings.data.root:
-        return
-    from base_residual.console import working
-    from base_residual.data.simulated import simulated_root
-
-    with working(out) as progress:
-        task = progress.add_task("Rendering rooms", total=None)
-        root = simulated_root(
-            settings.data, settings.simulation, lambda done, total: progress.update(task, completed=done, total=total)
-        )
-    print(f"Rooms: {root}")
-
-
 def _load_checkpoint(path: Path, device: str) -> Checkpoint:
     from base_residual.checkpoint import load_checkpoint
     from base_residual.trainer import resolve_device
@@ -367,12 +352,20 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint:
 
 def _load(ctx: typer.Context, path: Path, split: str, device: str) -> tuple[Checkpoint, EchoDataset]:
     """A checkpoint, and a split of its dataset or of the one that the options name."""
+    from base_residual.console import working
     from base_residual.data import open_dataset
 
     loaded = _load_checkpoint(path, device)
     config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
-    _render_rooms(config, _console())
-    return loaded, open_dataset(config.data.name, config.data.root, split, config)
+    with working(_console()) as progress:
+        task = progress.add_task("Rendering rooms", total=None)
+        return loaded, open_dataset(
+            config.data.name,
+            config.data.root,
+            split,
+            config,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
 
 
 if __name__ == "__main__":

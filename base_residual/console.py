@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from base_residual.config import Config
@@ -43,11 +43,15 @@ class ConsoleTracker(Tracker):
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
+        self._progress = working(self._console)
+        self._task = self._progress.add_task("Starting", total=None)
+
+    def rendering(self, done: int, total: int) -> None:
+        self._progress.start()
+        self._progress.update(self._task, description="Rendering rooms", completed=done, total=total)
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
-        self._progress = working(self._console)
         self._progress.start()
-        self._task: TaskID = self._progress.add_task("Epoch", total=None)
         self._epochs = config.trainer.epochs
 
     def step(self, epoch: int, done: int, steps: int) -> None:
@@ -58,8 +62,7 @@ class ConsoleTracker(Tracker):
         self._console.print(epoch_line(history[-1]), soft_wrap=True)
 
     def close(self) -> None:
-        if hasattr(self, "_progress"):
-            self._progress.stop()
+        self._progress.stop()
 
 
 def working(console: Console) -> Progress:
@@ -101,11 +104,12 @@ def criteria_table(criteria: Sequence[Criterion]) -> Table:
 def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
     """How far a model is ahead of the predictions that hear nothing."""
     names = {"mean_map": "the mean depth map of the training set", "constant": "the best constant of the training set"}
-    return [
-        f"Against {names[name]} (rmse {score:.3f} m): "
-        f"{abs(1 - rmse / score):.1%} {'lower' if rmse < score else 'HIGHER'}."
-        for name, score in blind.items()
-    ]
+    lines = []
+    for name, score in blind.items():
+        ahead = 1 - rmse / score if score > 0 else float("-inf")
+        verdict = f"{ahead:.1%} lower" if ahead > 0 else f"NOT lower, {rmse:.3f} m"
+        lines.append(f"Against {names[name]} (rmse {score:.3f} m): {verdict}.")
+    return lines
 
 
 def findings_table(findings: Findings) -> Table:

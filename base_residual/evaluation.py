@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from base_residual.data.sample import EchoDataset, collate
+from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import DataError
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
 from base_residual.model import DepthNet
@@ -109,10 +109,17 @@ def evaluate(
     device = next(model.parameters()).device
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
+    batches: DataLoader[EchoBatch] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # leaves the global one alone
+    )
     was_training = model.training
     model.eval()
     try:
-        for batch in DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate):  # type: ignore[arg-type]
+        for batch in batches:
             parts = model.listen(batch.waveform.to(device), detach_base)
             gt = batch.depth.to(device)
             metrics.update(parts.final, gt)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from base_residual.config import LossConfig
 from base_residual.errors import ConfigError, ShapeError
 
+ReconKind = Literal["l1", "rmse"]
+
 
 class LossWeights(NamedTuple):
     """Weights of the three terms."""
@@ -68,15 +70,39 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
+def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "l1") -> Tensor:
+    """How far a prediction is from the ground truth over valid pixels, in metres.
+
+    Args:
+        final, gt: (B, 1, H, W) in metres.
+        valid: bool (B, 1, H, W).
+        kind: `l1` for mean |final - gt|; `rmse` for each image's root mean square, then the mean over images, which is
+            what evaluation measures and what a few pixels far off move most.
+    """
+    if kind == "l1":
+        return masked_mean((final - gt).abs(), valid)
+    squares = torch.where(valid, final - gt, 0).square().sum(dim=(1, 2, 3))
+    count = valid.sum(dim=(1, 2, 3))
+    # The root has no slope at 0: a millimetre under it keeps gradients finite.
+    return masked_mean((squares / count.clamp(min=1) + 1e-6).sqrt(), count > 0)
+
+
 def decomposition_terms(
-    base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, kernel: int, valid_mask: Tensor | None = None
+    base: Tensor,
+    residual: Tensor,
+    final: Tensor,
+    gt: Tensor,
+    kernel: int,
+    valid_mask: Tensor | None = None,
+    recon: ReconKind = "l1",
 ) -> LossTerms:
-    """The three terms over valid pixels: mean |final - gt|, mean |base - lowpass(gt)| and mean |residual|.
+    """The three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
 
     Args:
         base, residual, final, gt: (B, 1, H, W) in metres.
         kernel: side of the low-pass box, in pixels.
         valid_mask: bool (B, 1, H, W); default: gt > 0.
+        recon: kind of the reconstruction term; see `reconstruction`.
 
     Raises:
         ShapeError: the shapes differ.
@@ -89,7 +115,7 @@ def decomposition_terms(
     valid = gt > 0 if valid_mask is None else valid_mask
     smooth = low_pass(torch.where(valid, gt, 0), kernel, valid)
     return LossTerms(
-        recon=masked_mean((final - gt).abs(), valid),
+        recon=reconstruction(final, gt, valid, recon),
         base=masked_mean((base - smooth).abs(), valid),
         sparse=masked_mean(residual.abs(), valid),
     )
@@ -99,10 +125,11 @@ class BaseResidualLoss(nn.Module):
     """Weighted sum of a reconstruction, a base and a sparsity term.
 
     Args:
-        lambda_recon: weight of mean |final - gt|.
+        lambda_recon: weight of the reconstruction, mean |final - gt|.
         lambda_base: weight of mean |base - lowpass(gt)|.
         lambda_sparse: weight of mean |residual|.
         lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
+        recon: `rmse` for another reconstruction term; see `reconstruction`.
     """
 
     def __init__(
@@ -111,10 +138,11 @@ class BaseResidualLoss(nn.Module):
         lambda_base: float = 0.8,
         lambda_sparse: float = 0.2,
         lowpass_kernel: int = 16,
+        recon: ReconKind = "l1",
     ) -> None:
         super().__init__()
         self.lambdas = LossWeights(lambda_recon, lambda_base, lambda_sparse)
-        self.lowpass_kernel = lowpass_kernel
+        self.lowpass_kernel, self.recon = lowpass_kernel, recon
 
     @property
     def weights(self) -> LossWeights:
@@ -139,7 +167,7 @@ class BaseResidualLoss(nn.Module):
         Raises:
             ShapeError: the shapes differ.
         """
-        terms = decomposition_terms(base, residual, final, gt, self.lowpass_kernel, valid_mask)
+        terms = decomposition_terms(base, residual, final, gt, self.lowpass_kernel, valid_mask, self.recon)
         weights = self.weights
         total = weights.recon * terms.recon + weights.base * terms.base + weights.sparse * terms.sparse
         return total, terms
@@ -154,6 +182,7 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         warmup: weights at the start.
         later: weights after the warm-up.
         lowpass_kernel: side of the low-pass box, in pixels.
+        recon: kind of the reconstruction term.
     """
 
     def __init__(
@@ -163,8 +192,9 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         warmup: LossWeights = WARMUP_WEIGHTS,
         later: LossWeights = LATER_WEIGHTS,
         lowpass_kernel: int = 16,
+        recon: ReconKind = "l1",
     ) -> None:
-        super().__init__(*warmup, lowpass_kernel=lowpass_kernel)
+        super().__init__(*warmup, lowpass_kernel=lowpass_kernel, recon=recon)
         if schedule not in ("step", "linear", "cosine"):
             raise ConfigError(f"Unknown schedule '{schedule}'. Known are step, linear, cosine.")
         self.warmup_epochs, self.schedule = warmup_epochs, schedule
@@ -184,5 +214,9 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
 def make_loss(config: LossConfig) -> BaseResidualLoss:
     """The loss that a configuration asks for."""
     if config.adaptive:
-        return AdaptiveBaseResidualLoss(config.warmup_epochs, config.schedule, lowpass_kernel=config.lowpass_kernel)
-    return BaseResidualLoss(config.lambda_recon, config.lambda_base, config.lambda_sparse, config.lowpass_kernel)
+        return AdaptiveBaseResidualLoss(
+            config.warmup_epochs, config.schedule, lowpass_kernel=config.lowpass_kernel, recon=config.recon
+        )
+    return BaseResidualLoss(
+        config.lambda_recon, config.lambda_base, config.lambda_sparse, config.lowpass_kernel, config.recon
+    )

@@ -157,30 +157,37 @@ class Trainer:
         """
         run_dir = self.config.run_dir
         with claimed(run_dir, self._resume, self._overwrite):
-            datasets = {split: given or self._open(split) for split, given in self._given.items()}
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.config.trainer.seed)
-                model = create_model(self.config)
-            model.start_at(mean_depth(datasets["train"]))
-            model.to(self.device)
-            optimizer = make_optimizer(model, self.config.trainer)
-            position = Position(1, 0, torch.zeros(4), [])
-            if self._resume and (run_dir / STATE).exists():
-                position = restore_state(run_dir / STATE, self.config, model, optimizer)
-            with replacing(run_dir / "config.yaml") as aside:
-                aside.write_text(self.config.to_yaml(), encoding="utf-8")
             try:
-                for tracker in self._trackers:
-                    tracker.start(self.config, run_dir, position.history)
-                picture = self._run(model, optimizer, datasets["train"], datasets["val"], position)
+                return self._fit(run_dir)
             finally:
                 for tracker in self._trackers:
                     tracker.close()
-            return self._finish(datasets["train"], datasets["test"], position, picture)
+
+    def _fit(self, run_dir: Path) -> FitResult:
+        datasets = {split: given or self._open(split) for split, given in self._given.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.trainer.seed)
+            model = create_model(self.config)
+        model.start_at(mean_depth(datasets["train"]))
+        model.to(self.device)
+        optimizer = make_optimizer(model, self.config.trainer)
+        position = Position(1, 0, torch.zeros(4), [])
+        if self._resume and (run_dir / STATE).exists():
+            position = restore_state(run_dir / STATE, self.config, model, optimizer)
+        with replacing(run_dir / "config.yaml") as aside:
+            aside.write_text(self.config.to_yaml(), encoding="utf-8")
+        for tracker in self._trackers:
+            tracker.start(self.config, run_dir, position.history)
+        picture = self._run(model, optimizer, datasets["train"], datasets["val"], position)
+        return self._finish(datasets["train"], datasets["test"], position, picture)
 
     def _open(self, split: str) -> EchoDataset:
         data = self.config.data
-        return open_dataset(data.name, data.root, split, self.config)
+        return open_dataset(data.name, data.root, split, self.config, self._tell_rendering)
+
+    def _tell_rendering(self, done: int, total: int) -> None:
+        for tracker in self._trackers:
+            tracker.rendering(done, total)
 
     def _run(
         self,
@@ -193,7 +200,7 @@ class Trainer:
         """All epochs from `position` on; returns the last picture."""
         config, run_dir = self.config, self.config.run_dir
         settings = config.trainer
-        loss = make_loss(config.loss) if model.splits else PlainLoss()
+        loss = make_loss(config.loss) if model.splits else PlainLoss(config.loss.recon)
         batches = Batches(len(train), settings.batch_size, settings.seed)
         loader = make_loader(train, batches, config.data.num_workers, self.device)
         picture = run_dir / f"epoch_{settings.epochs:04d}_decomposition.png"

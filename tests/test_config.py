@@ -74,7 +74,7 @@ def test_a_wrong_setting_says_which_and_what_was_expected(layer: dict[str, objec
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="Known presets are default, aggressive, conservative"):
+    with pytest.raises(ConfigError, match="Known presets are default, original, aggressive, conservative"):
         make_config(preset="wild")
 
 

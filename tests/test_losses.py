@@ -12,6 +12,7 @@ from base_residual.losses import (
     AdaptiveBaseResidualLoss,
     BaseResidualLoss,
     LossWeights,
+    ReconKind,
     decomposition_terms,
     low_pass,
     make_loss,
@@ -101,10 +102,19 @@ def test_the_loss_equals_a_plain_float64_reference(seed: int) -> None:
     assert float(total) == pytest.approx(recon + 0.8 * layout + 0.2 * sparse, rel=1e-10)
 
 
-def test_gradients_are_right_in_float64() -> None:
+def test_the_other_reconstruction_is_the_mean_of_each_images_rmse() -> None:
+    scene = random_scene(5)
+    scene["gt"][1] = 0
+    _, terms = BaseResidualLoss(recon="rmse")(**scene)
+    final, gt = scene["final"][0].numpy(), scene["gt"][0].numpy()
+    assert float(terms.recon) == pytest.approx(np.sqrt(np.mean((final - gt)[gt > 0] ** 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("recon", ["l1", "rmse"])
+def test_gradients_are_right_in_float64(recon: ReconKind) -> None:
     scene = random_scene(1, side=5)
     inputs = [scene[name].requires_grad_() for name in ("base", "residual", "final")]
-    loss = BaseResidualLoss(lowpass_kernel=2)
+    loss = BaseResidualLoss(lowpass_kernel=2, recon=recon)
     assert torch.autograd.gradcheck(lambda *parts: loss(*parts, scene["gt"])[0], inputs)
 
 
@@ -172,7 +182,7 @@ def test_an_unknown_schedule_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "expected"),
-    [("default", (0.8, 0.2, 16)), ("aggressive", (1.0, 0.3, 24)), ("conservative", (0.5, 0.1, 12))],
+    [("original", (0.8, 0.2, 16)), ("aggressive", (1.0, 0.3, 24)), ("conservative", (0.5, 0.1, 12))],
 )
 def test_presets_of_the_design_at_256_pixels(preset: str, expected: tuple[float, float, int]) -> None:
     loss = make_loss(make_config({"data": {"name": "batvisionv2"}}, preset=preset).loss)

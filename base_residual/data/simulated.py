@@ -74,6 +74,7 @@ def simulate(root: Path, data: DataConfig, simulation: SimulationConfig, progres
     Raises:
         DataError: the folder is not empty, cannot be written to, or a worker failed.
     """
+    root = root.resolve()
     partial = root.with_name(f"{root.name}.partial")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)

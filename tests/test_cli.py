@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from conftest import TINY, write_batvision
+from PIL import Image
+from typer.testing import CliRunner
+
+from base_residual import __version__
+from base_residual.cli import app
+
+TINY_OPTIONS = [
+    item
+    for section, values in TINY.items()
+    for key, value in values.items()
+    for item in ("--set", f"{section}.{key}={value}")
+]
+
+
+def brdepth(*arguments: object, code: int = 0) -> str:
+    """What the command prints on both streams; it must end with that exit code and never with a traceback."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def sentence(output: str) -> str:
+    """The one error line of an output."""
+    lines = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, output
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run on the tiny rooms and what its command printed."""
+    folder = tmp_path_factory.mktemp("run")
+    output = brdepth("train", *TINY_OPTIONS, "--results-dir", folder, "--experiment-name", "cli")
+    return next(folder.iterdir()), output
+
+
+def test_training_prints_the_epochs_the_metrics_the_criteria_and_where_things_are(run: tuple[Path, str]) -> None:
+    folder, output = run
+    assert re.search(r"^Epoch 1: Loss=\d+\.\d\d \(recon=\d+\.\d\d, base=\d+\.\d\d, sparse=\d+\.\d\d\)", output, re.M)
+    assert re.search(r"^Epoch 2: Loss=", output, re.M)
+    for words in (
+        "rmse",
+        "abs_rel",
+        "delta1",
+        "residual_gain",
+        "Success criteria",
+        "32 x 32 pixels",
+        "epoch_0002_decomposition.png",
+    ):
+        assert words in output
+    assert re.search(
+        r"Against the mean depth map of the training set \(rmse \d\.\d+ m\): (\d+\.\d% lower|NOT lower)", output
+    )
+    assert re.search(r"Against the best constant of the training set", output)
+    assert f"Run folder: {folder}" in output
+    assert list(folder.parent.glob("base_residual_*_cli*/epoch_*_decomposition.png"))
+
+
+def test_no_table_is_wider_than_eighty_columns(run: tuple[Path, str]) -> None:
+    folder, output = run
+    printed = output + brdepth("eval", folder / "best.safetensors") + brdepth("--help") + brdepth("train", "--help")
+    tables = [
+        line for line in printed.splitlines() if str(folder.parent) not in line and not line.startswith("Against")
+    ]
+    assert max(len(line) for line in tables) <= 80
+
+
+def test_evaluating_prints_the_same_figures_as_json(run: tuple[Path, str]) -> None:
+    folder, _ = run
+    report = json.loads(brdepth("eval", folder / "best.safetensors", "--json"))
+    stored = json.loads((folder / "evaluation.json").read_text())
+    assert report["metrics"] == pytest.approx(stored["metrics"], abs=1e-5)
+    assert report["protocol"] == stored["protocol"]
+    assert [criterion["name"] for criterion in report["criteria"]] == [c["name"] for c in stored["criteria"]]
+    near = json.loads(brdepth("eval", folder / "best.safetensors", "--json", "--split", "val", "--min-depth", "0.5"))
+    assert near["protocol"]["min_depth"] == 0.5
+    assert "base_smoothness" in brdepth("eval", folder / "last.safetensors")
+
+
+def test_visualizing_a_split_and_recordings_of_ones_own(run: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = run
+    output = brdepth("visualize", folder / "best.safetensors", "--count", 2)
+    picture = Path(output.strip().removeprefix("Picture: "))
+    assert picture.parent == folder
+    with Image.open(picture) as image:
+        assert image.width > image.height
+    echo = tmp_path / "own.wav"
+    soundfile.write(echo, 0.1 * np.random.default_rng(0).standard_normal((9000, 2)), 48_000)
+    brdepth("visualize", folder / "best.safetensors", "--audio", echo, "--out", tmp_path / "own.png")
+    with Image.open(tmp_path / "own.png") as image:
+        assert image.format == "PNG"
+
+
+def test_predicting_writes_metres_and_a_picture_for_each_recording(run: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = run
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal((5000, 2)), 44_100)
+    output = brdepth(
+        "predict", folder / "best.safetensors", tmp_path / "a.wav", tmp_path / "b.wav", "--out", tmp_path / "out"
+    )
+    assert len(output.splitlines()) == 2
+    for name in ("a", "b"):
+        depth = np.load(tmp_path / "out" / f"{name}_depth.npy", allow_pickle=False)
+        assert (depth.shape, depth.dtype) == ((32, 32), np.float32)
+        assert 0 <= depth.min() <= depth.max() <= 8.0
+        assert (tmp_path / "out" / f"{name}_depth.png").exists()
+
+
+def test_simulated_rooms_can_be_written_checked_and_trained_on(tmp_path: Path) -> None:
+    root = tmp_path / "rooms"
+    few = ["--rooms", 8, "--val-rooms", 2, "--test-rooms", 2, "--poses", 1, "--output-size", 32, "--max-depth", 8]
+    assert f"brdepth train --data-root {root}" in brdepth("simulate", root, *few)
+    report = brdepth("check-data", root)
+    for words in ("Simulated_Rooms", "train 8, val 2, test 2", "44100 (12 files)", "32 x 32", "No problems."):
+        assert words in report
+    found = json.loads(brdepth("check-data", root, "--json"))
+    assert found["recordings"]["Simulated_Rooms/train"] == 8
+    output = brdepth("train", *TINY_OPTIONS, "--data-root", root, "--results-dir", tmp_path / "results", "--epochs", 1)
+    assert "Epoch 1:" in output
+
+
+def test_checking_names_each_problem_and_ends_with_code_one(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path)
+    (root / "Attic" / "audio" / "audio_0.wav").unlink()
+    output = brdepth("check-data", root, code=1)
+    assert output.count("Problem: The recording") == 3
+    assert "3 problems." in output
+
+
+OLD_LINE = (
+    "--dataset batvisionv2 --batch_size 64 --learning_rate 0.001 --use_wandb --use_adaptive_loss "
+    "--warmup_epochs 20 --experiment_name improved_adaptive"
+)
+
+
+def test_the_older_line_means_what_it_meant() -> None:
+    config = yaml.safe_load(brdepth("train", *OLD_LINE.split(), "--dry-run"))
+    assert config["data"]["name"] == "batvisionv2"
+    assert (config["trainer"]["batch_size"], config["trainer"]["learning_rate"]) == (64, 0.001)
+    assert config["tracking"]["wandb"] is True
+    assert config["tracking"]["experiment_name"] == "improved_adaptive"
+    assert config["loss"] | {"adaptive": True, "curriculum": True, "warmup_epochs": 20} == config["loss"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_older_line_runs_on_the_real_recording(
+    tmp_path: Path, real_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRDEPTH_DATA", str(real_root))
+    monkeypatch.chdir(tmp_path)
+    output = brdepth("train", *OLD_LINE.split(), "--epochs", 1)
+    assert "Epoch 1: Loss=" in output
+    folder = tmp_path / "results" / "base_residual_batvisionv2_BS64_Lr0.001_AdamW_improved_adaptive"
+    assert (folder / "epoch_0001_decomposition.png").exists()
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_the_real_recording_is_learned_evaluated_drawn_and_predicted(tmp_path: Path, real_root: Path) -> None:
+    """One recording, 22 % holes and one stray pixel at 15.7 m: what the rmse of its valid pixels takes into account."""
+    options = "--lambda-base 0 --lambda-sparse 0 --epochs 100 --learning-rate 0.005 --warmup_epochs 100"
+    sizes = ["data.output_size=64", "data.mirror=false", "data.num_workers=0", "trainer.picture_every=1000"]
+    sizes += ["model.base_decoder=map", "loss.recon=rmse", "trainer.save_every=1000"]
+    settings = [item for setting in sizes for item in ("--set", setting)]
+    real = ["--dataset", "batvisionv2", "--data-root", real_root]
+    brdepth("train", *real, *options.split(), *settings, "--results-dir", tmp_path)
+    checkpoint = next(tmp_path.iterdir()) / "last.safetensors"
+    assert json.loads(brdepth("eval", checkpoint, "--json"))["metrics"]["rmse"] < 0.1
+    brdepth("visualize", checkpoint)
+    brdepth("predict", checkpoint, real_root / "Sample_Location" / "audio" / "audio_47.wav", "--out", tmp_path / "p")
+    depth = np.load(tmp_path / "p" / "audio_47_depth.npy", allow_pickle=False)
+    assert 0.5 < float(np.median(depth)) < 1.5
+
+
+def test_resuming_and_overwriting_from_the_command_line(tmp_path: Path) -> None:
+    line = ["train", *TINY_OPTIONS, "--results-dir", tmp_path, "--epochs"]
+    brdepth(*line, 1)
+    assert "--resume" in sentence(brdepth(*line, 2, code=2))
+    resumed = brdepth(*line, 2, "--resume")
+    assert "Epoch 2:" in resumed
+    assert "Epoch 1:" not in resumed
+    assert "Epoch 1:" in brdepth(*line, 1, "--overwrite")
+
+
+def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("trainer: {epochs: 7, batch_size: 5}\nloss: {lambda_base: 0.3}\n")
+    config = yaml.safe_load(brdepth("train", "--config", path, "--epochs", 9, "--preset", "aggressive", "--dry-run"))
+    assert (config["trainer"]["epochs"], config["trainer"]["batch_size"]) == (9, 5)
+    assert (config["loss"]["lambda_base"], config["loss"]["lambda_sparse"]) == (0.3, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train --dataset batvisionv2", "No dataset folder was given"),
+        ("train --dataset batvisionv2 --data-root nowhere", "nowhere does not exist"),
+        ("train --dataset batvisionv2 --data-root .", "No recordings for the split 'train'"),
+        ("train --dataset kitti", "'simulated' or 'batvisionv2', not 'kitti'"),
+        ("train --preset wild", "Known presets are default, original, aggressive, conservative"),
+        ("train --epochs 0", "trainer.epochs: .*greater than or equal to 1"),
+        ("train --set trainer.epoch=3", "did you mean 'epochs'"),
+        ("train --set nonsense", "section.key=value"),
+        ("train --config none.yaml", "Cannot read the configuration none.yaml"),
+        ("train --device cuda:99", "'cuda:99' is not on this machine"),
+        ("train --experiment-name ../../etc", "tracking.experiment_name"),
+        ("eval none.safetensors", "none.safetensors does not exist"),
+        ("eval junk.safetensors", "not a readable safetensors file"),
+        ("visualize junk.safetensors", "not a readable safetensors file"),
+        ("predict junk.safetensors a.wav", "not a readable safetensors file"),
+        ("check-data nowhere", "nowhere does not exist"),
+        ("check-data .", "No recordings"),
+        ("simulate .", "is not empty"),
+        ("simulate rooms --style spooky", "'standard' or 'hard'"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence_and_code_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    assert re.search(words, sentence(brdepth(*arguments.split(), code=2)))
+
+
+def damage(root: Path, kind: str) -> None:
+    audio, depth = root / "Attic" / "audio" / "audio_0.wav", root / "Attic" / "depth" / "depth_0.npy"
+    match kind:
+        case "no column":
+            table = root / "Attic" / "train.csv"
+            table.write_text(table.read_text().replace("depth file name", "file"))
+        case "missing file":
+            audio.unlink()
+        case "broken wav":
+            audio.write_bytes(b"RIFF....WAVE")
+        case "mono wav":
+            soundfile.write(audio, np.zeros(100), 44_100)
+        case "wrong rank":
+            np.save(depth, np.zeros((4, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no column", "has no column 'depth file name'"),
+        ("missing file", "audio_0.wav does not exist"),
+        ("broken wav", "audio_0.wav is not a readable sound file"),
+        ("mono wav", "has 1 channel; expected are 2"),
+        ("wrong rank", r"depth_0.npy has shape \(4, 4, 3\)"),
+    ],
+)
+def test_a_broken_dataset_ends_in_one_sentence_and_code_two(tmp_path: Path, kind: str, words: str) -> None:
+    root = write_batvision(tmp_path / "set")
+    damage(root, kind)
+    options = [*TINY_OPTIONS, "--dataset", "batvisionv2", "--data-root", root, "--results-dir", tmp_path / "results"]
+    assert re.search(words, sentence(brdepth("train", *options, code=2)))
+
+
+def test_recordings_that_cannot_be_predicted_are_named(run: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = run
+    for place in ("x", "y"):
+        (tmp_path / place).mkdir()
+        soundfile.write(tmp_path / place / "echo.wav", np.zeros((100, 2)), 44_100)
+    checkpoint = folder / "best.safetensors"
+    assert "does not exist" in sentence(brdepth("predict", checkpoint, "gone.wav", code=2))
+    twice = brdepth("predict", checkpoint, tmp_path / "x" / "echo.wav", tmp_path / "y" / "echo.wav", code=2)
+    assert "called 'echo'" in sentence(twice)
+    assert "Known are train, val, test" in sentence(brdepth("eval", checkpoint, "--split", "dev", code=2))
+
+
+def test_unwritable_results_end_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    output = brdepth("train", *TINY_OPTIONS, "--results-dir", tmp_path / "file", code=2)
+    assert "Cannot write to" in sentence(output)
+
+
+def test_the_version_is_printed() -> None:
+    assert brdepth("--version").strip() == f"brdepth {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--dry-run"]])
+def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
+    script = (
+        "import sys\nfrom base_residual.cli import app\n"
+        f"sys.argv = ['brdepth', *{arguments!r}]\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numpy', 'scipy', 'matplotlib', 'pyroomacoustics'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_defaults_in_the_help_are_those_in_force() -> None:
+    text = " ".join(brdepth("train", "--help").split())
+    config = yaml.safe_load(brdepth("train", "--dry-run", "--dataset", "batvisionv2"))
+    assert f"({config['trainer']['epochs']}; simulated: " in text.replace("│ │ ", "")
+    assert f"({config['loss']['lambda_base']})" in text
+    assert "(off)" in text

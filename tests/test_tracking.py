@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from base_residual.config import Config
+from base_residual.errors import MissingExtraError
+from base_residual.tracking import JsonLines, make_trackers
+from base_residual.trainer import Trainer
+
+
+def test_metrics_jsonl_is_always_whole(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    tracker = JsonLines()
+    tracker.start(tiny(), tmp_path, [{"epoch": 1.0}])
+    tracker.epoch([{"epoch": 1.0}, {"epoch": 2.0}])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_tensorboard_gets_every_key_and_the_picture(tiny: Callable[..., Config]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = Trainer(tiny({"tracking": {"tensorboard": True}}), trackers=[]).fit()
+    events = EventAccumulator(str(result.run_dir / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == result.history[0].keys() - {"epoch"}
+    assert events.Tags()["images"] == ["decomposition"]
+    values = [event.value for event in events.Scalars("val/rmse")]
+    assert values == pytest.approx([record["val/rmse"] for record in result.history])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_and_biases_takes_the_run_offline(tiny: Callable[..., Config]) -> None:
+    result = Trainer(tiny({"tracking": {"wandb": True}, "trainer": {"epochs": 1}}), trackers=[]).fit()
+    runs = list((result.run_dir / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    log = next(runs[0].glob("*.wandb")).read_bytes()
+    for key in ("train/loss_recon", "train/lambda_base", "val/rmse", "decomposition"):
+        assert key.encode() in log
+    assert list(runs[0].rglob("*.png"))
+
+
+@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_missing_extra_says_what_to_install(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf'pip install "base-residual-depth\[{name}\]"'):
+        make_trackers(tiny({"tracking": {name: True}}))

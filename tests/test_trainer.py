@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from base_residual.checkpoint import load_checkpoint
+from base_residual.config import Config
+from base_residual.console import epoch_line
+from base_residual.data.sample import EchoDataset, EchoSample
+from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted
+from base_residual.evaluation import evaluate
+from base_residual.model import DepthNet
+from base_residual.tracking import Record, Tracker
+from base_residual.trainer import STATE, Batches, Trainer, learning_rate, mean_depth, mixed_precision, resolve_device
+
+MakeConfig = Callable[..., Config]
+Rooms = Callable[[str], EchoDataset]
+
+
+def fit(config: Config, **options: object):  # type: ignore[no-untyped-def]
+    return Trainer(config, trackers=[], **options).fit()  # type: ignore[arg-type]
+
+
+def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(run_dir / f"{name}.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class StopAt(Tracker):
+    """Sends the signal of Ctrl-C after a step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.where = (epoch, step)
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        if (epoch, done) == self.where:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_leaves_behind_what_the_design_lists(tiny: MakeConfig) -> None:
+    config = tiny({"tracking": {"experiment_name": "first"}, "trainer": {"picture_every": 1}})
+    result = fit(config)
+    found = {path.name for path in result.run_dir.iterdir()}
+    assert found == {
+        "config.yaml",
+        "metrics.jsonl",
+        "epoch_0001_decomposition.png",
+        "epoch_0002_decomposition.png",
+        "curves.png",
+        "evaluation.json",
+        "best.safetensors",
+        "last.safetensors",
+        "training_state.safetensors",
+    }
+    assert result.run_dir.name == "base_residual_simulated_BS8_Lr0.002_AdamW_first"
+    lines = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.history
+    assert [line["epoch"] for line in lines] == [1, 2]
+    expected = {f"train/loss_{name}" for name in ("total", "recon", "base", "sparse")}
+    expected |= {
+        "train/lambda_recon",
+        "train/lambda_base",
+        "train/lambda_sparse",
+        "val/rmse",
+        "val/abs_rel",
+        "val/delta1",
+    }
+    assert expected <= lines[0].keys()
+    assert load_checkpoint(result.run_dir / "best.safetensors").epoch == result.best_epoch
+    assert result.best["val/rmse"] == min(record["val/rmse"] for record in result.history)
+    assert json.loads((result.run_dir / "evaluation.json").read_text())["metrics"] == result.test.metrics
+    assert set(result.blind) == {"mean_map", "constant"}
+
+
+def test_the_loss_in_the_record_is_the_weighted_sum_of_its_terms(tiny: MakeConfig) -> None:
+    record = fit(tiny({"loss": {"adaptive": True, "warmup_epochs": 1}})).history[-1]
+    parts = sum(record[f"train/lambda_{name}"] * record[f"train/loss_{name}"] for name in ("recon", "base", "sparse"))
+    assert record["train/loss_total"] == pytest.approx(parts, rel=1e-5)
+    assert (record["train/lambda_recon"], record["train/lambda_base"]) == (1.0, 0.5)
+
+
+def test_the_epoch_line_is_literally_that_of_the_design() -> None:
+    terms = {"train/loss_total": 1.234, "train/loss_recon": 0.5, "train/loss_base": 0.6, "train/loss_sparse": 0.006}
+    record: Record = {"epoch": 1, **terms, "val/rmse": 0.4567}
+    line = epoch_line(record)
+    assert line.startswith("Epoch 1: Loss=1.23 (recon=0.50, base=0.60, sparse=0.01)")
+    assert line.endswith("val rmse 0.457 m")
+    assert len(epoch_line(record | {"epoch": 1000})) <= 80
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_one_others(tiny: MakeConfig) -> None:
+    runs = [
+        fit(tiny({"tracking": {"experiment_name": name}, "trainer": {"seed": seed}}))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert runs[0].history == runs[1].history
+    assert same(weights(runs[0].run_dir), weights(runs[1].run_dir))
+    assert runs[0].history != runs[2].history
+
+
+def test_training_does_not_touch_the_global_random_state(tiny: MakeConfig) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(tiny())
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 2), (2, 1)])
+def test_ctrl_c_saves_and_resuming_gives_the_uninterrupted_run(tiny: MakeConfig, epoch: int, step: int) -> None:
+    adaptive = {"loss": {"adaptive": True, "warmup_epochs": 1}}
+    whole = fit(tiny(adaptive, {"tracking": {"experiment_name": "whole"}}))
+    config = tiny(adaptive, {"tracking": {"experiment_name": "cut"}})
+    with pytest.raises(TrainingInterrupted, match=f"Stopped in epoch {epoch} after {step} of 2 steps.*--resume"):
+        Trainer(config, trackers=[StopAt(epoch, step)]).fit()
+    resumed = fit(config, resume=True)
+    assert resumed.history == whole.history
+    assert same(weights(resumed.run_dir), weights(whole.run_dir))
+    assert same(weights(resumed.run_dir, "best"), weights(whole.run_dir, "best"))
+    assert (resumed.run_dir / "metrics.jsonl").read_bytes() == (whole.run_dir / "metrics.jsonl").read_bytes()
+
+
+def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_done(tiny: MakeConfig) -> None:
+    first = fit(tiny(), resume=True)
+    again = fit(tiny(), resume=True)
+    assert again.history == first.history
+    assert again.picture == first.picture
+
+
+def test_more_epochs_may_be_added_and_other_settings_may_not(tiny: MakeConfig) -> None:
+    fit(tiny())
+    longer = fit(tiny({"trainer": {"epochs": 3}}), resume=True)
+    assert [record["epoch"] for record in longer.history] == [1, 2, 3]
+    with pytest.raises(RunError, match=r"other settings: loss.lambda_base"):
+        fit(tiny({"loss": {"lambda_base": 0.1}}), resume=True)
+
+
+def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> None:
+    result = fit(tiny())
+    before = (result.run_dir / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"already holds a run.*--resume.*--experiment-name.*--overwrite"):
+        fit(tiny())
+    assert (result.run_dir / "metrics.jsonl").read_bytes() == before
+    (result.run_dir / "notes.txt").write_text("mine")
+    fit(tiny({"trainer": {"epochs": 1}}), overwrite=True)
+    assert len((result.run_dir / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (result.run_dir / "epoch_0002_decomposition.png").exists()
+    assert (result.run_dir / "notes.txt").exists()
+
+
+def test_two_runs_do_not_share_a_folder(tiny: MakeConfig) -> None:
+    class Second(Tracker):
+        def epoch(self, history: list[Record]) -> None:
+            with pytest.raises(RunError, match="Another process is training"):
+                fit(tiny(), overwrite=True)
+
+    Trainer(tiny({"trainer": {"epochs": 1}}), trackers=[Second()]).fit()
+
+
+def test_a_damaged_state_is_refused_in_words(tiny: MakeConfig) -> None:
+    result = fit(tiny())
+    state = result.run_dir / STATE
+    from base_residual.checkpoint import read_tensors, write_tensors
+
+    tensors, header = read_tensors(state)
+    write_tensors(state, tensors, {"config": header["config"]})
+    with pytest.raises(RunError, match=r"damaged.*--overwrite"):
+        fit(tiny(), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_nothing(tiny: MakeConfig, rooms: Rooms) -> None:
+    class Loud(list):  # type: ignore[type-arg]
+        pass
+
+    broken = Loud(rooms("train")[index] for index in range(8))
+    broken[3] = EchoSample(torch.full_like(broken[3].waveform, float("nan")), broken[3].depth, "broken")
+    config = tiny()
+    with pytest.raises(TrainingError, match=r"loss of epoch 1 is not finite.*learning_rate"):
+        fit(config, train=broken)
+    assert not (config.run_dir / "last.safetensors").exists()
+
+
+def test_a_training_set_without_any_depth_is_an_error(tiny: MakeConfig, rooms: Rooms) -> None:
+    sample = rooms("train")[0]
+    with pytest.raises(DataError, match="nothing to learn from"):
+        fit(tiny(), train=[EchoSample(sample.waveform, torch.zeros(32, 32), "dark")])
+
+
+def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
+    """A network that was trained on those samples alone."""
+    config = tiny(
+        {
+            "trainer": {"epochs": 60, "learning_rate": 0.005, "picture_every": 1000, "save_every": 1000},
+            "data": {"mirror": False},
+            "model": {"base_channels": 8, "base_grid": 8},
+            "loss": {"lambda_sparse": 0.0, "lambda_base": 0.2},
+            "tracking": {"experiment_name": name},
+        }
+    )
+    result = fit(config, train=samples, val=samples[:1], test=samples)
+    return load_checkpoint(result.run_dir / "last.safetensors").model
+
+
+def test_one_batch_can_be_learned_by_heart_and_only_from_its_echoes(tiny: MakeConfig, rooms: Rooms) -> None:
+    """The same network, trained as long on echoes that belong to other rooms' maps, predicts the true ones badly."""
+    samples = [rooms("train")[index] for index in range(8)]
+    shuffled = [EchoSample(samples[index - 1].waveform, samples[index].depth, str(index)) for index in range(8)]
+    true = evaluate(overfit(tiny, samples, "true"), samples).metrics["rmse"]
+    wrong = evaluate(overfit(tiny, shuffled, "shuffled"), samples).metrics["rmse"]
+    assert true < 0.3
+    assert wrong > 0.5
+    assert wrong > 2 * true
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_device_that_is_there_is_taken(device: str) -> None:
+    assert resolve_device(device).type in ("cpu", "cuda", "mps")
+
+
+def test_a_device_that_is_not_there_names_those_that_are(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"'cuda:7' is not on this machine. It has .*cpu"):
+        Trainer(tiny({"trainer": {"device": "cuda:7"}}))
+
+
+def test_the_learning_rate_rises_and_falls_or_stays(tiny: MakeConfig) -> None:
+    settings = tiny().trainer
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    peak = rates.index(max(rates))
+    assert 10 <= peak <= 16
+    assert max(rates) == pytest.approx(settings.learning_rate, rel=0.01)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.01 * settings.learning_rate
+    constant = tiny({"trainer": {"lr_schedule": "constant"}}).trainer
+    assert {learning_rate(step, 100, constant) for step in range(100)} == {settings.learning_rate}
+
+
+def test_every_sample_comes_once_per_epoch_in_an_order_of_its_own() -> None:
+    batches = Batches(20, 5, seed=3)
+    first = [index for batch in batches for index in batch]
+    assert sorted(first) == list(range(20))
+    assert [index for batch in batches for index in batch] == first
+    batches.epoch = 2
+    second = [index for batch in batches for index in batch]
+    assert second != first
+    batches.first = 2
+    assert [index for batch in batches for index in batch] == second[10:]
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
+    assert [sorted(batch) for batch in Batches(3, 64, seed=0)] == [[0, 1, 2]]
+
+
+def test_bf16_is_used_when_asked_and_gives_a_similar_run(tiny: MakeConfig) -> None:
+    full = fit(tiny({"tracking": {"experiment_name": "fp32"}}))
+    half = fit(tiny({"tracking": {"experiment_name": "bf16"}, "trainer": {"precision": "bf16"}}))
+    assert full.history != half.history
+    assert half.history[-1]["train/loss_total"] == pytest.approx(full.history[-1]["train/loss_total"], rel=0.1)
+    with mixed_precision("fp32", torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", ["plain", "unet"])
+def test_the_baselines_train_by_the_same_command(tiny: MakeConfig, name: str) -> None:
+    result = fit(tiny({"model": {"name": name}, "trainer": {"epochs": 1}}))
+    assert result.run_dir.name.startswith(f"{name}_simulated")
+    assert result.history[0]["train/loss_base"] == 0
+    assert result.test.decomposition == {}
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adam"])
+def test_the_optimizer_is_the_one_asked_for(tiny: MakeConfig, optimizer: str) -> None:
+    config = tiny({"trainer": {"epochs": 1, "optimizer": optimizer}})
+    assert f"_{optimizer}_" in fit(config).run_dir.name
+
+
+def test_readers_in_other_processes_give_the_same_run(tiny: MakeConfig) -> None:
+    here = fit(tiny({"tracking": {"experiment_name": "here"}}))
+    there = fit(tiny({"tracking": {"experiment_name": "there"}, "data": {"num_workers": 2}}))
+    assert here.history == there.history
+
+
+def test_the_mean_depth_is_that_of_the_measured_pixels() -> None:
+    half = torch.zeros(4, 4)
+    half[:2] = 3.0
+    assert mean_depth([EchoSample(torch.zeros(2, 5), half, "a"), EchoSample(torch.zeros(2, 5), half + 1, "b")]) == (
+        pytest.approx((8 * 3 + 8 * 4 + 8 * 1) / 24)
+    )
+
+
+def test_the_curriculum_detaches_in_training_and_validation(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+    original = DepthNet.listen
+
+    def spy(self: DepthNet, waveform: torch.Tensor, detach_base: bool = False):  # type: ignore[no-untyped-def]
+        seen.append((self.training, detach_base))
+        return original(self, waveform, detach_base)
+
+    monkeypatch.setattr(DepthNet, "listen", spy)
+    layer = {"loss": {"curriculum": True, "warmup_epochs": 1}, "trainer": {"picture_every": 100}}
+    fit(tiny(layer))
+    training = [detach for train, detach in seen if train]
+    assert training == [False, False, True, True]
+    assert (False, True) in seen
+    assert (False, False) in seen

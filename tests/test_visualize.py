@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from base_residual.visualize import LEAST_SCALE, Panel, curves_figure, decomposition_figure, save_figure
+
+
+def panel(gt: bool = True, residual: float = 0.3) -> Panel:
+    ramp = np.tile(np.linspace(1, 4, 32), (32, 1))
+    truth = ramp.copy()
+    truth[:8, :8] = 0
+    return Panel(ramp, residual * np.sin(ramp), ramp, truth if gt else None, "Attic/audio_1")
+
+
+def titles(figure: object) -> list[str]:
+    return [axis.get_title() for axis in figure.axes if axis.get_title()]  # type: ignore[attr-defined]
+
+
+def test_the_panels_are_named_and_in_metres() -> None:
+    figure = decomposition_figure([panel(), panel()], "Epoch 3")
+    assert titles(figure) == ["base", "residual", "final", "ground truth"]
+    bars = [axis for axis in figure.axes if axis.get_label() == "<colorbar>"]
+    assert len(bars) == 8
+    assert {bar.get_ylabel() for bar in bars} == {"m"}
+
+
+def test_without_a_ground_truth_there_is_no_panel_for_it() -> None:
+    assert titles(decomposition_figure([panel(gt=False)])) == ["base", "residual", "final"]
+
+
+def test_base_final_and_truth_share_a_scale_and_the_residual_is_symmetric() -> None:
+    figure = decomposition_figure([panel()])
+    base, residual, final, truth = (axis.images[0] for axis in figure.axes[:4])
+    assert base.get_clim() == final.get_clim() == truth.get_clim()
+    low, high = residual.get_clim()
+    assert low == -high
+    assert high == pytest.approx(0.3, rel=0.05)
+    assert residual.get_cmap().name == "RdBu"
+
+
+def test_a_residual_of_nothing_looks_like_nothing() -> None:
+    residual = decomposition_figure([panel(residual=0.0)]).axes[1].images[0]
+    assert residual.get_clim() == (-LEAST_SCALE, LEAST_SCALE)
+
+
+def test_holes_are_left_blank() -> None:
+    shown = decomposition_figure([panel()]).axes[3].images[0].get_array()
+    assert shown.mask[:8, :8].all()
+    assert not shown.mask[8:, 8:].any()
+
+
+def test_a_truth_that_is_all_holes_can_be_drawn() -> None:
+    empty = panel()._replace(gt=np.zeros((32, 32)))
+    assert len(decomposition_figure([empty]).axes) == 8
+
+
+def test_a_figure_is_written_as_a_png(tmp_path: Path) -> None:
+    path = save_figure(decomposition_figure([panel()]), tmp_path / "deep" / "p.png")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+    assert [file.name for file in path.parent.iterdir()] == ["p.png"]
+
+
+def test_the_curves_show_all_terms_and_the_validation() -> None:
+    terms = {f"train/loss_{name}": 1.0 for name in ("total", "recon", "base", "sparse")}
+    history = [
+        {"epoch": float(epoch), "val/rmse": 1 / epoch, "val/base_rmse": 1.1 / epoch} | terms for epoch in (1, 2, 3)
+    ]
+    figure = curves_figure(history, "run")
+    labels = [[line.get_label() for line in axis.lines] for axis in figure.axes]
+    assert labels == [["total", "recon", "base", "sparse"], ["final", "base alone"]]
