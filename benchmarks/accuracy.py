@@ -34,7 +34,7 @@ from base_residual.files import replacing
 from base_residual.trainer import Trainer
 from base_residual.visualize import save_figure
 
-# `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design word for word with --adaptive.
+# `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {
     "unet": {"model": {"name": "unet"}},
     "plain": {"model": {"name": "plain"}},

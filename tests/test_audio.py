@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.signal
 import soundfile
 import torch
@@ -128,7 +129,7 @@ def test_the_matched_level_equals_correlation_and_hilbert_envelope_by_scipy() ->
     # Negative lags wrap around to the end, as in any product of spectra.
     full = np.stack([scipy.signal.correlate(ear, template, "full") for ear in echo])
     lags = scipy.signal.correlation_lags(1500, len(template), "full")
-    compressed = np.zeros((2, 1500 + len(template)))
+    compressed = np.zeros((2, scipy.fft.next_fast_len(1500 + len(template))))
     compressed[:, lags] = full
     envelope = np.abs(scipy.signal.hilbert(compressed))[:, :1500]
     expected = 1 - 2 * np.log(envelope / envelope.max() + 1e-4) / np.log(1e-4)

@@ -1,0 +1,96 @@
+"""The README's commands and code, run as they stand there; only sizes are appended so that the suite stays quick."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from base_residual.config import make_config, merge
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = [f"--set={section}.{key}={value}" for section, values in TINY.items() for key, value in values.items()]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    installing = [line for line in commands() if "pip install" in line]
+    assert len(installing) == 2
+    assert installing[0].endswith("&& brdepth train")
+    assert installing[1].endswith("&& python -m pytest")
+
+
+def test_ci_runs_those_two_commands() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for needle in re.findall(r'readme_command "([^"]+)"', script):
+        assert README.count(needle) == 1
+    assert script.count("readme_command ") == 2
+
+
+def test_the_readme_commands_run_in_this_order(tmp_path: Path) -> None:
+    """Without the installation, which CI does in new environments, and on rooms that render in seconds."""
+    lines = [line.split("&& ")[-1] for line in commands() if "brdepth" in line]
+    assert [line.split()[1] for line in lines] == ["train", "visualize", "eval"]
+    # The run folder is named after batch size and learning rate, which keep their defaults.
+    named = make_config().run_name
+    assert all(named in line for line in lines[1:])
+    for line in lines:
+        small = [option for option in SMALL if "batch_size" not in option] if line == "brdepth train" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "base_residual.cli", *shlex.split(line)[1:], *small],
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "80"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    assert (tmp_path / "results" / named / "best_test_decomposition.png").exists()
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_the_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import base_residual
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base_residual, "make_config", lambda layer: make_config(merge(layer, TINY)), raising=False)
+    exec(compile(blocks("python")[number], "README.md", "exec"), {})
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    from typer.main import get_command
+
+    from base_residual.cli import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"`brdepth ([a-z-]+)", README)) | set(re.findall(r"^\$ brdepth ([a-z-]+)", README, re.M))
+    assert named
+    assert named <= known
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    from typer.testing import CliRunner
+
+    from base_residual.cli import app
+
+    helps = "".join(
+        CliRunner().invoke(app, [command, "--help"]).output for command in ("train", "eval", "visualize", "predict")
+    )
+    installers = {"--check"}
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - installers:
+        assert option in helps, option
