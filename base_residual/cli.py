@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,7 @@ from base_residual.config import (
     PRESETS,
     Config,
     Layer,
+    choices,
     load_layer,
     make_config,
     merge,
@@ -64,15 +65,22 @@ app = typer.Typer(
 
 
 def setting(key: str, *names: str) -> Any:
-    """A command-line option whose help and default are those of the configuration's field `section.name`."""
+    """A command-line option whose help, choices and default are those of the configuration's field `section.name`."""
     section, name = key.split(".")
     field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
     value = field.get_default()
-    default = {"None": "none", "False": "off", "True": "on"}.get(str(value), str(value))
+    default = {"False": "off", "True": "on"}.get(str(value), str(value))
     for dataset, layer in DATASET_DEFAULTS.items():
         if name in layer.get(section, {}):
             default += f"; {dataset}: {layer[section][name]}"
-    return typer.Option(*names, help=field.description, show_default=default, rich_help_panel=section.capitalize())
+    implied = value is None or "unless given" in field.description
+    return typer.Option(
+        *names,
+        help=field.description if implied else f"{field.description} (default: {default})",
+        metavar="|".join(choices(field.annotation)) if get_origin(field.annotation) is Literal else None,
+        show_default=False,
+        rich_help_panel=section.capitalize(),
+    )
 
 
 # Which setting each option of `train` reaches; those without an entry are not settings.
@@ -281,6 +289,28 @@ def predict(
 
     for array, picture in write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out):
         print(f"{array}  {picture}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="PNG file for the curves.")] = Path("comparison.png"),
+    as_json: JsonOption = False,
+) -> None:
+    """Put finished runs side by side; a plain U-Net among them is what the others are measured against."""
+    from base_residual.compare import compare_runs
+    from base_residual.console import comparison_tables
+    from base_residual.visualize import comparison_figure, save_figure
+
+    comparison = compare_runs(runs)
+    if as_json:
+        print(json.dumps(comparison.as_dict(), indent=2))
+        return
+    console = _console()
+    for table in comparison_tables(comparison):
+        console.print(table)
+    console.print("epochs: until within 2 % of the run's own best; to reach: until the reference's best.")
+    print(f"Picture: {save_figure(comparison_figure({run.name: [run.val_rmse] for run in comparison.runs}), out)}")
 
 
 @app.command()

@@ -116,7 +116,7 @@ class AudioConfig(Section):
 class ModelConfig(Section):
     """The network: one encoder, and a decoder for each part of the prediction."""
 
-    name: ModelName = Field("base_residual", description="base_residual, or a baseline: plain or unet.")
+    name: ModelName = Field("base_residual", description="The decomposition, or a plain baseline.")
     encoder: Literal["time", "unet"] = Field(
         "time", description="time: 1-D over the echo; unet: 2-D over a spectrogram."
     )
@@ -139,7 +139,9 @@ class LossConfig(Section):
     lambda_recon: float = Field(1.0, ge=0, description="Weight of the reconstruction.")
     lambda_base: float = Field(0.2, ge=0, description="Weight of mean |base - lowpass(gt)|.")
     lambda_sparse: float = Field(0.02, ge=0, description="Weight of mean |residual|.")
-    lowpass_kernel: int = Field(16, ge=1, le=512, description="Side of the low-pass box, in pixels.")
+    lowpass_kernel: int = Field(
+        16, ge=1, le=512, description="Side of the low-pass box, in pixels; 1/16 of the map's unless given."
+    )
     adaptive: bool = Field(False, description="Change the weights after the warm-up; switches the curriculum on, too.")
     warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
     schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")

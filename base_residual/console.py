@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from base_residual.compare import Comparison
 from base_residual.config import Config
 from base_residual.data.check import Findings
 from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.tracking import Record, Tracker
 
+COMPARED = ("rmse (m)", "ahead", "abs_rel", "delta1", "gain", "epochs", "to reach")
 HEALTHY = {
     "base_positive": ">= 0",
     "base_smoothness": "well below 1",
@@ -110,6 +112,32 @@ def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
         verdict = f"{ahead:.1%} lower" if ahead > 0 else f"NOT lower, {rmse:.3f} m"
         lines.append(f"Against {names[name]} (rmse {score:.3f} m): {verdict}.")
     return lines
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Runs side by side, and the verdicts on each of them."""
+    reference = comparison.reference
+    columns = [Column("run", overflow="fold"), *(Column(name, justify="right") for name in COMPARED)]
+    table = Table(*columns, title=f"Test split, against {reference.name}", title_justify="left", box=box.SIMPLE_HEAD)
+    for run in comparison.runs:
+        metrics, figures = run.test.metrics, run.test.decomposition
+        reached = comparison.epochs_to_reference(run)
+        table.add_row(
+            run.name,
+            f"{run.rmse:.3f}",
+            "" if run is reference else f"{comparison.ahead(run):+.1%}",
+            f"{metrics['abs_rel']:.3f}",
+            f"{metrics['delta1']:.3f}",
+            f"{figures['residual_gain']:.1%}" if figures else "",
+            f"{run.converged_at()}",
+            "never" if reached is None else f"{reached}",
+        )
+    tables = [table]
+    for run in comparison.runs:
+        verdicts = criteria_table(comparison.criteria(run))
+        verdicts.title = f"Success criteria: {run.name}"
+        tables.append(verdicts)
+    return tables
 
 
 def findings_table(findings: Findings) -> Table:

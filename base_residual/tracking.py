@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image
 from base_residual.config import Config
 from base_residual.errors import MissingExtraError
 from base_residual.files import replacing
+
+log = logging.getLogger("base_residual")
 
 Record = dict[str, float]
 """One epoch: `epoch`, `train/loss_total`, ..., `val/rmse`, ..."""
@@ -67,10 +70,14 @@ class WeightsAndBiases(Tracker):
         self._wandb = wandb
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
-        # Without a terminal nobody can answer the question for a key; a run must not hang on it.
-        mode: Any = os.environ.get("WANDB_MODE") or (
-            "online" if os.environ.get("WANDB_API_KEY") or _wandb_login() else "offline"
-        )
+        # Nobody may be there to answer the library's question for a key; a run must not hang on it.
+        mode: Any = os.environ.get("WANDB_MODE")
+        if not mode:
+            mode = "online" if os.environ.get("WANDB_API_KEY") or _wandb_login() else "offline"
+            if mode == "offline":
+                log.warning(
+                    "Weights & Biases has no key here: logging offline to %s; 'wandb sync' uploads it.", run_dir
+                )
         self._run: Any = self._wandb.init(
             project=config.tracking.wandb_project,
             name=config.run_name,
@@ -81,6 +88,8 @@ class WeightsAndBiases(Tracker):
             mode=mode,
             settings=self._wandb.Settings(silent=True),
         )
+        if self._run.url:
+            log.warning("Weights & Biases: %s", self._run.url)
 
     def epoch(self, history: list[Record]) -> None:
         record = history[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,7 +80,7 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
                 image = axis.imshow(holes, cmap=DEPTH_COLOURS, vmin=low, vmax=high)
             bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
             bar.ax.tick_params(labelsize=8)
-            bar.set_label("m", rotation=0, fontsize=8, labelpad=2)
+            bar.ax.set_title("m", fontsize=8)
         line[0].set_ylabel(row.title, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=13)
@@ -95,6 +95,7 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         title: above both.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -111,9 +112,33 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title:
         figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Validation rmse over the epochs, a line per name: the mean of its runs, and the range that they span.
+
+    Args:
+        curves: by name, one or more runs' validation rmse of each epoch, in metres; runs of a name are equally long.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    for name, runs in curves.items():
+        values = np.array(runs)  # (runs, epochs)
+        epochs = np.arange(1, values.shape[1] + 1)
+        line = axis.plot(epochs, values.mean(axis=0), label=name, lw=1.8)[0]
+        axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
+    axis.set(xlabel="epoch", ylabel="validation rmse (m)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -32,7 +32,7 @@ from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
 from base_residual.trainer import Trainer
-from base_residual.visualize import save_figure
+from base_residual.visualize import comparison_figure, save_figure
 
 # `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {
@@ -133,24 +133,6 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def draw(models: Mapping[str, Any], path: Path) -> None:
-    """Validation rmse over the epochs: each model's mean over the seeds, and the range that they span."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axis = figure.subplots()
-    for name, summary in models.items():
-        curves = torch.tensor(summary["val_rmse"])
-        epochs = range(1, curves.shape[1] + 1)
-        line = axis.plot(epochs, curves.mean(dim=0), label=name, lw=1.8)[0]
-        axis.fill_between(epochs, curves.amin(dim=0), curves.amax(dim=0), color=line.get_color(), alpha=0.15, lw=0)
-    axis.set(xlabel="epoch", ylabel="validation rmse (m)")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
-
-
 def table(models: Mapping[str, Any]) -> Table:
     shown = Table(
         "model", "rmse (m)", "hard rmse", "delta1", "gain", "corr", "GFLOPs", "epochs to U-Net", box=box.SIMPLE_HEAD
@@ -206,7 +188,8 @@ def main() -> None:
     result = {"machine": machine(), "commit": commit(), "budget": settings, "models": models}
     with replacing(options.out) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n")
-    draw(models, options.out.with_suffix(".png"))
+    curves = {name: summary["val_rmse"] for name, summary in models.items()}
+    save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
     Console(highlight=False).print(table(models))
 
 

@@ -307,6 +307,8 @@ def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
 def test_the_defaults_in_the_help_are_those_in_force() -> None:
     text = " ".join(brdepth("train", "--help").split())
     config = yaml.safe_load(brdepth("train", "--dry-run", "--dataset", "batvisionv2"))
-    assert f"({config['trainer']['epochs']}; simulated: " in text.replace("│ │ ", "")
-    assert f"({config['loss']['lambda_base']})" in text
-    assert "(off)" in text
+    text = text.replace("│ │ ", "")
+    assert f"(default: {config['trainer']['epochs']}; simulated: " in text
+    assert f"(default: {config['loss']['lambda_base']})" in text
+    assert "(default: off)" in text
+    assert "simulated|batvisionv2" in text.replace(" ", "")

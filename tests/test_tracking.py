@@ -9,7 +9,7 @@ import pytest
 
 from base_residual.config import Config
 from base_residual.errors import MissingExtraError
-from base_residual.tracking import JsonLines, make_trackers
+from base_residual.tracking import JsonLines, WeightsAndBiases, make_trackers
 from base_residual.trainer import Trainer
 
 
@@ -42,6 +42,19 @@ def test_weights_and_biases_takes_the_run_offline(tiny: Callable[..., Config]) -
     for key in ("train/loss_recon", "train/lambda_base", "val/rmse", "decomposition"):
         assert key.encode() in log
     assert list(runs[0].rglob("*.png"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_without_a_key_it_says_that_it_logs_offline(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tracker = WeightsAndBiases()
+    tracker.start(tiny(), tmp_path, [])
+    tracker.close()
+    assert "has no key here: logging offline" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])

@@ -1,0 +1,136 @@
+"""Putting finished runs side by side: read from their folders, judged against the plain network among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from base_residual.config import Config, load_layer, make_config
+from base_residual.errors import RunError
+from base_residual.evaluation import CONVERGED_WITHIN, Criterion, Evaluation, Protocol, success_criteria
+
+BASELINES = ("unet", "plain")  # in the order in which they are preferred as the reference
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run has left in its folder.
+
+    Attributes:
+        folder: of the run.
+        config: its settings.
+        val_rmse: validation rmse of each epoch, in metres.
+        test: figures of its best weights on the test split.
+    """
+
+    folder: Path
+    config: Config
+    val_rmse: list[float]
+    test: Evaluation
+
+    @property
+    def name(self) -> str:
+        """Model and experiment, which is what tells runs apart."""
+        return f"{self.config.model.name} {self.config.tracking.experiment_name}"
+
+    @property
+    def rmse(self) -> float:
+        """Test rmse, in metres."""
+        return self.test.metrics["rmse"]
+
+    def converged_at(self) -> int:
+        """The first epoch (from 1) whose validation rmse is within 2 % of the run's best."""
+        limit = min(self.val_rmse) * (1 + CONVERGED_WITHIN)
+        return next(epoch for epoch, rmse in enumerate(self.val_rmse, start=1) if rmse <= limit)
+
+    def reached(self, target: float) -> int | None:
+        """The first epoch (from 1) whose validation rmse is at most `target` metres."""
+        return next((epoch for epoch, rmse in enumerate(self.val_rmse, start=1) if rmse <= target), None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that may be compared, and the one that the others are measured against."""
+
+    runs: list[FinishedRun]
+    reference: FinishedRun
+
+    def ahead(self, run: FinishedRun) -> float:
+        """Share by which a run's test rmse lies below the reference's; negative where it lies above."""
+        return 1 - run.rmse / self.reference.rmse
+
+    def epochs_to_reference(self, run: FinishedRun) -> int | None:
+        """Epochs until a run's validation rmse reaches the reference's best; None where it never does."""
+        return run.reached(min(self.reference.val_rmse))
+
+    def criteria(self, run: FinishedRun) -> list[Criterion]:
+        """The success criteria of a run; the lead is judged only against a baseline, and not of one."""
+        judged = self.reference.config.model.name in BASELINES and run is not self.reference
+        return success_criteria(run.test, run.val_rmse, self.reference.rmse if judged else None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "reference": str(self.reference.folder),
+            "runs": [
+                run.test.as_dict()
+                | {
+                    "folder": str(run.folder),
+                    "model": run.config.model.name,
+                    "epochs": len(run.val_rmse),
+                    "ahead": self.ahead(run),
+                    "converged_at": run.converged_at(),
+                    "epochs_to_reference": self.epochs_to_reference(run),
+                    "criteria": [criterion._asdict() for criterion in self.criteria(run)],
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a run's folder.
+
+    Raises:
+        RunError: it is no run, or not a finished one.
+    """
+    report, metrics = folder / "evaluation.json", folder / "metrics.jsonl"
+    if not report.is_file() or not metrics.is_file():
+        raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+        return FinishedRun(
+            folder,
+            make_config(load_layer(folder / "config.yaml")),
+            [float(json.loads(line)["val/rmse"]) for line in lines],
+            Evaluation(found["metrics"], found["decomposition"], Protocol(**found["protocol"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"The run in {folder} is damaged: {error}.") from error
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Read runs and choose their reference: the plain U-Net if there is one, else the plain network, else the first.
+
+    Args:
+        folders: of finished runs.
+
+    Raises:
+        RunError: there are fewer than two, one is not finished, or their figures do not compare.
+    """
+    if len(folders) < 2:
+        raise RunError("Give the folders of at least two runs.")
+    runs = [read_run(folder) for folder in folders]
+    for run in runs[1:]:
+        same_data = (run.config.data.name, run.config.simulation) == (
+            runs[0].config.data.name,
+            runs[0].config.simulation,
+        )
+        if run.test.protocol != runs[0].test.protocol or not same_data:
+            raise RunError(f"{runs[0].folder} and {run.folder} were tested on other data or by another protocol.")
+    order = [run for name in BASELINES for run in runs if run.config.model.name == name]
+    return Comparison(runs, (order or runs)[0])

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_cli import brdepth, sentence
+
+from base_residual.compare import compare_runs, read_run
+from base_residual.config import Config
+from base_residual.errors import RunError
+from base_residual.trainer import Trainer
+
+
+@pytest.fixture
+def folders(tiny: Callable[..., Config]) -> dict[str, Path]:
+    """A finished run of the default and one of the U-Net."""
+    return {
+        name: Trainer(tiny({"model": {"name": name}, "tracking": {"experiment_name": name}}), trackers=[]).fit().run_dir
+        for name in ("base_residual", "unet")
+    }
+
+
+def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    comparison = compare_runs(list(folders.values()))
+    assert comparison.reference.folder == folders["unet"]
+    run = comparison.runs[0]
+    assert comparison.ahead(run) == pytest.approx(1 - run.rmse / comparison.reference.rmse)
+    assert comparison.epochs_to_reference(comparison.reference) == 1 + comparison.reference.val_rmse.index(
+        min(comparison.reference.val_rmse)
+    )
+    assert comparison.criteria(run)[2].met is not None
+    assert comparison.criteria(comparison.reference)[0].met is None
+    output = brdepth("compare", *folders.values(), "--out", tmp_path / "c.png")
+    assert "Success criteria: base_residual base_residual" in output
+    assert (tmp_path / "c.png").exists()
+    assert max(len(line) for line in output.splitlines() if "Picture" not in line) <= 80
+    report = json.loads(brdepth("compare", *folders.values(), "--json"))
+    assert [run["model"] for run in report["runs"]] == ["base_residual", "unet"]
+
+
+def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:
+    report = folders["unet"] / "evaluation.json"
+    changed = json.loads(report.read_text())
+    changed["protocol"]["min_depth"] = 0.5
+    report.write_text(json.dumps(changed))
+    assert "another protocol" in sentence(brdepth("compare", *folders.values(), code=2))
+
+
+def test_what_is_no_finished_run_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="at least two"):
+        compare_runs([tmp_path])
+    with pytest.raises(RunError, match="not the folder of a finished run"):
+        read_run(tmp_path)
+    (folders["unet"] / "evaluation.json").write_text("{}")
+    with pytest.raises(RunError, match="is damaged"):
+        read_run(folders["unet"])
+
+
+def test_convergence_is_the_first_epoch_near_the_best(folders: dict[str, Path]) -> None:
+    run = read_run(folders["unet"])
+    run.val_rmse[:] = [0.9, 0.51, 0.505, 0.5]
+    assert run.converged_at() == 2
+    assert run.reached(0.505) == 3
+    assert run.reached(0.4) is None
