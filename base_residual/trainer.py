@@ -15,36 +15,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from base_residual.baseline import PlainLoss, create_model
-from base_residual.checkpoint import (
-    load_checkpoint,
-    optimizer_tensors,
-    read_tensors,
-    restore_optimizer,
-    save_checkpoint,
-    write_tensors,
-)
+from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, TrainerConfig, make_config
 from base_residual.console import ConsoleTracker
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoBatch, EchoDataset, collate, mirror, spread
-from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted
+from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
 from base_residual.losses import LossTerms, make_loss
 from base_residual.model import DepthNet
+from base_residual.run_folder import STATE, Position, claimed, restore_state, save_state
 from base_residual.tracking import Record, Tracker, make_trackers
 from base_residual.visualize import curves_figure, decomposition_figure, panels, save_figure
 
 RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 PICTURED = 3  # validation recordings in a decomposition picture
 MEAN_FROM = 256  # training maps from which the mean depth is taken
-STATE = "training_state.safetensors"
-RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json")
 
 
 @dataclass(frozen=True)
@@ -73,21 +64,6 @@ class FitResult:
     def best(self) -> Record:
         """The record of the best epoch."""
         return self.history[self.best_epoch - 1]
-
-
-@dataclass
-class Position:
-    """Where a run stands: the epoch at work (from 1), its finished steps and their summed losses, what came before."""
-
-    epoch: int
-    step: int
-    sums: Tensor  # (4,) total, recon, base, sparse
-    history: list[Record]
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch with the lowest validation rmse so far."""
-        return 1 + int(np.argmin([record["val/rmse"] for record in self.history]))
 
 
 class Batches:
@@ -327,39 +303,6 @@ class Trainer:
 
 
 @contextmanager
-def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Hold a run's folder for one process, and refuse to touch another run's files.
-
-    Raises:
-        RunError: the folder holds a run, is in use, or cannot be written to.
-    """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / ".lock", blocking=False)
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(
-            f"Another process is training in {run_dir}. Wait for it, or use another --experiment-name."
-        ) from error
-    except OSError as error:
-        raise RunError(f"Cannot write to {run_dir}: {error.strerror or error}.") from error
-    try:
-        old = [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
-        if old and not resume and not overwrite:
-            raise RunError(
-                f"{run_dir} already holds a run. Go on with --resume, choose another --experiment-name, "
-                "or replace it with --overwrite."
-            )
-        if overwrite and not resume:
-            for path in old:
-                path.unlink()
-        yield
-    finally:
-        lock.release()
-        (run_dir / ".lock").unlink(missing_ok=True)
-
-
-@contextmanager
 def interruptible() -> Iterator[threading.Event]:
     """An event that Ctrl-C or a termination signal sets, so that no step is cut in two; a second one acts at once."""
     event = threading.Event()
@@ -378,59 +321,6 @@ def interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def save_state(
-    path: Path, config: Config, model: DepthNet, optimizer: torch.optim.Optimizer, position: Position
-) -> None:
-    """Write all that a run needs to go on exactly where it stands, as one file.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= optimizer_tensors(optimizer)
-    tensors["sums"] = position.sums
-    place = {"epoch": position.epoch, "step": position.step, "history": position.history}
-    write_tensors(path, tensors, {"config": config.model_dump_json(), "position": json.dumps(place)})
-
-
-def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.optim.Optimizer) -> Position:
-    """Bring a model and its optimiser to a saved state.
-
-    Raises:
-        CheckpointError: the file is broken.
-        RunError: it was saved by a run with other settings.
-    """
-    tensors, header = read_tensors(path)
-    try:
-        place, settings = json.loads(header["position"]), json.loads(header["config"])
-        differing = sorted(differing_settings(settings, config.model_dump(mode="json")))
-        if differing:
-            raise RunError(
-                f"{path} was saved with other settings: {', '.join(differing)}. "
-                "Resume with the same ones, or use another --experiment-name."
-            )
-        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-        restore_optimizer(optimizer, tensors)
-        return Position(place["epoch"], place["step"], tensors["sums"], place["history"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
-
-
-def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Names of the settings that decide a run's numbers and differ between two configurations."""
-    free = {
-        "trainer.epochs",
-        "trainer.save_every",
-        "trainer.picture_every",
-        "data.root",
-        "data.num_workers",
-        "trainer.device",
-    }
-    sections = (old.keys() | new.keys()) - {"tracking"}
-    keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}
-    return {f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new.get(s, {}).get(k)} - free
 
 
 def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Optimizer:

@@ -60,9 +60,11 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     figure = Figure(figsize=(3.1 * len(names), 2.75 * len(rows) + 0.5), dpi=120, layout="constrained")
     axes = figure.subplots(len(rows), len(names), squeeze=False)
     for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
-        shown = [row.base, row.final] + ([row.gt[row.gt > 0]] if row.gt is not None and (row.gt > 0).any() else [])
-        low, high = 0.0, max(float(np.percentile(values, 99.5)) for values in shown)
-        reach = max(float(np.percentile(np.abs(row.residual), 99.5)), LEAST_SCALE)
+        # A stray pixel must not wash out the rest, nor what is predicted into holes.
+        scaled_by = row.final if row.gt is None or not (row.gt > 0).any() else row.gt
+        measured = scaled_by > 0
+        high = float(np.percentile(scaled_by[measured], 99.5))
+        reach = max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), LEAST_SCALE)
         for name, axis in zip(names, line, strict=True):
             values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
             axis.set_xticks([])
@@ -77,7 +79,7 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
             else:
                 holes = np.ma.masked_less_equal(values, 0) if name == "ground truth" else values
                 axis.set_facecolor(HOLE)
-                image = axis.imshow(holes, cmap=DEPTH_COLOURS, vmin=low, vmax=high)
+                image = axis.imshow(holes, cmap=DEPTH_COLOURS, vmin=0, vmax=high)
             bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.ax.set_title("m", fontsize=8)

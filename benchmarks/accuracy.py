@@ -153,6 +153,34 @@ def table(models: Mapping[str, Any]) -> Table:
     return shown
 
 
+def markdown(models: Mapping[str, Any]) -> str:
+    """The same figures as a table for the documentation."""
+
+    def both(part: Mapping[str, Any], name: str, digits: int = 3) -> str:
+        if name not in part:
+            return ""
+        return f"{part[name]['mean']:.{digits}f} ± {part[name]['std']:.{digits}f}"
+
+    columns = {
+        "rmse (m)": lambda s: both(s, "rmse"),
+        "hard rooms rmse (m)": lambda s: both(s["hard"], "rmse"),
+        "abs_rel": lambda s: both(s, "abs_rel"),
+        "delta1": lambda s: both(s, "delta1"),
+        "base_rmse (m)": lambda s: both(s, "base_rmse"),
+        "residual_gain": lambda s: both(s, "residual_gain"),
+        "residual_detail_corr": lambda s: both(s, "residual_detail_corr"),
+        "mean abs(residual) (m)": lambda s: both(s, "residual_abs_mean", 4),
+        "base_smoothness": lambda s: both(s, "base_smoothness", 4),
+        "epochs to the U-Net's best": lambda s: str(s["epochs_to_baseline"] or "never"),
+        "GFLOPs": lambda s: f"{s['gflops']:.2f}",
+        "parameters": lambda s: f"{s['parameters'] / 1e6:.2f} M",
+        "learning rate": lambda s: f"{s['learning_rate']:g}",
+    }
+    rows = [["", *models], ["---"] * (len(models) + 1)]
+    rows += [[name, *(cell(summary) for summary in models.values())] for name, cell in columns.items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
@@ -188,6 +216,8 @@ def main() -> None:
     result = {"machine": machine(), "commit": commit(), "budget": settings, "models": models}
     with replacing(options.out) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n")
+    with replacing(options.out.with_suffix(".md")) as aside:
+        aside.write_text(markdown(models), encoding="utf-8")
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
     Console(highlight=False).print(table(models))

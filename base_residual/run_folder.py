@@ -1,0 +1,125 @@
+"""A run's folder: held by one process at a time, with the state in it that lets the run go on where it stood."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from base_residual.checkpoint import optimizer_tensors, read_tensors, restore_optimizer, write_tensors
+from base_residual.config import Config
+from base_residual.errors import RunError
+from base_residual.model import DepthNet
+from base_residual.tracking import Record
+
+STATE = "training_state.safetensors"
+RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json")
+
+
+@dataclass
+class Position:
+    """Where a run stands: the epoch at work (from 1), its finished steps and their summed losses, what came before."""
+
+    epoch: int
+    step: int
+    sums: Tensor  # (4,) total, recon, base, sparse
+    history: list[Record]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest validation rmse so far."""
+        return 1 + int(np.argmin([record["val/rmse"] for record in self.history]))
+
+
+@contextmanager
+def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Hold a run's folder for one process, and refuse to touch another run's files.
+
+    Raises:
+        RunError: the folder holds a run, is in use, or cannot be written to.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / ".lock", blocking=False)
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"Another process is training in {run_dir}. Wait for it, or use another --experiment-name."
+        ) from error
+    except OSError as error:
+        raise RunError(f"Cannot write to {run_dir}: {error.strerror or error}.") from error
+    try:
+        old = [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
+        if old and not resume and not overwrite:
+            raise RunError(
+                f"{run_dir} already holds a run. Go on with --resume, choose another --experiment-name, "
+                "or replace it with --overwrite."
+            )
+        if overwrite and not resume:
+            for path in old:
+                path.unlink()
+        yield
+    finally:
+        lock.release()
+        (run_dir / ".lock").unlink(missing_ok=True)
+
+
+def save_state(
+    path: Path, config: Config, model: DepthNet, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Write all that a run needs to go on exactly where it stands, as one file.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= optimizer_tensors(optimizer)
+    tensors["sums"] = position.sums
+    place = {"epoch": position.epoch, "step": position.step, "history": position.history}
+    write_tensors(path, tensors, {"config": config.model_dump_json(), "position": json.dumps(place)})
+
+
+def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.optim.Optimizer) -> Position:
+    """Bring a model and its optimiser to a saved state.
+
+    Raises:
+        CheckpointError: the file is broken.
+        RunError: it was saved by a run with other settings.
+    """
+    tensors, header = read_tensors(path)
+    try:
+        place, settings = json.loads(header["position"]), json.loads(header["config"])
+        differing = sorted(differing_settings(settings, config.model_dump(mode="json")))
+        if differing:
+            raise RunError(
+                f"{path} was saved with other settings: {', '.join(differing)}. "
+                "Resume with the same ones, or use another --experiment-name."
+            )
+        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+        restore_optimizer(optimizer, tensors)
+        return Position(place["epoch"], place["step"], tensors["sums"], place["history"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
+
+
+def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
+    """Names of the settings that decide a run's numbers and differ between two configurations."""
+    free = {
+        "trainer.epochs",
+        "trainer.save_every",
+        "trainer.picture_every",
+        "data.root",
+        "data.num_workers",
+        "trainer.device",
+    }
+    sections = (old.keys() | new.keys()) - {"tracking"}
+    keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}
+    return {f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new.get(s, {}).get(k)} - free
