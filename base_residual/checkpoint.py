@@ -118,6 +118,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: the file is missing or broken.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file in it, such as {path / 'best.safetensors'}.")
     if not path.is_file():
         raise CheckpointError(f"The checkpoint {path} does not exist.")
     try:

@@ -49,6 +49,9 @@ class Commands(TyperGroup):
         except TrainingInterrupted as stop:
             print(stop, file=sys.stderr)
             raise typer.Exit(130) from stop
+        except KeyboardInterrupt as stop:
+            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            raise typer.Exit(130) from stop
         except BaseResidualError as error:
             print(f"Error: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
@@ -309,7 +312,7 @@ def compare(
     console = _console()
     for table in comparison_tables(comparison):
         console.print(table)
-    console.print("epochs: until within 2 % of the run's own best; to reach: until the reference's best.")
+    console.print("converged: epochs until within 2 % of the run's own best; reached: until the reference's best.")
     print(f"Picture: {save_figure(comparison_figure({run.name: [run.val_rmse] for run in comparison.runs}), out)}")
 
 

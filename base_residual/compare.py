@@ -12,7 +12,7 @@ from base_residual.config import Config, load_layer, make_config
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, Criterion, Evaluation, Protocol, success_criteria
 
-BASELINES = ("unet", "plain")  # in the order in which they are preferred as the reference
+BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class Comparison:
 
     def criteria(self, run: FinishedRun) -> list[Criterion]:
         """The success criteria of a run; the lead is judged only against a baseline, and not of one."""
-        judged = self.reference.config.model.name in BASELINES and run is not self.reference
-        return success_criteria(run.test, run.val_rmse, self.reference.rmse if judged else None)
+        name = self.reference.config.model.name
+        if name not in BASELINES or run is self.reference:
+            return success_criteria(run.test, run.val_rmse)
+        return success_criteria(run.test, run.val_rmse, self.reference.rmse, BASELINES[name])
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""

@@ -320,7 +320,8 @@ def explain(error: ValidationError) -> str:
         what = problem["msg"].removeprefix("Value error, ")
         came = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
         sentences.append(f"{where}: {what}{came}" if where else what)
-    return "Wrong configuration: " + "; ".join(sentences).rstrip(".") + "."
+    text = "; ".join(sentences).rstrip(".")
+    return f"Wrong configuration: {text}{'' if text.endswith('?') else '.'}"
 
 
 def choices(kind: Any) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.tracking import Record, Tracker
 
-COMPARED = ("rmse (m)", "ahead", "abs_rel", "delta1", "gain", "epochs", "to reach")
+COMPARED = ("rmse (m)", "ahead", "abs_rel", "delta1", "gain", "converged", "reached")
 HEALTHY = {
     "base_positive": ">= 0",
     "base_smoothness": "well below 1",
@@ -49,11 +49,15 @@ class ConsoleTracker(Tracker):
         self._task = self._progress.add_task("Starting", total=None)
 
     def rendering(self, done: int, total: int) -> None:
-        self._progress.start()
+        if not self._progress.live.is_started:
+            self._console.print(f"Rendering {total} rooms, once.")
+            self._progress.start()
         self._progress.update(self._task, description="Rendering rooms", completed=done, total=total)
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
         self._progress.start()
+        going_on = f", after epoch {len(history)}" if history else ""
+        self._console.print(f"Training in {run_dir}{going_on}", soft_wrap=True)
         self._epochs = config.trainer.epochs
 
     def step(self, epoch: int, done: int, steps: int) -> None:

@@ -184,14 +184,18 @@ class BlindGuess:
 
 
 def success_criteria(
-    evaluation: Evaluation, val_rmse: Sequence[float] = (), baseline_rmse: float | None = None
+    evaluation: Evaluation,
+    val_rmse: Sequence[float] = (),
+    baseline_rmse: float | None = None,
+    baseline_name: str = "U-Net baseline",
 ) -> list[Criterion]:
     """The five criteria of a run, each with its figure.
 
     Args:
         evaluation: of the run's model.
         val_rmse: validation rmse of each epoch, in metres.
-        baseline_rmse: rmse of the plain U-Net on the same data with the same budget, if it is known.
+        baseline_rmse: rmse of a plain network on the same data with the same budget, in metres, if it is known.
+        baseline_name: what that network is called.
 
     Returns:
         The criteria; those that this run alone cannot decide have no verdict.
@@ -210,18 +214,17 @@ def success_criteria(
             ),
             Criterion(
                 "residual is small and useful",
-                size < 1.0 and gain > 0,
-                f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%}{idle}",
+                size < 1.0 and gain >= IDLE_GAIN,
+                f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%} (at least {IDLE_GAIN:.1%}){idle}",
             ),
         ]
+    lead = f"rmse 5 % below the {baseline_name}"
     if baseline_rmse is None:
-        criteria.append(
-            Criterion("rmse 5 % below the plain U-Net", None, f"rmse {rmse:.3f} m; needs a run of the U-Net")
-        )
+        criteria.append(Criterion(lead, None, f"rmse {rmse:.3f} m; needs a run with --model unet, and compare"))
     else:
         ahead = 1 - rmse / baseline_rmse
         figure = f"{ahead:+.2%} ({rmse:.3f} against {baseline_rmse:.3f} m)"
-        criteria.append(Criterion("rmse 5 % below the plain U-Net", ahead >= AHEAD, figure))
+        criteria.append(Criterion(lead, ahead >= AHEAD, figure))
     if len(val_rmse) > CONVERGED_EPOCHS:
         early, best = min(val_rmse[:CONVERGED_EPOCHS]), min(val_rmse)
         figure = f"best of the first {CONVERGED_EPOCHS} epochs {early:.3f} m, of all {len(val_rmse)} {best:.3f} m"

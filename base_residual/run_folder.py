@@ -46,6 +46,8 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     Raises:
         RunError: the folder holds a run, is in use, or cannot be written to.
     """
+    if resume and overwrite:
+        raise RunError("--resume goes on with a run and --overwrite replaces it; give one of them.")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run_dir / ".lock", blocking=False)
@@ -60,16 +62,18 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         old = [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
         if old and not resume and not overwrite:
             raise RunError(
-                f"{run_dir} already holds a run. Go on with --resume, choose another --experiment-name, "
-                "or replace it with --overwrite."
+                f"{run_dir} already holds a run. Go on with --resume (resume=True), choose another "
+                "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
             )
-        if overwrite and not resume:
+        if overwrite:
             for path in old:
                 path.unlink()
         yield
     finally:
         lock.release()
         (run_dir / ".lock").unlink(missing_ok=True)
+        if not any(run_dir.iterdir()):  # the run failed before it had anything to keep
+            run_dir.rmdir()
 
 
 def save_state(

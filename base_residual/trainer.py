@@ -140,7 +140,7 @@ class Trainer:
                     tracker.close()
 
     def _fit(self, run_dir: Path) -> FitResult:
-        datasets = {split: given or self._open(split) for split, given in self._given.items()}
+        datasets = {split: self._open(split) if given is None else given for split, given in self._given.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.trainer.seed)
             model = create_model(self.config)

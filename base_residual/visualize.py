@@ -103,14 +103,17 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
     left, right = figure.subplots(1, 2)
     epochs = [record["epoch"] for record in history]
     for name, style in {"total": "k-", "recon": "C0-", "base": "C2-", "sparse": "C3-"}.items():
-        left.plot(epochs, [record[f"train/loss_{name}"] for record in history], style, label=name, lw=1.6)
+        left.plot(
+            epochs, [record[f"train/loss_{name}"] for record in history], style, marker="o", ms=3, label=name, lw=1.6
+        )
     left.set(xlabel="epoch", ylabel="m", title="training loss and its terms")
-    right.plot(epochs, [record["val/rmse"] for record in history], "k-", label="final", lw=1.6)
+    right.plot(epochs, [record["val/rmse"] for record in history], "ko-", ms=3, label="final", lw=1.6)
     if history and "val/base_rmse" in history[0]:
-        right.plot(epochs, [record["val/base_rmse"] for record in history], "C2--", label="base alone", lw=1.6)
+        base = [record["val/base_rmse"] for record in history]
+        right.plot(epochs, base, "C2o--", ms=3, label="base alone", lw=1.6)
     right.set(xlabel="epoch", ylabel="rmse (m)", title="validation")
     for axis in (left, right):
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
@@ -134,7 +137,7 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     for name, runs in curves.items():
         values = np.array(runs)  # (runs, epochs)
         epochs = np.arange(1, values.shape[1] + 1)
-        line = axis.plot(epochs, values.mean(axis=0), label=name, lw=1.8)[0]
+        line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=name, lw=1.8)[0]
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel="validation rmse (m)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -28,6 +28,8 @@ def test_the_file_alone_gives_the_same_predictions(tiny: Callable[..., Config], 
 def test_what_is_no_checkpoint_is_refused_in_words(tiny: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match=r"is a folder; .*best.safetensors"):
+        load_model(tmp_path)
     (tmp_path / "junk.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_model(tmp_path / "junk.safetensors")

@@ -159,6 +159,18 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> No
     assert (result.run_dir / "notes.txt").exists()
 
 
+def test_resuming_and_overwriting_at_once_is_refused(tiny: MakeConfig) -> None:
+    with pytest.raises(RunError, match="give one of them"):
+        fit(tiny(), resume=True, overwrite=True)
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(tiny: MakeConfig) -> None:
+    config = tiny({"data": {"name": "batvisionv2", "root": "nowhere"}})
+    with pytest.raises(DataError):
+        fit(config)
+    assert not config.run_dir.exists()
+
+
 def test_two_runs_do_not_share_a_folder(tiny: MakeConfig) -> None:
     class Second(Tracker):
         def epoch(self, history: list[Record]) -> None:
