@@ -171,7 +171,9 @@ def markdown(models: Mapping[str, Any]) -> str:
         "residual_detail_corr": lambda s: both(s, "residual_detail_corr"),
         "mean abs(residual) (m)": lambda s: both(s, "residual_abs_mean", 4),
         "base_smoothness": lambda s: both(s, "base_smoothness", 4),
-        "epochs to the U-Net's best": lambda s: str(s["epochs_to_baseline"] or "never"),
+        "epochs to the U-Net's best": lambda s: (
+            "never" if s["epochs_to_baseline"] is None else f"{s['epochs_to_baseline']:.1f}"
+        ),
         "GFLOPs": lambda s: f"{s['gflops']:.2f}",
         "parameters": lambda s: f"{s['parameters'] / 1e6:.2f} M",
         "learning rate": lambda s: f"{s['learning_rate']:g}",
