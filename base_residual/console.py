@@ -47,9 +47,11 @@ class ConsoleTracker(Tracker):
         self._console = console or Console(highlight=False)
         self._progress = working(self._console)
         self._task = self._progress.add_task("Starting", total=None)
+        self._told_of_rooms = False
 
     def rendering(self, done: int, total: int) -> None:
-        if not self._progress.live.is_started:
+        if not self._told_of_rooms:
+            self._told_of_rooms = True
             self._console.print(f"Rendering {total} rooms, once.")
             self._progress.start()
         self._progress.update(self._task, description="Rendering rooms", completed=done, total=total)

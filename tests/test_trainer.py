@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from base_residual.checkpoint import load_checkpoint
 from base_residual.config import Config
-from base_residual.console import epoch_line
+from base_residual.console import ConsoleTracker, epoch_line
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import evaluate
@@ -97,6 +97,14 @@ def test_the_epoch_line_is_literally_that_of_the_design() -> None:
     assert line.startswith("Epoch 1: Loss=1.23 (recon=0.50, base=0.60, sparse=0.01)")
     assert line.endswith("val rmse 0.457 m")
     assert len(epoch_line(record | {"epoch": 1000})) <= 80
+
+
+def test_rendering_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = ConsoleTracker()
+    for done in range(5):
+        tracker.rendering(done, 5)
+    tracker.close()
+    assert capsys.readouterr().out == "Rendering 5 rooms, once.\n"
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(tiny: MakeConfig) -> None:
