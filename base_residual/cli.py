@@ -72,14 +72,14 @@ def setting(key: str, *names: str) -> Any:
     section, name = key.split(".")
     field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
     value = field.get_default()
-    default = {"False": "off", "True": "on"}.get(str(value), str(value))
+    implied = (field.json_schema_extra or {}).get("implied")  # by other settings
+    default = implied or {"False": "off", "True": "on"}.get(str(value), str(value))
     for dataset, layer in DATASET_DEFAULTS.items():
         if name in layer.get(section, {}):
             default += f"; {dataset}: {layer[section][name]}"
-    implied = value is None or "unless given" in field.description
     return typer.Option(
         *names,
-        help=field.description if implied else f"{field.description} (default: {default})",
+        help=field.description if value is None else f"{field.description} (default: {default})",
         metavar="|".join(choices(field.annotation)) if get_origin(field.annotation) is Literal else None,
         show_default=False,
         rich_help_panel=section.capitalize(),
@@ -330,18 +330,12 @@ def simulate(
     max_depth: Annotated[float | None, setting("data.max_depth")] = None,
 ) -> None:
     """Render echo rooms into a folder, in the layout of BatVision V2."""
-    from base_residual.console import working
+    from base_residual.console import counting
     from base_residual.data.simulated import simulate as render
 
     settings = make_config(given_settings(ctx, SIMULATE_SETTINGS))
-    with working(_console()) as progress:
-        task = progress.add_task("Rendering rooms", total=None)
-        render(
-            root,
-            settings.data,
-            settings.simulation,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counting(_console(), "Rendering rooms") as progress:
+        render(root, settings.data, settings.simulation, progress)
     print(f"Rooms: {root}")
     print(f"Train: brdepth train --data-root {root}")
 
@@ -352,13 +346,12 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Read a whole dataset, say what it holds, and name every problem with its file."""
-    from base_residual.console import findings_table, working
+    from base_residual.console import counting, findings_table
     from base_residual.data.check import check_data
 
     out = _console()
-    with working(out) as progress:
-        task = progress.add_task("Reading", total=None)
-        findings = check_data(root, lambda done, total: progress.update(task, completed=done, total=total))
+    with counting(out, "Reading") as progress:
+        findings = check_data(root, progress)
     if as_json:
         print(json.dumps(findings.as_dict(), indent=2))
     else:
@@ -385,20 +378,13 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint:
 
 def _load(ctx: typer.Context, path: Path, split: str, device: str) -> tuple[Checkpoint, EchoDataset]:
     """A checkpoint, and a split of its dataset or of the one that the options name."""
-    from base_residual.console import working
+    from base_residual.console import counting
     from base_residual.data import open_dataset
 
     loaded = _load_checkpoint(path, device)
     config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
-    with working(_console()) as progress:
-        task = progress.add_task("Rendering rooms", total=None)
-        return loaded, open_dataset(
-            config.data.name,
-            config.data.root,
-            split,
-            config,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counting(_console(), "Rendering rooms") as progress:
+        return loaded, open_dataset(config.data.name, config.data.root, split, config, progress)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,9 @@ class FinishedRun:
         """Test rmse, in metres."""
         return self.test.metrics["rmse"]
 
-    def converged_at(self) -> int:
+    def converged_at(self) -> int | None:
         """The first epoch (from 1) whose validation rmse is within 2 % of the run's best."""
-        limit = min(self.val_rmse) * (1 + CONVERGED_WITHIN)
-        return next(epoch for epoch, rmse in enumerate(self.val_rmse, start=1) if rmse <= limit)
+        return self.reached(min(self.val_rmse) * (1 + CONVERGED_WITHIN))
 
     def reached(self, target: float) -> int | None:
         """The first epoch (from 1) whose validation rmse is at most `target` metres."""

@@ -20,6 +20,8 @@ DatasetName = Literal["simulated", "batvisionv2"]
 ModelName = Literal["base_residual", "plain", "unet"]
 Layer = dict[str, Any]
 
+SPLITS = ("train", "val", "test")
+
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {
@@ -140,7 +142,11 @@ class LossConfig(Section):
     lambda_base: float = Field(0.2, ge=0, description="Weight of mean |base - lowpass(gt)|.")
     lambda_sparse: float = Field(0.02, ge=0, description="Weight of mean |residual|.")
     lowpass_kernel: int = Field(
-        16, ge=1, le=512, description="Side of the low-pass box, in pixels; 1/16 of the map's unless given."
+        16,
+        ge=1,
+        le=512,
+        description="Side of the low-pass box, in pixels.",
+        json_schema_extra={"implied": "1/16 of the map's side"},
     )
     adaptive: bool = Field(False, description="Change the weights after the warm-up; switches the curriculum on, too.")
     warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from base_residual.compare import Comparison
-from base_residual.config import Config
+from base_residual.config import SPLITS, Config
 from base_residual.data.check import Findings
 from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
@@ -77,6 +78,14 @@ def working(console: Console) -> Progress:
     """A progress bar that goes away when it is done and shows nothing where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def counting(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar as a function of (done, total)."""
+    with working(console) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def metrics_table(evaluation: Evaluation, title: str) -> Table:
@@ -150,7 +159,7 @@ def findings_table(findings: Findings) -> Table:
     """What a dataset holds."""
     table = Table("", "", title="Dataset", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     for location in sorted({location for location, _ in findings.recordings}):
-        counts = (f"{split} {findings.recordings[location, split]}" for split in ("train", "val", "test"))
+        counts = (f"{split} {findings.recordings[location, split]}" for split in SPLITS)
         table.add_row(location, ", ".join(counts))
     rates = (f"{rate} ({count} files)" for rate, count in findings.sample_rates.most_common())
     formats = (f"{name} ({count} files)" for name, count in findings.formats.most_common())

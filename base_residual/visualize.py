@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from base_residual.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from base_residual.model import DepthDecomposition
@@ -61,9 +62,9 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     axes = figure.subplots(len(rows), len(names), squeeze=False)
     for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
         # A stray pixel must not wash out the rest, nor what is predicted into holes.
-        scaled_by = row.final if row.gt is None or not (row.gt > 0).any() else row.gt
-        measured = scaled_by > 0
-        high = float(np.percentile(scaled_by[measured], 99.5))
+        truth = row.gt if row.gt is not None and (row.gt > 0).any() else None
+        measured = np.ones_like(row.final, dtype=bool) if truth is None else truth > 0
+        high = float(np.percentile((row.final if truth is None else truth)[measured], 99.5))
         reach = max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), LEAST_SCALE)
         for name, axis in zip(names, line, strict=True):
             values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
@@ -97,7 +98,6 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         title: above both.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -114,10 +114,7 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
     right.set(xlabel="epoch", ylabel="rmse (m)", title="validation")
     for axis in (left, right):
         axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy_epochs(axis)
     if title:
         figure.suptitle(title, fontsize=13)
     return figure
@@ -130,7 +127,6 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
         curves: by name, one or more runs' validation rmse of each epoch, in metres; runs of a name are equally long.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axis = figure.subplots()
@@ -140,11 +136,18 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
         line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=name, lw=1.8)[0]
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel="validation rmse (m)")
+    _tidy_epochs(axis)
+    return figure
+
+
+def _tidy_epochs(axis: Axes) -> None:
+    """The look of every curve over whole epochs: a pale grid, a legend without a frame, two spines."""
+    from matplotlib.ticker import MaxNLocator
+
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -4,8 +4,8 @@ One command searches each model's learning rate, trains it with every seed for t
 weights of the best validation epoch on two splits that nothing was tuned on, and writes a table, a figure and JSON.
 Runs that are complete are kept, so that a campaign that was stopped goes on where it ended.
 
-    python benchmarks/accuracy.py            # the committed result: benchmarks/results/accuracy.json
-    python benchmarks/accuracy.py --quick    # the same on a few tiny rooms, in about a minute
+    python benchmarks/accuracy.py --models unet plain default  # the committed result, results/accuracy.json
+    python benchmarks/accuracy.py --quick                      # all models on a few tiny rooms, in about a minute
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from base_residual.audio import echo_frames
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint
+from base_residual.compare import FinishedRun, read_run
 from base_residual.config import PRESETS, Config, Layer, make_config, merge
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
@@ -61,19 +63,17 @@ def campaign_config(model: str, epochs: int, rate: float, seed: int, out: Path, 
     return make_config(layer, {"trainer": {"epochs": epochs, "learning_rate": rate}})
 
 
-def finished_run(config: Config) -> dict[str, Any]:
-    """Train, unless an earlier call has; the test report and the validation curve."""
-    report = config.run_dir / "evaluation.json"
-    if not report.exists():
+def finished_run(config: Config) -> FinishedRun:
+    """The run of a configuration, trained now unless an earlier call has."""
+    if not (config.run_dir / "evaluation.json").exists():
         Trainer(config, trackers=[], overwrite=True).fit()
-    history = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
-    return json.loads(report.read_text()) | {"val_rmse": [record["val/rmse"] for record in history]}
+    return read_run(config.run_dir)
 
 
 def search_rate(model: str, out: Path, quick: bool) -> tuple[float, dict[str, float]]:
     """The learning rate with the best validation rmse in a short run, the same search for every model."""
     epochs = 1 if quick else SEARCH_EPOCHS
-    tried = {rate: min(finished_run(campaign_config(model, epochs, rate, 0, out, quick))["val_rmse"]) for rate in RATES}
+    tried = {rate: min(finished_run(campaign_config(model, epochs, rate, 0, out, quick)).val_rmse) for rate in RATES}
     return min(tried, key=lambda rate: tried[rate]), {str(rate): rmse for rate, rmse in tried.items()}
 
 
@@ -90,8 +90,7 @@ def cost(config: Config) -> dict[str, float]:
     """Parameters, and floating-point operations (two per multiply-add) of the network for one echo."""
     model = create_model(config).eval()
     assert model.front_end is not None
-    frames = int(2 * config.data.max_depth / 340 * config.audio.sample_rate)
-    features = model.front_end(torch.randn(1, 2, frames))
+    features = model.front_end(torch.randn(1, 2, echo_frames(config.data.max_depth, config.audio.sample_rate)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(features)
     return {"parameters": sum(p.numel() for p in model.parameters()), "gflops": counter.get_total_flops() / 1e9}
@@ -101,22 +100,20 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
-def summarise(runs: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over the seeds of every figure."""
-    figures = [run["metrics"] | run["decomposition"] for run in runs]
-    summary: dict[str, Any] = {
-        name: spread([figure[name] for figure in figures]) for name in figures[0] if name != "images"
-    }
-    summary["hard"] = {
-        name: spread([run["hard"][name] for run in runs]) for name in runs[0]["hard"] if name != "images"
-    }
-    summary["val_rmse"] = [run["val_rmse"] for run in runs]
-    return summary
+def summarise(runs: list[FinishedRun], hard: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean and spread over the seeds of every figure, on the test rooms and on the hard ones."""
+    figures = [run.test.metrics | run.test.decomposition for run in runs]
+    summary: dict[str, Any] = over_seeds(figures)
+    return summary | {"hard": over_seeds(hard), "val_rmse": [run.val_rmse for run in runs]}
 
 
-def epochs_to(target: float, curves: list[list[float]]) -> float | None:
+def over_seeds(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: spread([figure[name] for figure in figures]) for name in figures[0] if name != "images"}
+
+
+def epochs_to(target: float, runs: list[FinishedRun]) -> float | None:
     """Mean number of epochs until the validation rmse reaches a target; None where a run never does."""
-    reached = [next((epoch for epoch, rmse in enumerate(curve, 1) if rmse <= target), None) for curve in curves]
+    reached = [run.reached(target) for run in runs]
     return None if None in reached else statistics.fmean(epoch for epoch in reached if epoch is not None)
 
 
@@ -197,25 +194,24 @@ def main() -> None:
     for model in options.models:
         rates[model], found[model] = search_rate(model, options.runs / "search", options.quick)
         print(f"{model}: learning rate {rates[model]:g} of {found[model]}", flush=True)
-    runs: dict[str, list[dict[str, Any]]] = {model: [] for model in options.models}
+    runs: dict[str, list[FinishedRun]] = {model: [] for model in options.models}
+    hard: dict[str, list[dict[str, float]]] = {model: [] for model in options.models}
     models: dict[str, Any] = {}
     for seed in range(options.seeds):
         for model in options.models:
             config = campaign_config(model, epochs, rates[model], seed, options.runs, options.quick)
-            run = finished_run(config)
-            runs[model].append(run | {"hard": hard_report(config)})
-            print(f"{model}, seed {seed}: rmse {run['metrics']['rmse']:.4f} m", flush=True)
-    for model, reports in runs.items():
+            runs[model].append(finished_run(config))
+            hard[model].append(hard_report(config))
+            print(f"{model}, seed {seed}: rmse {runs[model][-1].rmse:.4f} m", flush=True)
+    baseline = runs.get("unet", runs[options.models[0]])
+    target = statistics.fmean(min(run.val_rmse) for run in baseline)
+    for model in options.models:
         settings = campaign_config(model, epochs, rates[model], 0, options.runs, options.quick)
-        models[model] = (
-            summarise(reports) | cost(settings) | {"learning_rate": rates[model], "rates_tried": found[model]}
-        )
-    baseline = models.get("unet", next(iter(models.values())))
-    target = statistics.fmean(min(curve) for curve in baseline["val_rmse"])
-    for summary in models.values():
-        summary["epochs_to_baseline"] = epochs_to(target, summary["val_rmse"])
-    settings = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": SEARCH_EPOCHS}
-    result = {"machine": machine(), "commit": commit(), "budget": settings, "models": models}
+        models[model] = summarise(runs[model], hard[model]) | cost(settings)
+        models[model] |= {"learning_rate": rates[model], "rates_tried": found[model]}
+        models[model]["epochs_to_baseline"] = epochs_to(target, runs[model])
+    budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": SEARCH_EPOCHS}
+    result = {"machine": machine(), "commit": commit(), "budget": budget, "models": models}
     with replacing(options.out) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n")
     with replacing(options.out.with_suffix(".md")) as aside:

@@ -66,6 +66,11 @@ def test_a_figure_is_written_as_a_png(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["p.png"]
 
 
+def test_a_prediction_of_nothing_can_be_drawn() -> None:
+    nothing = Panel(*(np.zeros((32, 32)) for _ in range(3)), None, "silent")
+    assert titles(decomposition_figure([nothing])) == ["base", "residual", "final"]
+
+
 def test_the_curves_show_all_terms_and_the_validation() -> None:
     terms = {f"train/loss_{name}": 1.0 for name in ("total", "recon", "base", "sparse")}
     history = [

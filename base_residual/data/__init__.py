@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from base_residual.config import Config, DatasetName, choices, make_config
+from base_residual.config import SPLITS, Config, DatasetName, choices, make_config
 from base_residual.errors import DataError
 
 if TYPE_CHECKING:
     from base_residual.data.sample import EchoDataset
     from base_residual.data.simulated import Progress
 
-SPLITS = ("train", "val", "test")
 PUBLISHED = "doi:10.57745/HYLZNL"
 
 

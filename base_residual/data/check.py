@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from base_residual.audio import read_echo
+from base_residual.config import SPLITS
 from base_residual.data.batvision import list_recordings, read_depth
 from base_residual.errors import DataError
 
-SPLITS = ("train", "val", "test")
 SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
 
 

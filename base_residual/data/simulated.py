@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from base_residual.audio import echo_frames
 from base_residual.chirp import SAMPLE_RATE
-from base_residual.config import DataConfig, SimulationConfig
+from base_residual.config import SPLITS, DataConfig, SimulationConfig
 from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
 from base_residual.errors import DataError
 from base_residual.files import replacing
@@ -30,7 +30,6 @@ VERSION = 1
 """Raised whenever the same settings would give other recordings."""
 
 LOCATION = "Simulated_Rooms"
-SPLITS = ("train", "val", "test")
 COLUMNS = ["audio path", "audio file name", "depth path", "depth file name", "camera path", "camera file name"]
 
 Progress = Callable[[int, int], None]
