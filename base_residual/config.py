@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {
-        "data": {"output_size": 64, "max_depth": 12.0, "num_workers": 0},
+        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0, "num_workers": 0},
         "loss": {"warmup_epochs": 8},
         "trainer": {"epochs": 12, "batch_size": 32, "learning_rate": 0.002},
     },
@@ -80,6 +80,12 @@ class DataConfig(Section):
     )
     max_depth: float = Field(30.0, gt=0, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
     mirror: bool = Field(True, description="Mirror half of the training samples: swap the ears, flip the depth.")
+    noise: float = Field(
+        0.0, ge=0, le=1, description="Largest noise added in training, relative to a recording's loudest sample."
+    )
+    damping: float = Field(
+        0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
+    )
     num_workers: int = Field(2, ge=0, le=256, description="Processes that read recordings; 0 reads in this one.")
 
 

@@ -17,7 +17,8 @@ from base_residual.errors import ShapeError
 
 UNET_HALVINGS = 4
 TIME_FOLD = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
-TIME_STAGES = (4, 4, 8, 8, 8)  # channels of its stages, each of which halves time
+TIME_STAGES = (3, 4, 6, 8, 8)  # channels of its stages, in base channels; each halves time
+MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
 
 
 class EchoCode(NamedTuple):
@@ -136,17 +137,17 @@ class TimeStage(nn.Module):
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv1d(inside, outside, 7, stride=2, padding=3, bias=False),
+            nn.Conv1d(inside, outside, 5, stride=2, padding=2, bias=False),
             nn.BatchNorm1d(outside),
             nn.ReLU(inplace=True),
-            nn.Conv1d(outside, outside, 5, padding=2, bias=False),
+            nn.Conv1d(outside, outside, 3, padding=1, bias=False),
             nn.BatchNorm1d(outside),
         )
-        self.short = nn.Sequential(nn.AvgPool1d(2, ceil_mode=True), nn.Conv1d(inside, outside, 1, bias=False))
+        self.short = nn.Conv1d(inside, outside, 2, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inside, T) to (B, outside, ceil(T / 2))."""
-        return F.relu(self.body(x) + self.short(x))
+        return F.relu(self.body(x) + self.short(F.pad(x, (0, x.shape[-1] % 2))))
 
 
 class LatentNorm(nn.BatchNorm1d):
@@ -164,7 +165,7 @@ class TimeEncoder(nn.Module):
 
     Args:
         input_channels: of the signal.
-        base_channels: a quarter of the first stage's.
+        base_channels: a third of the first stage's.
         latent_size: D of the latent.
         frames: length T of the signal, in samples.
     """
@@ -204,9 +205,12 @@ class TimeEncoder(nn.Module):
 class MapDecoder(nn.Module):
     """From a latent vector to a map, by doubling a small map until it has full size.
 
+    The last doubling is a rearrangement of channels (Shi et al., CVPR 2016): nothing is convolved at full size, where
+    it costs most.
+
     Args:
         latent_size: D of the latent.
-        base_channels: of the finest stage.
+        base_channels: half of the finest stage's.
         output_size: side of the map, a multiple of 16 pixels.
     """
 
@@ -215,7 +219,8 @@ class MapDecoder(nn.Module):
         side, doublings = output_size, 0
         while side % 2 == 0 and side > 7:
             side, doublings = side // 2, doublings + 1
-        widths = [base_channels * min(8, 2**left) for left in range(doublings, -1, -1)]
+        factors = (*[MAP_STAGES[0]] * (doublings - len(MAP_STAGES)), *MAP_STAGES)[-doublings:]
+        widths = [base_channels * factor for factor in factors]
         self.start = nn.Sequential(
             nn.Linear(latent_size, widths[0] * side * side), nn.Unflatten(1, (widths[0], side, side))
         )
@@ -228,13 +233,12 @@ class MapDecoder(nn.Module):
                 nn.BatchNorm2d(outside),
             ]
         self.stages = nn.Sequential(*stages, nn.ReLU(inplace=True))
-        self.head = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], 4, 3, padding=1)
 
     def forward(self, code: EchoCode) -> Tensor:
         """Raw map (B, 1, S, S)."""
         assert code.latent is not None
-        out: Tensor = self.head(self.stages(self.start(code.latent)))
-        return out
+        return F.pixel_shuffle(self.head(self.stages(self.start(code.latent))), 2)
 
 
 class GridDecoder(nn.Module):

@@ -23,7 +23,8 @@ from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, TrainerConfig, make_config
 from base_residual.console import ConsoleTracker
 from base_residual.data import open_dataset
-from base_residual.data.sample import EchoBatch, EchoDataset, collate, mirror, spread
+from base_residual.data.augment import augment
+from base_residual.data.sample import EchoBatch, EchoDataset, collate, spread
 from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
@@ -219,9 +220,8 @@ class Trainer:
         settings = self.config.trainer
         waveform = batch.waveform.to(self.device, non_blocking=True)
         gt = batch.depth.to(self.device, non_blocking=True)
-        if self.config.data.mirror:
-            chance = torch.rand(len(gt), generator=generator(settings.seed, position.epoch, position.step))
-            waveform, gt = mirror(waveform, gt, (chance < 0.5).to(self.device))
+        chance = generator(settings.seed, position.epoch, position.step)
+        waveform, gt = augment(waveform, gt, self.config.data, chance)
         done = (position.epoch - 1) * steps + position.step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(done, settings.epochs * steps, settings)
@@ -326,7 +326,7 @@ def interruptible() -> Iterator[threading.Event]:
 def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Optimizer:
     """The optimiser over all of a network's parameters."""
     kind = torch.optim.AdamW if settings.optimizer == "AdamW" else torch.optim.Adam
-    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:

@@ -2,9 +2,11 @@
 
 One command searches each model's learning rate, trains it with every seed for the same number of epochs, tests the
 weights of the best validation epoch on two splits that nothing was tuned on, and writes a table, a figure and JSON.
+With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
 Runs that are complete are kept, so that a campaign that was stopped goes on where it ended.
 
     python benchmarks/accuracy.py --models unet plain default  # the committed result, results/accuracy.json
+    python benchmarks/accuracy.py --ablations                  # results/ablations.json
     python benchmarks/accuracy.py --quick                      # all models on a few tiny rooms, in about a minute
 """
 
@@ -12,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +48,30 @@ MODELS: dict[str, Layer] = {
     "default": {},
     "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
+# Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
+ABLATIONS: dict[str, Layer] = {
+    "default": {},
+    "waveform": {"audio": {"front_end": "waveform"}},
+    "spectrogram": {key: PRESETS["original"][key] for key in ("audio", "model")},
+    "base-grid-2": {"model": {"base_grid": 2}},
+    "base-grid-8": {"model": {"base_grid": 8}},
+    "base-map": {"model": {"base_decoder": "map"}},
+    "bound-0.1": {"model": {"residual_bound": 0.1}},
+    "bound-0.4": {"model": {"residual_bound": 0.4}},
+    "no-sparse": {"loss": {"lambda_sparse": 0.0}},
+    "no-base-term": {"loss": {"lambda_base": 0.0}},
+    "curriculum": {"loss": {"curriculum": True, "warmup_epochs": 4}},
+    "adaptive-step": {"loss": {"adaptive": True, "warmup_epochs": 4}},
+    "adaptive-cosine": {"loss": {"adaptive": True, "warmup_epochs": 4, "schedule": "cosine"}},
+    "kernel-2": {"loss": {"lowpass_kernel": 2}},
+    "kernel-6": {"loss": {"lowpass_kernel": 6}},
+    "aggressive": PRESETS["aggressive"],
+    "conservative": PRESETS["conservative"],
+    "recon-rmse": {"loss": {"recon": "rmse"}},
+    "no-mirror": {"data": {"mirror": False}},
+    "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
+    "half-the-rooms": {"simulation": {"train_rooms": 750}},
+}
 QUICK: Layer = {
     "data": {"output_size": 32, "max_depth": 8.0},
     "simulation": {"train_rooms": 16, "val_rooms": 4, "test_rooms": 4, "poses": 1},
@@ -50,39 +79,44 @@ QUICK: Layer = {
     "trainer": {"epochs": 2, "batch_size": 8},
 }
 RATES = (0.001, 0.002, 0.004)
-SEARCH_EPOCHS = 6
+SEARCH_EPOCHS = 4
+ABLATION_EPOCHS = 6
 HARD: Layer = {"simulation": {"style": "hard", "seed": 1}}
 HERE = Path(__file__).parent
 
 
-def campaign_config(model: str, epochs: int, rate: float, seed: int, out: Path, quick: bool) -> Config:
-    layer = merge(
-        MODELS[model], QUICK if quick else {}, {"trainer": {"seed": seed, "picture_every": 1000, "save_every": 1000}}
-    )
-    layer = merge(layer, {"tracking": {"results_dir": str(out), "experiment_name": f"{model}-e{epochs}-s{seed}"}})
-    return make_config(layer, {"trainer": {"epochs": epochs, "learning_rate": rate}})
+def campaign_config(name: str, layer: Layer, epochs: int, rate: float, seed: int, out: Path, quick: bool) -> Config:
+    trainer = {"seed": seed, "epochs": epochs, "learning_rate": rate, "picture_every": 1000, "save_every": 1000}
+    tracking = {"results_dir": str(out), "experiment_name": f"{name}-e{epochs}-s{seed}"}
+    return make_config(QUICK if quick else {}, layer, {"trainer": trainer, "tracking": tracking})
 
 
-def finished_run(config: Config) -> FinishedRun:
-    """The run of a configuration, trained now unless an earlier call has."""
+def train(config: Config, threads: int) -> None:
+    """Train the run of a configuration, unless an earlier call has."""
+    torch.set_num_threads(threads)
     if not (config.run_dir / "evaluation.json").exists():
         Trainer(config, trackers=[], overwrite=True).fit()
-    return read_run(config.run_dir)
 
 
-def search_rate(model: str, out: Path, quick: bool) -> tuple[float, dict[str, float]]:
-    """The learning rate with the best validation rmse in a short run, the same search for every model."""
-    epochs = 1 if quick else SEARCH_EPOCHS
-    tried = {rate: min(finished_run(campaign_config(model, epochs, rate, 0, out, quick)).val_rmse) for rate in RATES}
-    return min(tried, key=lambda rate: tried[rate]), {str(rate): rmse for rate, rmse in tried.items()}
+def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
+    """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(train, config, threads) for config in configs]
+        runs = []
+        for done, config in zip(waiting, configs, strict=True):
+            done.result()
+            runs.append(read_run(config.run_dir))
+            print(f"{config.run_name}: rmse {runs[-1].rmse:.4f} m", flush=True)
+    return runs
 
 
-def hard_report(config: Config) -> dict[str, float]:
-    """Metrics of the best weights on rooms from another distribution: other sizes, more furniture, more noise."""
-    few = {"train_rooms": 1, "val_rooms": 1}
-    hard = make_config(config.model_dump(mode="json"), HARD, {"simulation": few})
-    model = load_checkpoint(config.run_dir / "best.safetensors").model
-    found = evaluate(model, open_dataset("simulated", split="test", config=hard))
+def report(run: FinishedRun, split: str, hard: bool = False) -> dict[str, float]:
+    """Metrics of the best weights, on request on rooms from another distribution: other sizes, dull walls, noise."""
+    few = {"simulation": {"train_rooms": 1, "test_rooms" if split == "val" else "val_rooms": 1}}
+    rooms = make_config(run.config.model_dump(mode="json"), merge(few, HARD) if hard else {})
+    model = load_checkpoint(run.folder / "best.safetensors").model
+    found = evaluate(model, open_dataset("simulated", split=split, config=rooms))
     return found.metrics | found.decomposition
 
 
@@ -180,45 +214,109 @@ def markdown(models: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
-    parser.add_argument("--epochs", type=int, default=12, help="of every run (12)")
-    parser.add_argument("--seeds", type=int, default=3, help="per model (3)")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "accuracy.json", help="JSON to write")
-    options = parser.parse_args()
-    epochs = 2 if options.quick else options.epochs
-    rates, found = {}, {}
-    for model in options.models:
-        rates[model], found[model] = search_rate(model, options.runs / "search", options.quick)
-        print(f"{model}: learning rate {rates[model]:g} of {found[model]}", flush=True)
-    runs: dict[str, list[FinishedRun]] = {model: [] for model in options.models}
-    hard: dict[str, list[dict[str, float]]] = {model: [] for model in options.models}
-    models: dict[str, Any] = {}
-    for seed in range(options.seeds):
-        for model in options.models:
-            config = campaign_config(model, epochs, rates[model], seed, options.runs, options.quick)
-            runs[model].append(finished_run(config))
-            hard[model].append(hard_report(config))
-            print(f"{model}, seed {seed}: rmse {runs[model][-1].rmse:.4f} m", flush=True)
-    baseline = runs.get("unet", runs[options.models[0]])
+def compare_models(options: argparse.Namespace) -> None:
+    """The main table: every model with its best rate and all seeds."""
+    epochs, search_epochs = (2, 1) if options.quick else (options.epochs, SEARCH_EPOCHS)
+    names, seeds = options.models, range(options.seeds)
+    search = options.runs / "search"
+    tried = [(name, rate) for name in names for rate in RATES]
+    short = finished_runs(
+        [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, options.quick) for name, rate in tried],
+        options.jobs,
+    )
+    found = {
+        name: {rate: min(run.val_rmse) for (n, rate), run in zip(tried, short, strict=True) if n == name}
+        for name in names
+    }
+    rates = {name: min(found[name], key=found[name].__getitem__) for name in names}
+    configs = [
+        campaign_config(name, MODELS[name], epochs, rates[name], seed, options.runs, options.quick)
+        for name in names
+        for seed in seeds
+    ]
+    finished = finished_runs(configs, options.jobs)
+    runs = {name: finished[place * len(seeds) : (place + 1) * len(seeds)] for place, name in enumerate(names)}
+    baseline = runs.get("unet", runs[names[0]])
     target = statistics.fmean(min(run.val_rmse) for run in baseline)
-    for model in options.models:
-        settings = campaign_config(model, epochs, rates[model], 0, options.runs, options.quick)
-        models[model] = summarise(runs[model], hard[model]) | cost(settings)
-        models[model] |= {"learning_rate": rates[model], "rates_tried": found[model]}
-        models[model]["epochs_to_baseline"] = epochs_to(target, runs[model])
-    budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": SEARCH_EPOCHS}
-    result = {"machine": machine(), "commit": commit(), "budget": budget, "models": models}
-    with replacing(options.out) as aside:
-        aside.write_text(json.dumps(result, indent=2) + "\n")
-    with replacing(options.out.with_suffix(".md")) as aside:
-        aside.write_text(markdown(models), encoding="utf-8")
+    models: dict[str, Any] = {}
+    for name in names:
+        models[name] = summarise(runs[name], [report(run, "test", hard=True) for run in runs[name]])
+        models[name] |= cost(runs[name][0].config)
+        models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
+        models[name]["epochs_to_baseline"] = epochs_to(target, runs[name])
+    budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": search_epochs}
+    write(options, {"budget": budget, "models": models}, markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
     Console(highlight=False).print(table(models))
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """The variants of the default: one seed each, three of the default itself, which say how much is chance."""
+    epochs = 1 if options.quick else ABLATION_EPOCHS
+    rate = make_config().trainer.learning_rate
+    wanted = [("default", seed) for seed in range(options.seeds)]
+    wanted += [(name, 0) for name in list(ABLATIONS)[1 : 3 if options.quick else None]]
+    configs = [
+        campaign_config(name, ABLATIONS[name], epochs, rate, seed, options.runs / "ablations", options.quick)
+        for name, seed in wanted
+    ]
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name, _ in wanted}
+    for (name, _), run in zip(wanted, finished_runs(configs, options.jobs), strict=True):
+        figures[name].append(report(run, "val") | {"hard_rmse": report(run, "val", hard=True)["rmse"]})
+    variants = {name: over_seeds(found) | {"changed": ABLATIONS[name]} for name, found in figures.items()}
+    budget = {"epochs": epochs, "seeds": {name: len(found) for name, found in figures.items()}, "learning_rate": rate}
+    write(options, {"budget": budget, "variants": variants}, ablation_markdown(variants))
+
+
+def write(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    """JSON and the table of a campaign, side by side."""
+    where = {"machine": f"{machine()}, {options.jobs} runs at once", "commit": commit()}
+    with replacing(options.out) as aside:
+        aside.write_text(json.dumps(where | result, indent=2) + "\n")
+    with replacing(options.out.with_suffix(".md")) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def ablation_markdown(variants: Mapping[str, Any]) -> str:
+    """The ablations as a table for the documentation."""
+    rows = [
+        ["variant", "changed", "rmse (m)", "against default", "hard rooms (m)", "residual_gain", "corr", "smoothness"]
+    ]
+    rows.append(["---"] * len(rows[0]))
+    reference = variants["default"]["rmse"]["mean"]
+    for name, variant in variants.items():
+        changed = [f"{s}.{key}={value}" for s, keys in variant["changed"].items() for key, value in keys.items()]
+        mean = {key: value["mean"] for key, value in variant.items() if key != "changed"}
+        rmse = f"{mean['rmse']:.3f}" + (f" ± {variant['rmse']['std']:.3f}" if name == "default" else "")
+        rows.append(
+            [
+                name,
+                ", ".join(changed),
+                rmse,
+                f"{mean['rmse'] / reference - 1:+.1%}",
+                f"{mean['hard_rmse']:.3f}",
+                f"{mean['residual_gain']:.1%}",
+                f"{mean['residual_detail_corr']:.2f}",
+                f"{mean['base_smoothness']:.3f}",
+            ]
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
+    parser.add_argument("--ablations", action="store_true", help="train variants of the default instead")
+    parser.add_argument("--epochs", type=int, default=12, help="of every run (12)")
+    parser.add_argument("--seeds", type=int, default=3, help="per model (3)")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once (one per core)")
+    parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results)")
+    options = parser.parse_args()
+    options.out = options.out or HERE / "results" / ("ablations.json" if options.ablations else "accuracy.json")
+    (ablate if options.ablations else compare_models)(options)
 
 
 if __name__ == "__main__":

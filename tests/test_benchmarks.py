@@ -9,18 +9,10 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
-    out = tmp_path / "accuracy.json"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "accuracy.py"),
-        "--quick",
-        "--seeds",
-        "2",
-        "--models",
-        "unet",
-        "default",
-    ]
+def campaign(tmp_path: Path, *options: str) -> Path:
+    """Run the campaign in its quick form; the JSON that it wrote."""
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(BENCHMARKS / "accuracy.py"), "--quick", "--seeds", "2", "--jobs", "2", *options]
     done = subprocess.run(
         [*command, "--runs", str(tmp_path / "runs"), "--out", str(out)],
         env=os.environ | {"COLUMNS": "80"},
@@ -29,6 +21,11 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
+    out = campaign(tmp_path, "--models", "unet", "default")
     result = json.loads(out.read_text())
     assert set(result["models"]) == {"unet", "default"}
     for summary in result["models"].values():
@@ -41,3 +38,14 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
     assert result["budget"]["quick"] is True
     assert out.with_suffix(".png").exists()
     assert "residual_gain" in out.with_suffix(".md").read_text()
+
+
+def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
+    out = campaign(tmp_path, "--ablations")
+    result = json.loads(out.read_text())
+    assert set(result["variants"]) == {"default", "waveform", "spectrogram"}
+    assert result["budget"]["seeds"] == {"default": 2, "waveform": 1, "spectrogram": 1}
+    assert result["variants"]["default"]["rmse"]["std"] > 0
+    assert result["variants"]["waveform"]["changed"] == {"audio": {"front_end": "waveform"}}
+    assert result["variants"]["waveform"]["hard_rmse"]["mean"] > 0
+    assert "audio.front_end=waveform" in out.with_suffix(".md").read_text()

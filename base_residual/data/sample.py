@@ -68,25 +68,6 @@ def spread(length: int, count: int) -> list[int]:
     return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
 
 
-def mirror(waveform: Tensor, depth: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror some samples of a batch: swap their ears and flip their depth maps left to right.
-
-    For a head that is symmetric this is exact: it is what the same robot hears and sees in the mirrored room.
-
-    Args:
-        waveform: (B, 2, T).
-        depth: (B, 1, S, S) in metres.
-        which: bool (B,), the samples to mirror.
-
-    Returns:
-        The batch with those samples mirrored.
-    """
-    return (
-        torch.where(which[:, None, None], waveform.flip(1), waveform),
-        torch.where(which[:, None, None, None], depth.flip(-1), depth),
-    )
-
-
 def resize_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Shrink or enlarge a depth map without letting its holes bleed into their neighbours.
 

@@ -1,0 +1,68 @@
+"""What is changed about the recordings of a training batch, so that the network learns what carries over."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from base_residual.config import DataConfig
+
+QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
+
+
+def augment(waveform: Tensor, depth: Tensor, config: DataConfig, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A training batch as it could have been recorded: mirrored, in rooms that swallow more, through noisier ears.
+
+    Args:
+        waveform: (B, 2, T).
+        depth: (B, 1, S, S) in metres.
+        config: says which changes are made, and how large they may be.
+        chance: a generator on the CPU that decides them.
+
+    Returns:
+        The changed batch, on the device that it was on.
+    """
+    count = len(waveform)
+    if config.mirror:
+        which = torch.rand(count, generator=chance) < 0.5
+        waveform, depth = mirror(waveform, depth, which.to(waveform.device))
+    if config.damping:
+        waveform = damp(waveform, (config.damping * torch.rand(count, generator=chance)).to(waveform.device))
+    if config.noise:
+        level = config.noise * QUIETEST ** torch.rand(count, generator=chance)
+        noise = torch.randn(waveform.shape, generator=chance)
+        waveform = hiss(waveform, level.to(waveform.device), noise.to(waveform.device))
+    return waveform, depth
+
+
+def mirror(waveform: Tensor, depth: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror some samples of a batch: swap their ears and flip their depth maps left to right.
+
+    For a head that is symmetric this is exact: it is what the same robot hears and sees in the mirrored room.
+
+    Args:
+        waveform: (B, 2, T).
+        depth: (B, 1, S, S) in metres.
+        which: bool (B,), the samples to mirror.
+
+    Returns:
+        The batch with those samples mirrored.
+    """
+    return (
+        torch.where(which[:, None, None], waveform.flip(1), waveform),
+        torch.where(which[:, None, None, None], depth.flip(-1), depth),
+    )
+
+
+def damp(waveform: Tensor, decibels: Tensor) -> Tensor:
+    """Let echoes decay faster, as duller walls would: by nothing at the start, by `decibels` (B,) at the end."""
+    time = torch.linspace(0, 1, waveform.shape[-1], device=waveform.device)
+    return waveform * torch.exp(-math.log(10) / 20 * decibels[:, None, None] * time)
+
+
+def hiss(waveform: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """Add `noise` (B, 2, T) of unit variance, at `level` (B,) times the loudest sample of each recording."""
+    loudest = waveform.abs().amax(dim=(1, 2))
+    return waveform + (level * loudest)[:, None, None] * noise
