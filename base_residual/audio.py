@@ -20,6 +20,7 @@ from base_residual.errors import DataError, ShapeError
 SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
 MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
 COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
+ONSET = 0.1  # of the loudest sample: what is as loud for the first time is where the direct sound begins
 FLOOR = 1e-4  # -80 dB under the loudest sample: below it there is only noise
 
 
@@ -102,9 +103,9 @@ class EchoFrontEnd(nn.Module):
     - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
     - `mel`: the same in mel bands.
     - `waveform`: the samples, scaled to unit energy, (B, 2, T).
-    - `matched`: the echo compressed by correlation with the emitted chirp (the matched filter of every sonar), as the
+    - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
       log envelope of each ear, their mean and their difference, and the complex coherence between them, (B, 6, T).
-      Turin, "An introduction to matched filters", IRE Trans. Information Theory 6(3), 1960.
+      The emitted sound is the chirp as designed, or what each recording's direct sound says it was.
 
     Args:
         config: the front end and its window.
@@ -174,10 +175,10 @@ class EchoFrontEnd(nn.Module):
         return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
-        samples = waveform.shape[-1]
-        length = next_fast_len(samples + len(self.template))
-        spectrum = torch.fft.fft(waveform, length) * torch.fft.fft(self.template, length).conj()
-        pulse = torch.fft.ifft(spectrum * _analytic(length, waveform.device))[..., :samples]  # (B, 2, T), complex
+        template = self.template
+        if self.config.template == "direct":
+            template = direct_sound(waveform, len(template)).sound
+        pulse = compress(waveform, template)  # (B, 2, T), complex
         energy = pulse.abs().square()
         local = _moving_mean(energy)  # (B, 2, T)
         between = pulse[:, 0] * pulse[:, 1].conj()
@@ -187,6 +188,51 @@ class EchoFrontEnd(nn.Module):
         level = _log_level(local.sqrt())
         difference = level[:, :1] - level[:, 1:]
         return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
+
+
+class DirectSound(NamedTuple):
+    """The way from the loudspeaker straight to the ears: `onset` (B,) in samples, and the `sound` (B, N) itself."""
+
+    onset: Tensor
+    sound: Tensor
+
+
+def direct_sound(waveform: Tensor, length: int) -> DirectSound:
+    """The emitted sound as the recording itself holds it: what is heard first, at the ear that hears it louder.
+
+    Args:
+        waveform: (B, 2, T).
+        length: N, in samples; what has been emitted is as long.
+    """
+    loudness = waveform.abs().amax(dim=1)  # (B, T)
+    heard = loudness >= ONSET * loudness.amax(dim=1, keepdim=True)
+    onset = heard.int().argmax(dim=1)  # the first of the largest is the first
+    padded = F.pad(waveform, (0, length))
+    place = onset[:, None, None] + torch.arange(length, device=waveform.device).expand(1, 2, -1)
+    both = padded.gather(2, place.expand(len(waveform), -1, -1))  # (B, 2, N)
+    louder = both.square().sum(dim=2).argmax(dim=1)
+    return DirectSound(onset, both[torch.arange(len(both), device=both.device), louder])
+
+
+def compress(waveform: Tensor, template: Tensor) -> Tensor:
+    """Pulse compression: the correlation of echoes with the emitted sound, as an analytic signal.
+
+    A sound that begins with sample t becomes a short pulse at t, and its magnitude the envelope of that pulse.
+    Turin, "An introduction to matched filters", IRE Trans. Information Theory 6(3), 1960.
+
+    Args:
+        waveform: (B, 2, T).
+        template: the emitted sound, (N,), or one for each echo, (B, N).
+
+    Returns:
+        complex (B, 2, T).
+    """
+    samples = waveform.shape[-1]
+    length = next_fast_len(samples + template.shape[-1])
+    emitted = torch.fft.fft(template, length).unsqueeze(-2)  # one for both ears
+    spectrum = torch.fft.fft(waveform, length) * emitted.conj()
+    pulse: Tensor = torch.fft.ifft(spectrum * _analytic(length, waveform.device))[..., :samples]
+    return pulse
 
 
 def _analytic(length: int, device: torch.device) -> Tensor:

@@ -106,6 +106,9 @@ class AudioConfig(Section):
     front_end: Literal["spectrogram", "mel", "waveform", "matched"] = Field(
         "matched", description="What is made of a waveform before the network sees it."
     )
+    template: Literal["chirp", "direct"] = Field(
+        "chirp", description="Emitted sound of the matched front end: as designed, or each recording's direct sound."
+    )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
     )

@@ -9,7 +9,7 @@ import scipy.signal
 import soundfile
 import torch
 
-from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo, mel_filters, read_echo
+from base_residual.audio import EchoFrontEnd, compress, direct_sound, echo_frames, fit_echo, mel_filters, read_echo
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.config import AudioConfig
 from base_residual.errors import DataError, ShapeError
@@ -76,7 +76,7 @@ def test_a_truncated_recording_is_refused_or_read_as_far_as_it_goes(tmp_path: Pa
         read_echo(path)
 
 
-def front_end(name: str, size: int = 32, **settings: int) -> EchoFrontEnd:
+def front_end(name: str, size: int = 32, **settings: int | str) -> EchoFrontEnd:
     return EchoFrontEnd(AudioConfig(front_end=name, **settings), size)
 
 
@@ -135,6 +135,46 @@ def test_the_matched_level_equals_correlation_and_hilbert_envelope_by_scipy() ->
     expected = 1 - 2 * np.log(envelope / envelope.max() + 1e-4) / np.log(1e-4)
     found = front_end("matched")(torch.from_numpy(echo)[None].float())[0, :2]
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("delay", [0, 7, 250])
+def test_the_direct_sound_is_found_where_it_begins_at_the_louder_ear(delay: int) -> None:
+    emitted = torch.from_numpy(ChirpDesign(fade=0.01).waveform()).float()
+    echo = torch.zeros(2, 2, 1000)
+    echo[0, 0, delay : delay + 132], echo[0, 1, delay : delay + 132] = 0.5 * emitted, 0.9 * emitted
+    echo[0, :, 400:532] += 0.2 * emitted
+    echo[1] = echo[0].flip(0)
+    found = direct_sound(echo, 132)
+    # The sweep starts at a zero crossing: a few samples pass before it is a tenth as loud as it gets.
+    late = found.onset - delay
+    assert (late >= 0).all()
+    assert (late < 15).all()
+    start = int(late[0])
+    torch.testing.assert_close(found.sound[:, : 132 - start], 0.9 * emitted[start:].expand(2, -1))
+
+
+def test_each_echo_is_compressed_with_its_own_template() -> None:
+    echo, templates = torch.randn(3, 2, 500), torch.randn(3, 40)
+    together = compress(echo, templates)
+    for place in range(3):
+        torch.testing.assert_close(together[place], compress(echo[place : place + 1], templates[place])[0])
+
+
+def test_the_direct_template_knows_an_emitted_sound_that_is_no_chirp() -> None:
+    generator = torch.Generator().manual_seed(0)
+    emitted = torch.randn(132, generator=generator)
+    echo = torch.zeros(1, 2, 2000)
+    echo[0, :, 20:152] = emitted
+    for ear, delay in enumerate((800, 810)):
+        echo[0, ear, delay : delay + 132] += 0.5 * emitted
+    features = front_end("matched", template="direct")(echo)
+    late = features[0, :2, 400:]
+    assert [int(level.argmax()) + 400 for level in late] == [800, 810]
+    by_chirp = front_end("matched")(echo)[0, :2, 400:]
+    # What is compressed stands out of its surroundings more than what is not.
+    assert float((late.amax(1) - late.median(1).values).min()) > float(
+        (by_chirp.amax(1) - by_chirp.median(1).values).max()
+    )
 
 
 def test_coherence_is_one_for_equal_ears_and_small_for_strangers() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_batvision
 from safetensors.torch import load_file
 
 from base_residual.checkpoint import load_checkpoint
@@ -298,6 +299,30 @@ def test_the_baselines_train_by_the_same_command(tiny: MakeConfig, name: str) ->
     assert result.run_dir.name.startswith(f"{name}_simulated")
     assert result.history[0]["train/loss_base"] == 0
     assert result.test.decomposition == {}
+
+
+U_NETS = {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"}
+
+
+@pytest.mark.parametrize("dataset", ["simulated", "batvisionv2"])
+@pytest.mark.parametrize(
+    ("audio", "model"),
+    [
+        ({"front_end": "spectrogram"}, U_NETS),
+        ({"front_end": "mel", "n_mels": 16}, U_NETS),
+        ({"front_end": "waveform"}, {}),
+        ({"front_end": "matched"}, {}),
+        ({"front_end": "matched", "template": "direct"}, {}),
+    ],
+)
+def test_every_front_end_trains_on_both_datasets(
+    tiny: MakeConfig, tmp_path: Path, dataset: str, audio: dict[str, object], model: dict[str, object]
+) -> None:
+    data: dict[str, object] = {"name": dataset, "num_workers": 0}
+    if dataset == "batvisionv2":
+        data["root"] = str(write_batvision(tmp_path / "data", count=4))
+    result = fit(tiny({"audio": audio, "model": model, "data": data, "trainer": {"epochs": 1, "batch_size": 4}}))
+    assert 0 < result.test.metrics["rmse"] < 8
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Adam"])
