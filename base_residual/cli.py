@@ -313,7 +313,8 @@ def compare(
     for table in comparison_tables(comparison):
         console.print(table)
     console.print("converged: epochs until within 2 % of the run's own best; reached: until the reference's best.")
-    print(f"Picture: {save_figure(comparison_figure({run.name: [run.val_rmse] for run in comparison.runs}), out)}")
+    curves = {name: [run.val_rmse] for name, run in zip(comparison.names, comparison.runs, strict=True)}
+    print(f"Picture: {save_figure(comparison_figure(curves), out)}")
 
 
 @app.command()

@@ -32,11 +32,6 @@ class FinishedRun:
     test: Evaluation
 
     @property
-    def name(self) -> str:
-        """Model and experiment, which is what tells runs apart."""
-        return f"{self.config.model.name} {self.config.tracking.experiment_name}"
-
-    @property
     def rmse(self) -> float:
         """Test rmse, in metres."""
         return self.test.metrics["rmse"]
@@ -57,6 +52,33 @@ class Comparison:
     runs: list[FinishedRun]
     reference: FinishedRun
 
+    @property
+    def names(self) -> list[str]:
+        """What tells the runs apart, as short as that can be said: experiment, model and experiment, or the folder."""
+        for name in (
+            lambda run: run.config.tracking.experiment_name,
+            lambda run: f"{run.config.model.name} {run.config.tracking.experiment_name}",
+            lambda run: run.folder.name,
+        ):
+            names = [name(run) for run in self.runs]
+            if len(set(names)) == len(names):
+                return names
+        return [str(run.folder) for run in self.runs]
+
+    @property
+    def differing(self) -> dict[str, list[Any]]:
+        """The settings that are not the same in all runs, by their dotted name: the value in each run."""
+        settings = [
+            {
+                f"{section}.{key}": value
+                for section, keys in run.config.model_dump(mode="json", exclude={"tracking"}).items()
+                for key, value in keys.items()
+            }
+            for run in self.runs
+        ]
+        values = {name: [setting[name] for setting in settings] for name in settings[0]}
+        return {name: given for name, given in values.items() if any(value != given[0] for value in given[1:])}
+
     def ahead(self, run: FinishedRun) -> float:
         """Share by which a run's test rmse lies below the reference's; negative where it lies above."""
         return 1 - run.rmse / self.reference.rmse
@@ -76,6 +98,7 @@ class Comparison:
         """All of it, ready for JSON."""
         return {
             "reference": str(self.reference.folder),
+            "differing": self.differing,
             "runs": [
                 run.test.as_dict()
                 | {

@@ -130,15 +130,16 @@ def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Runs side by side, and the verdicts on each of them."""
-    reference = comparison.reference
+    """Runs side by side, what their settings differ in, and the verdicts on each of them."""
+    reference, names = comparison.reference, comparison.names
+    against = names[comparison.runs.index(reference)]
     columns = [Column("run", overflow="fold"), *(Column(name, justify="right") for name in COMPARED)]
-    table = Table(*columns, title=f"Test split, against {reference.name}", title_justify="left", box=box.SIMPLE_HEAD)
-    for run in comparison.runs:
+    table = Table(*columns, title=f"Test split, against {against}", title_justify="left", box=box.SIMPLE_HEAD)
+    for name, run in zip(names, comparison.runs, strict=True):
         metrics, figures = run.test.metrics, run.test.decomposition
         reached = comparison.epochs_to_reference(run)
         table.add_row(
-            run.name,
+            name,
             f"{run.rmse:.3f}",
             "" if run is reference else f"{comparison.ahead(run):+.1%}",
             f"{metrics['abs_rel']:.3f}",
@@ -147,10 +148,14 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             f"{run.converged_at()}",
             "never" if reached is None else f"{reached}",
         )
-    tables = [table]
-    for run in comparison.runs:
+    columns = [Column(name, overflow="fold") for name in ("setting", *names)]
+    differing = Table(*columns, title="What differs", title_justify="left", box=box.SIMPLE_HEAD)
+    for setting, values in comparison.differing.items():
+        differing.add_row(setting, *map(str, values))
+    tables = [table, differing] if comparison.differing else [table]
+    for name, run in zip(names, comparison.runs, strict=True):
         verdicts = criteria_table(comparison.criteria(run))
-        verdicts.title = f"Success criteria: {run.name}"
+        verdicts.title = f"Success criteria: {name}"
         tables.append(verdicts)
     return tables
 

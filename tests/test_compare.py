@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,11 +34,29 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
     assert comparison.criteria(run)[2].met is not None
     assert comparison.criteria(comparison.reference)[0].met is None
     output = brdepth("compare", *folders.values(), "--out", tmp_path / "c.png")
-    assert "Success criteria: base_residual base_residual" in output
+    assert "Success criteria: base_residual" in output
     assert (tmp_path / "c.png").exists()
     assert max(len(line) for line in output.splitlines() if "Picture" not in line) <= 80
     report = json.loads(brdepth("compare", *folders.values(), "--json"))
     assert [run["model"] for run in report["runs"]] == ["base_residual", "unet"]
+
+
+def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    first, second = (
+        Trainer(
+            tiny({"tracking": {"results_dir": str(tmp_path / name)}, "loss": {"lambda_sparse": weight}}), trackers=[]
+        )
+        .fit()
+        .run_dir
+        for name, weight in (("one", 0.0), ("two", 0.5))
+    )
+    comparison = compare_runs([first, second])
+    assert comparison.names == [str(first), str(second)]  # model, experiment and folder are called the same
+    assert comparison.differing == {"loss.lambda_sparse": [0.0, 0.5]}
+    output = brdepth("compare", first, second, "--out", tmp_path / "c.png")
+    assert "What differs" in output
+    assert re.search(r"loss.lambda_sparse\s+0.0\s+0.5", output)
+    assert json.loads(brdepth("compare", first, second, "--json"))["differing"] == comparison.differing
 
 
 def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:
