@@ -386,7 +386,3 @@ def _load(ctx: typer.Context, path: Path, split: str, device: str) -> tuple[Chec
     config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
     with counting(_console(), "Rendering rooms") as progress:
         return loaded, open_dataset(config.data.name, config.data.root, split, config, progress)
-
-
-if __name__ == "__main__":
-    app()

@@ -175,4 +175,6 @@ def findings_table(findings: Findings) -> Table:
     if findings.farthest:
         table.add_row("measured depth", f"{findings.nearest:.3f} to {findings.farthest:.3f} m")
     table.add_row("invalid pixels", f"{findings.invalid_share:.1%}")
+    if findings.shared:
+        table.add_row("in several splits", f"{findings.shared} recordings: a test on what was trained on")
     return table

@@ -336,6 +336,8 @@ def test_checking_finds_what_is_there_and_every_problem(tmp_path: Path) -> None:
     assert clean.shapes == {(24, 40): 9}
     assert (clean.nearest, clean.farthest) == pytest.approx((1.0, 3.0))
     assert clean.invalid_share == pytest.approx(1 / 16)
+    assert clean.shared == 3  # the helper lists the same recordings in every split
+    assert check_data(write_batvision(tmp_path / "apart", splits=("train",))).shared == 0
     (root / "Attic" / "audio" / "audio_1.wav").write_bytes(b"RIFF")
     np.save(root / "Attic" / "depth" / "depth_2.npy", np.zeros((24, 40), np.uint16))
     (root / "Attic" / "val.csv").unlink()

@@ -51,7 +51,7 @@ def test_the_readme_commands_run_in_this_order(tmp_path: Path) -> None:
     for line in lines:
         small = [option for option in SMALL if "batch_size" not in option] if line == "brdepth train" else []
         done = subprocess.run(
-            [sys.executable, "-m", "base_residual.cli", *shlex.split(line)[1:], *small],
+            [sys.executable, "-m", "base_residual", *shlex.split(line)[1:], *small],
             cwd=tmp_path,
             env=os.environ | {"COLUMNS": "80"},
             capture_output=True,

@@ -27,6 +27,7 @@ class Findings:
         shapes: number of depth maps by (height, width).
         nearest, farthest: measured depth, in metres.
         invalid_share: mean share of pixels without a measurement.
+        shared: number of recordings that more than one split lists: testing on them tests memory.
         problems: one sentence each, with the file.
     """
 
@@ -37,6 +38,7 @@ class Findings:
     nearest: float = float("inf")
     farthest: float = 0.0
     invalid_share: float = 0.0
+    shared: int = 0
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Findings:
             "nearest": self.nearest if self.farthest else None,
             "farthest": self.farthest,
             "invalid_share": self.invalid_share,
+            "shared": self.shared,
             "problems": self.problems,
         }
 
@@ -75,6 +78,8 @@ def check_data(root: Path, progress: Callable[[int, int], None] | None = None) -
             findings.problems.append(str(error))
     if not listed:
         raise DataError(findings.problems[0])
+    splits_of = Counter(path for path, _ in {(recording.audio, split) for split, recording in listed})
+    findings.shared = sum(count > 1 for count in splits_of.values())
     measured_maps = 0
     for done, (split, recording) in enumerate(listed, start=1):
         findings.recordings[recording.id.split("/")[0], split] += 1

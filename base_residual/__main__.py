@@ -1,0 +1,5 @@
+"""`python -m base_residual` is `brdepth`."""
+
+from base_residual.cli import app
+
+app(prog_name="brdepth")
