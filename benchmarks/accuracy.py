@@ -22,7 +22,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich import box
@@ -53,7 +53,6 @@ ABLATIONS: dict[str, Layer] = {
     "default": {},
     "waveform": {"audio": {"front_end": "waveform"}},
     "spectrogram": {key: PRESETS["original"][key] for key in ("audio", "model")},
-    "base-grid-2": {"model": {"base_grid": 2}},
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
     "bound-0.1": {"model": {"residual_bound": 0.1}},
@@ -184,8 +183,63 @@ def table(models: Mapping[str, Any]) -> Table:
     return shown
 
 
-def markdown(models: Mapping[str, Any]) -> str:
-    """The same figures as a table for the documentation."""
+class Target(NamedTuple):
+    """What the default is meant to reach: the target in words, what was measured, and whether it is met."""
+
+    words: str
+    measured: str
+    met: bool | None
+
+
+def targets(models: Mapping[str, Any]) -> list[Target]:
+    """The targets that the models at hand can decide; met is None where the budget was too short to say."""
+    default = models["default"]
+    found: list[Target] = []
+    mean = {
+        name: default[name]["mean"] for name in default if isinstance(default[name], dict) and "mean" in default[name]
+    }
+    if "unet" in models:
+        unet = models["unet"]
+        ahead = 1 - mean["rmse"] / unet["rmse"]["mean"]
+        found.append(Target("rmse at least 20 % below the field's recipe", f"{ahead:.1%} below", ahead >= 0.2))
+        operations = default["gflops"] / unet["gflops"]
+        found.append(Target("at no more than half its operations", f"{operations:.2f} of them", operations <= 0.5))
+    if "plain" in models:
+        ahead = 1 - mean["rmse"] / models["plain"]["rmse"]["mean"]
+        words = "rmse at least 5 % below the same network without the decomposition"
+        found.append(Target(words, f"{ahead:.1%} below", ahead >= 0.05))
+    if "unet" in models:
+        needed = statistics.fmean(1 + curve.index(min(curve)) for curve in models["unet"]["val_rmse"])
+        reached = default["epochs_to_baseline"]
+        said = f"{'never' if reached is None else f'{reached:.1f}'} against {needed:.1f}"
+        met = reached is not None and reached <= 0.75 * needed
+        found.append(Target("at least 25 % fewer epochs to the field's best", said, met))
+    late = [min(curve[:20]) / min(curve) - 1 for curve in default["val_rmse"] if len(curve) > 20]
+    words = "best of the first 20 epochs within 2 % of the best of the run"
+    open_words = f"open, the runs have {len(default['val_rmse'][0])} epochs"
+    found.append(Target(words, f"{max(late):.1%}" if late else open_words, max(late) <= 0.02 if late else None))
+    found += [
+        Target("base_smoothness below 0.1", f"{mean['base_smoothness']:.4f}", mean["base_smoothness"] < 0.1),
+        Target(
+            "base never negative",
+            f"smallest {mean['base_positive']:.3f} m, mean of the seeds",
+            mean["base_positive"] >= 0,
+        ),
+        Target("mean abs(residual) below 1 m", f"{mean['residual_abs_mean']:.3f} m", mean["residual_abs_mean"] < 1),
+        Target("residual_gain above 5 %", f"{mean['residual_gain']:.1%}", mean["residual_gain"] > 0.05),
+        Target(
+            "residual_detail_corr above 0.3", f"{mean['residual_detail_corr']:.3f}", mean["residual_detail_corr"] > 0.3
+        ),
+    ]
+    for name in ("unet", "plain"):
+        if name in models:
+            ahead = 1 - default["hard"]["rmse"]["mean"] / models[name]["hard"]["rmse"]["mean"]
+            found.append(Target(f"ahead of {name} on the harder rooms", f"{ahead:.1%} below", ahead > 0))
+    return found
+
+
+def model_markdown(models: Mapping[str, Any]) -> str:
+    """The same figures, and what they say of the targets, as tables for the documentation."""
 
     def both(part: Mapping[str, Any], name: str, digits: int = 3) -> str:
         if name not in part:
@@ -211,7 +265,12 @@ def markdown(models: Mapping[str, Any]) -> str:
     }
     rows = [["", *models], ["---"] * (len(models) + 1)]
     rows += [[name, *(cell(summary) for summary in models.values())] for name, cell in columns.items()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    if "default" in models:
+        text += "\n| target | measured | |\n| --- | --- | --- |\n"
+        verdict = {True: "met", False: "**not met**", None: "open"}
+        text += "".join(f"| {t.words} | {t.measured} | {verdict[t.met]} |\n" for t in targets(models))
+    return text
 
 
 def compare_models(options: argparse.Namespace) -> None:
@@ -245,7 +304,11 @@ def compare_models(options: argparse.Namespace) -> None:
         models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
         models[name]["epochs_to_baseline"] = epochs_to(target, runs[name])
     budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": search_epochs}
-    write(options, {"budget": budget, "models": models}, markdown(models))
+    write(
+        options,
+        {"budget": budget, "models": models},
+        model_markdown(models),
+    )
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
     Console(highlight=False).print(table(models))

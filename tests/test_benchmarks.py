@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -49,3 +53,19 @@ def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
     assert result["variants"]["waveform"]["changed"] == {"audio": {"front_end": "waveform"}}
     assert result["variants"]["waveform"]["hard_rmse"]["mean"] > 0
     assert "audio.front_end=waveform" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "render", "key"),
+    [("accuracy", "model_markdown", "models"), ("ablations", "ablation_markdown", "variants")],
+)
+def test_the_documentation_shows_the_committed_figures(
+    name: str, render: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    results = BENCHMARKS / "results"
+    figures = json.loads((results / f"{name}.json").read_text())[key]
+    text = (results / f"{name}.md").read_text(encoding="utf-8")
+    assert getattr(importlib.import_module("accuracy"), render)(figures) == text
+    for block in text.split("\n\n"):
+        assert block in (DOCS / "accuracy.md").read_text(encoding="utf-8")
