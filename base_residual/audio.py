@@ -156,11 +156,11 @@ class EchoFrontEnd(nn.Module):
             case "matched":
                 return self._matched(waveform)
 
-    def _spectrogram(self, waveform: Tensor) -> Tensor:
+    def magnitude(self, waveform: Tensor) -> Tensor:
+        """Magnitude of the short-time Fourier transform, (B, 2, T) to (B, 2, n_fft // 2 + 1, frames)."""
         config = self.config
-        batch, ears, samples = waveform.shape
         spectrum = torch.stft(
-            waveform.reshape(batch * ears, samples),
+            waveform.flatten(0, 1),
             n_fft=config.n_fft,
             win_length=config.win_length,
             hop_length=config.hop_length,
@@ -168,22 +168,31 @@ class EchoFrontEnd(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )  # (2B, n_fft // 2 + 1, frames)
-        magnitude = spectrum.abs()
-        if config.front_end == "mel":
-            magnitude = self.filters @ magnitude  # (2B, n_mels, frames)
-        magnitude = magnitude.unflatten(0, (batch, ears)).flip(2)  # high frequencies on top
+        return spectrum.abs().unflatten(0, (-1, 2))
+
+    def pulse(self, waveform: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
+        """What `compress` makes of the echoes, as its real and its imaginary part, (B, 2, T) each."""
+        pulse = compress(waveform, template)
+        return pulse.real, pulse.imag
+
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        magnitude = self.magnitude(waveform)
+        if self.config.front_end == "mel":
+            magnitude = self.filters @ magnitude  # (B, 2, n_mels, frames)
+        magnitude = magnitude.flip(2)  # high frequencies on top
         return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
         template = self.template
         if self.config.template == "direct":
             template = direct_sound(waveform, len(template)).sound
-        pulse = compress(waveform, template)  # (B, 2, T), complex
-        energy = pulse.abs().square()
+        real, imag = self.pulse(waveform, template)  # (B, 2, T) each
+        energy = real.square() + imag.square()
         local = _moving_mean(energy)  # (B, 2, T)
-        between = pulse[:, 0] * pulse[:, 1].conj()
         # The coherence of the ears: its angle is their phase difference, its length says how far to trust it.
-        coherence = _moving_mean(torch.stack([between.real, between.imag], dim=1))
+        along = real[:, 0] * real[:, 1] + imag[:, 0] * imag[:, 1]
+        across = imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]
+        coherence = _moving_mean(torch.stack([along, across], dim=1))
         coherence = coherence / (local.prod(dim=1, keepdim=True).sqrt() + 1e-20)
         level = _log_level(local.sqrt())
         difference = level[:, :1] - level[:, 1:]
@@ -231,11 +240,11 @@ def compress(waveform: Tensor, template: Tensor) -> Tensor:
     length = next_fast_len(samples + template.shape[-1])
     emitted = torch.fft.fft(template, length).unsqueeze(-2)  # one for both ears
     spectrum = torch.fft.fft(waveform, length) * emitted.conj()
-    pulse: Tensor = torch.fft.ifft(spectrum * _analytic(length, waveform.device))[..., :samples]
+    pulse: Tensor = torch.fft.ifft(spectrum * analytic_weights(length, waveform.device))[..., :samples]
     return pulse
 
 
-def _analytic(length: int, device: torch.device) -> Tensor:
+def analytic_weights(length: int, device: torch.device) -> Tensor:
     """Weights (length,) of a spectrum that make its signal analytic: positive frequencies twice, negative ones not."""
     weights = torch.zeros(length, device=device)
     weights[1 : (length + 1) // 2] = 2

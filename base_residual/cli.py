@@ -6,38 +6,29 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from base_residual import __version__
-from base_residual.config import (
-    DATASET_DEFAULTS,
-    PRESETS,
-    Config,
-    Layer,
-    choices,
-    load_layer,
-    make_config,
-    merge,
-    parse_setting,
-)
+from base_residual.config import PRESETS, SPLITS, load_layer, make_config, merge, parse_setting
 from base_residual.errors import BaseResidualError, TrainingInterrupted
+from base_residual.options import (
+    DATA_SETTINGS,
+    PREPARE_SETTINGS,
+    SIMULATE_SETTINGS,
+    TRAIN_SETTINGS,
+    current_name,
+    given_settings,
+    setting,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from base_residual.checkpoint import Checkpoint
     from base_residual.data.sample import EchoDataset
-
-OLDER_NAMES = {"use-adaptive-loss": "adaptive", "use-wandb": "wandb", "use-tensorboard": "tensorboard"}
-
-
-def current_name(name: str) -> str:
-    """An option's or a command's name in today's spelling: dashes, and no `use`."""
-    dashed = name.replace("_", "-")
-    return OLDER_NAMES.get(dashed, dashed)
 
 
 class Commands(TyperGroup):
@@ -65,70 +56,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": current_name, "help_option_names": ["-h", "--help"]},
 )
-
-
-def setting(key: str, *names: str) -> Any:
-    """A command-line option whose help, choices and default are those of the configuration's field `section.name`."""
-    section, name = key.split(".")
-    field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
-    value = field.get_default()
-    implied = (field.json_schema_extra or {}).get("implied")  # by other settings
-    default = implied or {"False": "off", "True": "on"}.get(str(value), str(value))
-    for dataset, layer in DATASET_DEFAULTS.items():
-        if name in layer.get(section, {}):
-            default += f"; {dataset}: {layer[section][name]}"
-    return typer.Option(
-        *names,
-        help=field.description if value is None else f"{field.description} (default: {default})",
-        metavar="|".join(choices(field.annotation)) if get_origin(field.annotation) is Literal else None,
-        show_default=False,
-        rich_help_panel=section.capitalize(),
-    )
-
-
-# Which setting each option of `train` reaches; those without an entry are not settings.
-TRAIN_SETTINGS = {
-    "dataset": "data.name",
-    "data_root": "data.root",
-    "model": "model.name",
-    "adaptive": "loss.adaptive",
-    "curriculum": "loss.curriculum",
-    "warmup_epochs": "loss.warmup_epochs",
-    "lambda_recon": "loss.lambda_recon",
-    "lambda_base": "loss.lambda_base",
-    "lambda_sparse": "loss.lambda_sparse",
-    "lowpass_kernel": "loss.lowpass_kernel",
-    "epochs": "trainer.epochs",
-    "batch_size": "trainer.batch_size",
-    "learning_rate": "trainer.learning_rate",
-    "seed": "trainer.seed",
-    "device": "trainer.device",
-    "experiment_name": "tracking.experiment_name",
-    "results_dir": "tracking.results_dir",
-    "wandb": "tracking.wandb",
-    "tensorboard": "tracking.tensorboard",
-}
-SIMULATE_SETTINGS = {
-    "rooms": "simulation.train_rooms",
-    "val_rooms": "simulation.val_rooms",
-    "test_rooms": "simulation.test_rooms",
-    "poses": "simulation.poses",
-    "style": "simulation.style",
-    "seed": "simulation.seed",
-    "output_size": "data.output_size",
-    "max_depth": "data.max_depth",
-}
-DATA_SETTINGS = {"dataset": "data.name", "data_root": "data.root"}
-
-
-def given_settings(ctx: typer.Context, table: dict[str, str]) -> Layer:
-    """The settings that the user gave as options, as a layer."""
-    layer: Layer = {}
-    for option, key in table.items():
-        if ctx.params.get(option) is not None:
-            section, name = key.split(".")
-            layer.setdefault(section, {})[name] = ctx.params[option]
-    return layer
 
 
 def version_wanted(wanted: bool) -> None:
@@ -335,10 +262,32 @@ def simulate(
     from base_residual.data.simulated import simulate as render
 
     settings = make_config(given_settings(ctx, SIMULATE_SETTINGS))
-    with counting(_console(), "Rendering rooms") as progress:
+    with counting(_console()) as progress:
         render(root, settings.data, settings.simulation, progress)
     print(f"Rooms: {root}")
     print(f"Train: brdepth train --data-root {root}")
+
+
+@app.command()
+def prepare(
+    ctx: typer.Context,
+    dataset: Annotated[str | None, setting("data.name")] = None,
+    data_root: Annotated[Path | None, setting("data.root")] = None,
+    output_size: Annotated[int | None, setting("data.output_size")] = None,
+    max_depth: Annotated[float | None, setting("data.max_depth")] = None,
+) -> None:
+    """Turn a dataset into memory-mapped files, which training reads; `train` does so itself on first use."""
+    from base_residual.console import counting
+    from base_residual.data import open_dataset
+    from base_residual.data.prepared import PreparedSet
+
+    settings = make_config(given_settings(ctx, PREPARE_SETTINGS))
+    for split in SPLITS:
+        with counting(_console()) as progress:
+            found = open_dataset(settings.data.name, settings.data.root, split, settings, progress)
+        assert isinstance(found, PreparedSet)
+        size = sum(path.stat().st_size for path in found.folder.iterdir())
+        print(f"{split}: {len(found)} recordings, {size / 2**20:.0f} MiB, {found.folder}")
 
 
 @app.command("check-data")
@@ -351,7 +300,7 @@ def check(
     from base_residual.data.check import check_data
 
     out = _console()
-    with counting(out, "Reading") as progress:
+    with counting(out) as progress:
         findings = check_data(root, progress)
     if as_json:
         print(json.dumps(findings.as_dict(), indent=2))
@@ -384,5 +333,5 @@ def _load(ctx: typer.Context, path: Path, split: str, device: str) -> tuple[Chec
 
     loaded = _load_checkpoint(path, device)
     config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
-    with counting(_console(), "Rendering rooms") as progress:
+    with counting(_console()) as progress:
         return loaded, open_dataset(config.data.name, config.data.root, split, config, progress)

@@ -86,6 +86,7 @@ class DataConfig(Section):
     damping: float = Field(
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
+    prepare: bool = Field(True, description="Keep a memory-mapped copy, made on first use, in the cache.")
     num_workers: int = Field(2, ge=0, le=256, description="Processes that read recordings; 0 reads in this one.")
 
 

@@ -48,14 +48,14 @@ class ConsoleTracker(Tracker):
         self._console = console or Console(highlight=False)
         self._progress = working(self._console)
         self._task = self._progress.add_task("Starting", total=None)
-        self._told_of_rooms = False
+        self._told: set[str] = set()
 
-    def rendering(self, done: int, total: int) -> None:
-        if not self._told_of_rooms:
-            self._told_of_rooms = True
-            self._console.print(f"Rendering {total} rooms, once.")
+    def preparing(self, what: str, done: int, total: int) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._console.print(f"{what}, once.")
             self._progress.start()
-        self._progress.update(self._task, description="Rendering rooms", completed=done, total=total)
+        self._progress.update(self._task, description=what, completed=done, total=total)
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
         self._progress.start()
@@ -81,11 +81,11 @@ def working(console: Console) -> Progress:
 
 
 @contextmanager
-def counting(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a function of (done, total)."""
+def counting(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar as a function of what is being done, how many are done, and of how many."""
     with working(console) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task("Starting", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
 def metrics_table(evaluation: Evaluation, title: str) -> Table:

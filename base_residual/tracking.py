@@ -24,8 +24,8 @@ Record = dict[str, float]
 class Tracker:
     """Someone who is told how a run goes; every call does nothing unless a subclass wants to know."""
 
-    def rendering(self, done: int, total: int) -> None:
-        """`done` of `total` simulated rooms are rendered."""
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` are through what is done once, "Rendering rooms" or "Preparing recordings"."""
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
         """The run begins, or goes on after the epochs in `history`."""

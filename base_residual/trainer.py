@@ -160,11 +160,11 @@ class Trainer:
 
     def _open(self, split: str) -> EchoDataset:
         data = self.config.data
-        return open_dataset(data.name, data.root, split, self.config, self._tell_rendering)
+        return open_dataset(data.name, data.root, split, self.config, self._tell_preparing)
 
-    def _tell_rendering(self, done: int, total: int) -> None:
+    def _tell_preparing(self, what: str, done: int, total: int) -> None:
         for tracker in self._trackers:
-            tracker.rendering(done, total)
+            tracker.preparing(what, done, total)
 
     def _run(
         self,

@@ -135,6 +135,16 @@ def test_simulated_rooms_can_be_written_checked_and_trained_on(tmp_path: Path) -
     assert "Epoch 1:" in output
 
 
+def test_preparing_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
+    root = write_batvision(tmp_path / "data")
+    options = ["prepare", "--dataset", "batvisionv2", "--data-root", str(root), "--output-size", "32"]
+    lines = brdepth(*options).splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"{split}: 2 recordings" for split in ("train", "val", "test")]
+    for line in lines:
+        assert (Path(line.rsplit(", ", 1)[1]) / "depth.npy").is_file()
+
+
 def test_checking_names_each_problem_and_ends_with_code_one(tmp_path: Path) -> None:
     root = write_batvision(tmp_path)
     (root / "Attic" / "audio" / "audio_0.wav").unlink()

@@ -100,12 +100,13 @@ def test_the_epoch_line_is_literally_that_of_the_design() -> None:
     assert len(epoch_line(record | {"epoch": 1000})) <= 80
 
 
-def test_rendering_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_done_once_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     tracker = ConsoleTracker()
-    for done in range(5):
-        tracker.rendering(done, 5)
+    for what in ("Rendering rooms", "Preparing recordings", "Preparing recordings"):
+        for done in range(5):
+            tracker.preparing(what, done, 5)
     tracker.close()
-    assert capsys.readouterr().out == "Rendering 5 rooms, once.\n"
+    assert capsys.readouterr().out == "Rendering rooms, once.\nPreparing recordings, once.\n"
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_one_others(tiny: MakeConfig) -> None:

@@ -10,8 +10,8 @@ from base_residual.config import SPLITS, Config, DatasetName, choices, make_conf
 from base_residual.errors import DataError
 
 if TYPE_CHECKING:
+    from base_residual.data.cache import Progress
     from base_residual.data.sample import EchoDataset
-    from base_residual.data.simulated import Progress
 
 PUBLISHED = "doi:10.57745/HYLZNL"
 
@@ -31,15 +31,16 @@ def open_dataset(
             where no root is given.
         split: train, val or test.
         config: gives the depth maps' side, the largest depth and the sample rate; default: what the dataset implies.
-        progress: told (finished, all) rooms while rooms are rendered.
+        progress: told how far the rendering and the preparing are.
 
     Returns:
-        A sequence of `EchoSample`.
+        A sequence of `EchoSample`; where `data.prepare` is on, out of a prepared set that is made on first use.
 
     Raises:
         DataError: the name or the split is unknown, or the data is not there or not laid out as expected.
     """
     from base_residual.data.batvision import LAYOUT, BatVisionV2
+    from base_residual.data.prepared import prepared
     from base_residual.data.simulated import simulated_root
 
     if name not in choices(DatasetName):
@@ -58,4 +59,5 @@ def open_dataset(
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."
             )
         folder = Path(given)
-    return BatVisionV2(folder, split, config.data, config.audio.sample_rate)
+    recordings = BatVisionV2(folder, split, config.data, config.audio.sample_rate)
+    return prepared(recordings, progress) if config.data.prepare else recordings

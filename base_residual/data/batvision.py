@@ -34,6 +34,11 @@ class Recording:
     audio: Path
     depth: Path
 
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """All that belongs to it."""
+        return self.audio, self.depth
+
 
 def list_recordings(root: Path, split: str) -> list[Recording]:
     """The recordings of a split, over all locations in order of their names.
@@ -81,9 +86,11 @@ def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
             f"The depth map {path} has shape {shape} and type {getattr(stored, 'dtype', None)}; "
             "expected are two dimensions of numbers, in millimetres."
         )
-    depth = stored.astype(np.float32) / 1000
-    depth[~np.isfinite(depth) | (depth < 0)] = 0
-    return np.minimum(depth, np.float32(max_depth))
+    depth = stored.astype(np.float32)
+    if stored.dtype.kind != "u":
+        depth[~np.isfinite(depth) | (depth < 0)] = 0
+    depth *= np.float32(0.001)
+    return np.minimum(depth, np.float32(max_depth), out=depth)
 
 
 class BatVisionV2:
@@ -100,8 +107,8 @@ class BatVisionV2:
     """
 
     def __init__(self, root: Path, split: str, data: DataConfig, sample_rate: int) -> None:
+        self.root, self.split, self.data = root, split, data
         self.recordings = list_recordings(root, split)
-        self.data = data
         self.sample_rate = sample_rate
         self.frames = echo_frames(data.max_depth, sample_rate)
         rate = echo_header(self.recordings[0].audio).sample_rate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from base_residual.audio import read_echo
 from base_residual.config import SPLITS
 from base_residual.data.batvision import list_recordings, read_depth
+from base_residual.data.cache import Progress
 from base_residual.errors import DataError
 
 SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
@@ -56,12 +56,12 @@ class Findings:
         }
 
 
-def check_data(root: Path, progress: Callable[[int, int], None] | None = None) -> Findings:
+def check_data(root: Path, progress: Progress | None = None) -> Findings:
     """Read every recording of every split.
 
     Args:
         root: folder of the dataset.
-        progress: told (done, all) recordings.
+        progress: told how far the reading is.
 
     Returns:
         What was found, problems included.
@@ -105,6 +105,6 @@ def check_data(root: Path, progress: Callable[[int, int], None] | None = None) -
         except DataError as error:
             findings.problems.append(str(error))
         if progress is not None:
-            progress(done, len(listed))
+            progress("Reading recordings", done, len(listed))
     findings.invalid_share /= max(1, measured_maps)
     return findings

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from base_residual.errors import DataError
@@ -42,12 +44,14 @@ class EchoDataset(Protocol):
     def __getitem__(self, index: int, /) -> EchoSample: ...
 
 
-def collate(samples: list[EchoSample]) -> EchoBatch:
-    """Stack samples into a batch.
+def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
+    """Stack samples into a batch; a dataset that gives whole batches has done so already.
 
     Raises:
         DataError: the samples' shapes differ.
     """
+    if isinstance(samples, EchoBatch):
+        return samples
     first = samples[0]
     for sample in samples[1:]:
         if sample.waveform.shape != first.waveform.shape or sample.depth.shape != first.depth.shape:
@@ -84,21 +88,24 @@ def resize_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     if depth.shape == (size, size):
         return depth
     rows, columns = _area_weights(depth.shape[0], size), _area_weights(depth.shape[1], size)
-    measured = (depth > 0).astype(np.float32)
-    share = rows @ measured @ columns.T
-    total = rows @ (depth * measured) @ columns.T
+
+    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        averaged: NDArray[np.float32] = (columns @ (rows @ values).T).T
+        return averaged
+
+    measured = depth > 0
+    if measured.all():
+        return mean(depth)
+    share = mean(measured.astype(np.float32))
+    total = mean(np.where(measured, depth, np.float32(0)))
     return np.where(share >= 0.5, total / np.maximum(share, 1e-6), 0).astype(np.float32)
 
 
-_WEIGHTS: dict[tuple[int, int], NDArray[np.float32]] = {}
-
-
-def _area_weights(old: int, new: int) -> NDArray[np.float32]:
-    """(new, old) matrix whose rows average the old pixels that each new one covers."""
-    if (old, new) not in _WEIGHTS:
-        edges = np.arange(new + 1) * old / new
-        pixels = np.arange(old)
-        overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-        overlap = np.clip(overlap, 0, None)
-        _WEIGHTS[old, new] = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
-    return _WEIGHTS[old, new]
+@cache
+def _area_weights(old: int, new: int) -> csr_array:
+    """(new, old) sparse matrix whose rows average the few old pixels that each new one covers."""
+    edges = np.arange(new + 1) * old / new
+    pixels = np.arange(old)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    overlap = np.clip(overlap, 0, None)
+    return csr_array((overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32))

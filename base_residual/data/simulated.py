@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import soundfile
 from filelock import FileLock
 from numpy.typing import NDArray
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 from base_residual.audio import echo_frames
 from base_residual.chirp import SAMPLE_RATE
 from base_residual.config import SPLITS, DataConfig, SimulationConfig
+from base_residual.data.cache import Progress, cached
 from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
 from base_residual.errors import DataError
 from base_residual.files import replacing
@@ -31,14 +29,6 @@ VERSION = 1
 
 LOCATION = "Simulated_Rooms"
 COLUMNS = ["audio path", "audio file name", "depth path", "depth file name", "camera path", "camera file name"]
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished rooms and of all rooms."""
-
-
-def cache_dir() -> Path:
-    """Folder for what can be made again: BRDEPTH_CACHE, else the platform's cache folder."""
-    return Path(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
 
 
 def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> Path:
@@ -52,8 +42,7 @@ def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Pro
     Returns:
         Root of a dataset in the layout of BatVision V2.
     """
-    description = json.dumps(_description(data, simulation), sort_keys=True)
-    root = cache_dir() / f"rooms-{hashlib.sha256(description.encode()).hexdigest()[:16]}"
+    root = cached("rooms", _description(data, simulation))
     if not (root / "rooms.json").exists():
         simulate(root, data, simulation, progress)
     return root
@@ -178,7 +167,7 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
         while any(worker.poll() is None for worker in workers):
             time.sleep(0.1)
             if progress is not None:
-                progress(sum(1 for _ in (folder / LOCATION / "done").iterdir()), total)
+                progress("Rendering rooms", sum(1 for _ in (folder / LOCATION / "done").iterdir()), total)
         for worker in workers:
             if worker.returncode != 0:
                 assert worker.stderr is not None

@@ -1,0 +1,25 @@
+"""Where things that can be made again are kept, and how those who wait for them are told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import platformdirs
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("Rendering rooms"), how many of them are done, and of how many."""
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: BRDEPTH_CACHE, else the platform's cache folder."""
+    return Path(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
+
+
+def cached(kind: str, description: Mapping[str, object]) -> Path:
+    """The folder in the cache for things of a kind that a description decides."""
+    text = json.dumps(description, sort_keys=True)
+    return cache_dir() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

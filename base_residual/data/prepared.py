@@ -1,0 +1,247 @@
+"""A split of a dataset as two memory-mapped arrays: what training reads is a copy out of the page cache.
+
+A prepared set is a folder with `waveform.npy`, float16 (N, 2, T) in [-1, 1], `depth.npy`, uint16 (N, S, S) in the unit
+that the index states, and `index.json`: the settings, and size, time and SHA-256 of every file that it was made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from base_residual.data.batvision import BatVisionV2, Recording
+from base_residual.data.cache import Progress, cached
+from base_residual.data.sample import EchoBatch, EchoSample
+from base_residual.errors import DataError
+from base_residual.files import replacing
+
+VERSION = 1
+"""Raised whenever the same files and settings would give other arrays."""
+
+MILLIMETRE = 0.001
+AT_ONCE = 64  # recordings in memory at a time
+NOTES = 50  # times that a preparing writes down how far it is
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file is still the one that was read: size in bytes, time in ns, SHA-256."""
+
+    size: int
+    time: int
+    sha256: str
+
+
+class Index(BaseModel):
+    """What a prepared set, or the part of one that is done, was made from.
+
+    Attributes:
+        settings: all that decides the arrays, but the files themselves.
+        depth_unit: of the depth array, in metres.
+        ids: names of all recordings.
+        stamps: of the sound and the depth file of each recording that is done.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: dict[str, str | int | float]
+    depth_unit: float
+    ids: list[str]
+    stamps: list[tuple[Stamp, Stamp]]
+
+
+class PreparedSet:
+    """Samples of a prepared set, one at a time or a whole batch at once.
+
+    Args:
+        folder: of the set.
+        index: what its index.json holds.
+    """
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder, self.ids, self.unit = folder, index.ids, index.depth_unit
+        self._open()
+
+    def _open(self) -> None:
+        self._waveform = np.load(self.folder / "waveform.npy", mmap_mode="r", allow_pickle=False)
+        self._depth = np.load(self.folder / "depth.npy", mmap_mode="r", allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> EchoSample:
+        waveform, depth, (name,) = self.__getitems__([range(len(self))[index]])
+        return EchoSample(waveform[0], depth[0, 0], name)
+
+    def __getitems__(self, indices: Sequence[int]) -> EchoBatch:
+        """A whole batch; PyTorch's loader asks for it by this name."""
+        waveform = torch.from_numpy(self._waveform[indices]).float()
+        depth = torch.from_numpy(self._depth[indices]).float().mul_(self.unit)
+        return EchoBatch(waveform, depth[:, None], [self.ids[index] for index in indices])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the files itself instead of being sent what they hold.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_waveform", "_depth")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+def prepared(source: BatVisionV2, progress: Progress | None = None) -> PreparedSet:
+    """The prepared set of a split, made on first use and made anew when a file or a setting has changed.
+
+    Args:
+        source: the split, read file by file.
+        progress: told how far the preparing is.
+
+    Raises:
+        DataError: a recording cannot be read, or the set cannot be written.
+    """
+    settings = _settings(source)
+    folder = cached("prepared", settings)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            made = _open_fresh(folder, source)
+            if made is None:
+                _make(folder, source, settings, progress)
+                made = _open_fresh(folder, source)
+    except OSError as error:
+        raise DataError(f"Cannot prepare {source.root} in {folder}: {error.strerror or error}.") from error
+    if made is None:
+        raise DataError(f"The recordings in {source.root} changed while they were being prepared. Try again.")
+    return made
+
+
+def _settings(source: BatVisionV2) -> dict[str, str | int | float]:
+    return {
+        "version": VERSION,
+        "root": str(source.root.resolve()),
+        "split": source.split,
+        "output_size": source.data.output_size,
+        "max_depth": source.data.max_depth,
+        "sample_rate": source.sample_rate,
+    }
+
+
+def _open_fresh(folder: Path, source: BatVisionV2) -> PreparedSet | None:
+    """A set that is there, complete and up to date; None where it must be made."""
+    index = _fresh_index(folder, source)
+    if index is None or len(index.stamps) < len(source):
+        return None
+    try:
+        return PreparedSet(folder, index)
+    except (OSError, ValueError):  # an array is gone or cut short
+        return None
+
+
+def _fresh_index(folder: Path, source: BatVisionV2) -> Index | None:
+    """The index in a folder, if every file that it names is still as it was; it may name only the first ones."""
+    try:
+        index = Index.model_validate_json((folder / "index.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if index.settings != _settings(source) or index.ids != [recording.id for recording in source.recordings]:
+        return None
+    done = zip(source.recordings, index.stamps, strict=False)
+    files = ((path, stamp) for item, stamps in done for path, stamp in zip(item.files, stamps, strict=True))
+    return index if all(_unchanged(path, stamp) for path, stamp in files) else None
+
+
+def _unchanged(path: Path, stamp: Stamp) -> bool:
+    """Whether a file is as it was: by size and time, and by content where only the time differs."""
+    try:
+        found = path.stat()
+        if found.st_size != stamp.size:
+            return False
+        return found.st_mtime_ns == stamp.time or _stamp(path).sha256 == stamp.sha256
+    except OSError:
+        return False
+
+
+def _stamp(path: Path) -> Stamp:
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        return Stamp(found.st_size, found.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _make(folder: Path, source: BatVisionV2, settings: dict[str, str | int | float], progress: Progress | None) -> None:
+    """Read every recording on all cores, write the arrays beside the set and move them there when all is done.
+
+    What was killed is taken up where it ended, as long as the recordings are the same.
+    """
+    partial, count, size = folder.with_name(f"{folder.name}.partial"), len(source), source.data.output_size
+    index = _fresh_index(partial, source)
+    if index is None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        unit = max(MILLIMETRE, source.data.max_depth / np.iinfo(np.uint16).max)
+        ids = [recording.id for recording in source.recordings]
+        index = Index(settings=settings, depth_unit=unit, ids=ids, stamps=[])
+    done = len(index.stamps)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        waveforms = stack.enter_context(_rows(partial / "waveform.npy", np.float16, (count, 2, source.frames), done))
+        depths = stack.enter_context(_rows(partial / "depth.npy", np.uint16, (count, size, size), done))
+        next_note = done
+        for places in _chunks(range(done, count)):
+            for item in pool.map(lambda place: _read(source, place, index.depth_unit), places):
+                waveforms.write(item.waveform.tobytes())
+                depths.write(item.depth.tobytes())
+                index.stamps.append(item.stamps)
+            if progress is not None:
+                progress("Preparing recordings", len(index.stamps), count)
+            if len(index.stamps) >= next_note or len(index.stamps) == count:
+                next_note = len(index.stamps) + count // NOTES
+                for file in (waveforms, depths):  # what the index says is done must be there, whatever happens next
+                    file.flush()
+                    os.fsync(file.fileno())
+                with replacing(partial / "index.json") as aside:
+                    aside.write_text(index.model_dump_json(), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+class _Row(NamedTuple):
+    """One recording as it is stored."""
+
+    waveform: NDArray[np.float16]
+    depth: NDArray[np.uint16]
+    stamps: tuple[Stamp, Stamp]
+
+
+def _read(source: BatVisionV2, place: int, unit: float) -> _Row:
+    recording: Recording = source.recordings[place]
+    stamps = tuple(_stamp(path) if path.is_file() else Stamp(0, 0, "") for path in recording.files)
+    sample = source[place]
+    depth = sample.depth.numpy()
+    # What was measured stays measured, however near.
+    steps = np.where(depth > 0, np.maximum(np.round(depth / unit), 1), 0)
+    return _Row(sample.waveform.numpy().astype(np.float16), steps.astype(np.uint16), (stamps[0], stamps[1]))
+
+
+def _rows(path: Path, kind: type, shape: tuple[int, ...], done: int) -> BinaryIO:
+    """An `.npy` file of that type and shape, opened to write the row after the first `done`."""
+    file = path.open("r+b" if done else "w+b")
+    descr = np.lib.format.dtype_to_descr(np.dtype(kind))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    file.seek(done * int(np.prod(shape[1:])) * np.dtype(kind).itemsize, os.SEEK_CUR)
+    file.truncate()
+    return file
+
+
+def _chunks(places: range) -> Iterator[range]:
+    for start in range(0, len(places), AT_ONCE):
+        yield places[start : start + AT_ONCE]

@@ -1,0 +1,87 @@
+"""Command-line options that are settings of the configuration, and what both are called."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_origin
+
+import typer
+
+from base_residual.config import DATASET_DEFAULTS, Config, Layer, choices
+
+OLDER_NAMES = {"use-adaptive-loss": "adaptive", "use-wandb": "wandb", "use-tensorboard": "tensorboard"}
+
+
+def current_name(name: str) -> str:
+    """An option's or a command's name in today's spelling: dashes, and no `use`."""
+    dashed = name.replace("_", "-")
+    return OLDER_NAMES.get(dashed, dashed)
+
+
+def setting(key: str, *names: str) -> Any:
+    """A command-line option whose help, choices and default are those of the configuration's field `section.name`."""
+    section, name = key.split(".")
+    field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    value = field.get_default()
+    implied = (field.json_schema_extra or {}).get("implied")  # by other settings
+    default = implied or {"False": "off", "True": "on"}.get(str(value), str(value))
+    for dataset, layer in DATASET_DEFAULTS.items():
+        if name in layer.get(section, {}):
+            default += f"; {dataset}: {layer[section][name]}"
+    return typer.Option(
+        *names,
+        help=field.description if value is None else f"{field.description} (default: {default})",
+        metavar="|".join(choices(field.annotation)) if get_origin(field.annotation) is Literal else None,
+        show_default=False,
+        rich_help_panel=section.capitalize(),
+    )
+
+
+# Which setting each option of `train` reaches; those without an entry are not settings.
+TRAIN_SETTINGS = {
+    "dataset": "data.name",
+    "data_root": "data.root",
+    "model": "model.name",
+    "adaptive": "loss.adaptive",
+    "curriculum": "loss.curriculum",
+    "warmup_epochs": "loss.warmup_epochs",
+    "lambda_recon": "loss.lambda_recon",
+    "lambda_base": "loss.lambda_base",
+    "lambda_sparse": "loss.lambda_sparse",
+    "lowpass_kernel": "loss.lowpass_kernel",
+    "epochs": "trainer.epochs",
+    "batch_size": "trainer.batch_size",
+    "learning_rate": "trainer.learning_rate",
+    "seed": "trainer.seed",
+    "device": "trainer.device",
+    "experiment_name": "tracking.experiment_name",
+    "results_dir": "tracking.results_dir",
+    "wandb": "tracking.wandb",
+    "tensorboard": "tracking.tensorboard",
+}
+SIMULATE_SETTINGS = {
+    "rooms": "simulation.train_rooms",
+    "val_rooms": "simulation.val_rooms",
+    "test_rooms": "simulation.test_rooms",
+    "poses": "simulation.poses",
+    "style": "simulation.style",
+    "seed": "simulation.seed",
+    "output_size": "data.output_size",
+    "max_depth": "data.max_depth",
+}
+PREPARE_SETTINGS = {
+    "dataset": "data.name",
+    "data_root": "data.root",
+    "output_size": "data.output_size",
+    "max_depth": "data.max_depth",
+}
+DATA_SETTINGS = {"dataset": "data.name", "data_root": "data.root"}
+
+
+def given_settings(ctx: typer.Context, table: dict[str, str]) -> Layer:
+    """The settings that the user gave as options, as a layer."""
+    layer: Layer = {}
+    for option, key in table.items():
+        if ctx.params.get(option) is not None:
+            section, name = key.split(".")
+            layer.setdefault(section, {})[name] = ctx.params[option]
+    return layer

@@ -1,0 +1,578 @@
+"""Measure the package against the way in which this field's code loads, trains and judges, on the same recordings.
+
+Both ways take turns in one process (A B A B ...), and a ratio is the median of the turns' ratios, so that whatever else
+the machine does slows both. The recordings are generated: noise that decays, and slanted walls with holes, in the
+layout of BatVision V2, read from a warm page cache. Writes JSON, a table and a figure.
+
+    python benchmarks/speed.py          # the committed result, results/speed.json, in some minutes
+    python benchmarks/speed.py --quick  # a few tiny recordings and networks: shows that it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from accuracy import HERE, Target, commit, machine
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
+from base_residual.baseline import create_model
+from base_residual.config import PRESETS, Config, Layer, make_config
+from base_residual.data import open_dataset
+from base_residual.data.augment import augment
+from base_residual.data.batvision import COLUMNS, list_recordings
+from base_residual.data.sample import EchoBatch
+from base_residual.data.simulated import simulate
+from base_residual.files import replacing
+from base_residual.losses import make_loss
+from base_residual.metrics import DEPTH_METRICS, DepthMetrics
+from base_residual.model import DepthNet, create_base_residual_model
+from base_residual.trainer import Batches, generator, learning_rate, make_loader, make_optimizer, mixed_precision
+from base_residual.visualize import save_figure
+
+RATE = 44_100  # Hz
+MAX_DEPTH = 30.0  # metres
+EPOCH = 1_911  # recordings of BatVision V2 to train on
+REFERENCE_BATCH = 4
+SPLITS = {"test": 1, "val": 2, "train": 4}  # how many times as large as the smallest
+CPU = torch.device("cpu")
+
+Way = Callable[[], int]
+"""One of several ways to do the same; returns how many samples it has dealt with."""
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    recordings: int = 128  # of the smallest split
+    camera: tuple[int, int] = (720, 1280)  # pixels of a depth map as stored
+    side: int = 256  # pixels of a depth map as predicted
+    channels: int = 64  # of the reference's network and of the preset `original`
+    default_channels: int = 16  # of the default network
+    batch: int = 64
+    card_batch: int = 32  # of the preset `original` on a graphics card; on the CPU it has the reference's
+    batches: tuple[int, ...] = (1, 4, 16, 64)
+    sides: tuple[int, ...] = (64, 128, 256)
+    rooms: int = 200  # to render
+    repeats: int = 5  # in one turn, of what takes milliseconds
+    card_steps: int = 20  # training steps in one turn on a graphics card
+    turns: int = 5  # of each way, after one that does not count
+    long_turns: int = 3  # the same, where a turn takes seconds
+
+
+QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1)
+
+
+# The reference's way.
+
+
+class ReferenceData(Dataset[tuple[Tensor, Tensor]]):
+    """A spectrogram and a depth map per recording, made anew each time that it is read."""
+
+    def __init__(self, root: Path, split: str, side: int) -> None:
+        self.recordings, self.side = list_recordings(root, split), side
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        recording = self.recordings[index]
+        sound, rate = soundfile.read(recording.audio, dtype="float32")
+        waveform = fit_echo(torch.from_numpy(sound.T.copy()), rate, RATE, int(2 * MAX_DEPTH / 340 * RATE))
+        depth = np.load(recording.depth).astype(np.float32) / 1000
+        depth[depth > MAX_DEPTH] = MAX_DEPTH
+        return reference_spectrogram(waveform, self.side), resized(torch.from_numpy(depth)[None], self.side)
+
+
+def resized(image: Tensor, side: int) -> Tensor:
+    """An image (C, H, W) with another side, as torchvision's `Resize` makes it by default."""
+    return F.interpolate(image[None], (side, side), mode="bilinear", antialias=True)[0]
+
+
+def reference_spectrogram(waveform: Tensor, side: int) -> Tensor:
+    """Magnitudes (2, side, side) of an echo (2, T)."""
+    window = torch.hann_window(64)
+    return resized(torch.stft(waveform, 512, 16, 64, window, return_complex=True).abs(), side)
+
+
+def reference_loader(root: Path, split: str, side: int, batch: int, workers: int = 2) -> DataLoader[Any]:
+    data = ReferenceData(root, split, side)
+    return DataLoader(data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+
+def reference_network(channels: int = 64, side: int = 256) -> DepthNet:
+    """A U-Net with two full decoders; the package's 2-D network is that very architecture."""
+    return create_base_residual_model(input_channels=2, base_channels=channels, output_size=side, max_depth=MAX_DEPTH)
+
+
+def reference_training(channels: int, side: int, device: torch.device) -> Callable[[Sequence[Tensor]], float]:
+    """A training step from spectrograms, in fp32, that waits for the loss of its batch."""
+    model = reference_network(channels, side).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
+
+    def step(batch: Sequence[Tensor]) -> float:
+        spectrogram, gt = (part.to(device) for part in batch)
+        base, residual, final = model(spectrogram)
+        smooth = F.interpolate(F.avg_pool2d(gt, 16, stride=1, padding=8), gt.shape[-2:], mode="bilinear")
+        valid = gt > 0
+        loss = (final - gt)[valid].abs().mean() + 0.8 * (base - smooth)[valid].abs().mean()
+        loss = loss + 0.2 * residual[valid].abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def reference_metrics(pred: NDArray[np.float32], gt: NDArray[np.float32]) -> dict[str, float]:
+    """Metrics of maps (B, 1, H, W) in metres: image by image over valid pixels, then their mean."""
+    images = []
+    for one, truth in zip(pred, gt, strict=True):
+        valid = truth > 0
+        truth, one = truth[valid], np.clip(one[valid], 0.001, MAX_DEPTH)
+        ratio = np.maximum(truth / one, one / truth)
+        image = [np.sqrt(((truth - one) ** 2).mean()), np.abs(truth - one).mean(), (np.abs(truth - one) / truth).mean()]
+        image.append(np.abs(np.log10(truth) - np.log10(one)).mean())
+        images.append(image + [(ratio < 1.25**power).mean() for power in (1, 2, 3)])
+    return dict(zip(DEPTH_METRICS, np.mean(images, axis=0).tolist(), strict=True))
+
+
+# The package's way.
+
+
+def package_config(sizes: Sizes, layer: Layer | None = None, side: int | None = None) -> Config:
+    data = {"name": "batvisionv2", "output_size": side or sizes.side, "max_depth": MAX_DEPTH}
+    return make_config({"data": data, "model": {"base_channels": sizes.default_channels}}, layer or {})
+
+
+def package_loader(
+    config: Config, root: Path, split: str, batch: int, workers: int = 0, device: torch.device = CPU
+) -> DataLoader[Any]:
+    dataset = open_dataset("batvisionv2", root, split, config)
+    return make_loader(dataset, Batches(len(dataset), batch, 0), workers, device)
+
+
+def package_training(config: Config, device: torch.device) -> Callable[[EchoBatch], Tensor]:
+    """A training step from waveforms, of the pieces that `Trainer` puts together, in its order: what users get.
+
+    Its time holds the augmentation and the front end; the reference's begins after its spectrograms.
+    """
+    model, settings = create_model(config).to(device).train(), config.trainer
+    optimizer, loss = make_optimizer(model, settings), make_loss(config.loss)
+
+    def step(batch: EchoBatch) -> Tensor:
+        waveform, gt = (part.to(device, non_blocking=True) for part in (batch.waveform, batch.depth))
+        waveform, gt = augment(waveform, gt, config.data, generator(settings.seed, 1, 0))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(0, settings.epochs, settings)
+        with mixed_precision(settings.precision, device):
+            parts = model.listen(waveform)
+        total, terms = loss(*parts, gt)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        optimizer.step()
+        return torch.stack([total, *terms]).detach()
+
+    return step
+
+
+# Both, side by side.
+
+
+def write_recordings(root: Path, sizes: Sizes) -> None:
+    """Recordings of half a second in the layout of BatVision V2; the splits are beginnings of one list."""
+    rng = np.random.default_rng(0)
+    for name in ("audio", "depth"):
+        (root / "Attic" / name).mkdir(parents=True)
+    decay = np.exp(-np.linspace(0, 8, RATE // 2))[:, None]
+    rows, columns = (np.linspace(0, 1, length)[:, None] for length in sizes.camera)
+    table = []
+    for number in range(sizes.recordings * max(SPLITS.values())):
+        sound = 0.2 * decay * rng.standard_normal((RATE // 2, 2))
+        soundfile.write(root / "Attic" / "audio" / f"{number}.wav", sound, RATE, "PCM_16")
+        near, down, right = rng.uniform(500, 5000, 3)  # mm
+        depth = near + down * rows + right * columns.T + rng.uniform(0, 50, sizes.camera)
+        depth[rng.random(sizes.camera) < 0.1] = 0
+        depth[: sizes.camera[0] // 4, : sizes.camera[1] // 2] = 0
+        np.save(root / "Attic" / "depth" / f"{number}.npy", depth.astype(np.uint16))
+        table.append(["Attic/audio", f"{number}.wav", "Attic/depth", f"{number}.npy"])
+    for split, times in SPLITS.items():
+        with (root / "Attic" / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *table[: times * sizes.recordings]])
+
+
+def take_turns(turns: int, ways: Mapping[Any, Way]) -> dict[Any, list[float]]:
+    """Samples per second of each way in each of its turns, after one that does not count."""
+    speeds: dict[Any, list[float]] = {name: [] for name in ways}
+    for _ in range(turns + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            count = way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            speeds[name].append(count / (time.perf_counter() - start))
+    return {name: found[1:] for name, found in speeds.items()}
+
+
+def over(speeds: Mapping[str, Sequence[float]], way: str, other: str = "reference") -> float:
+    """How many times as fast as the other a way is."""
+    return statistics.median(a / b for a, b in zip(speeds[way], speeds[other], strict=True))
+
+
+def medians(speeds: Mapping[Any, Sequence[float]]) -> dict[Any, float]:
+    return {name: statistics.median(found) for name, found in speeds.items()}
+
+
+def repeated(times: int, act: Callable[[], object], count: int = 1) -> Way:
+    """A way that acts on `count` samples, several times."""
+    return lambda: count * len([act() for _ in range(times)])
+
+
+def reading(loader: DataLoader[Any], then: Callable[[Any], object] = len) -> Way:
+    """A way that reads all batches, and does something with each."""
+
+    def way() -> int:
+        count = 0
+        for batch in loader:
+            count += len(batch[0])
+            then(batch)
+        return count
+
+    return way
+
+
+def empty_cache(folder: Path) -> None:
+    os.environ["BRDEPTH_CACHE"] = tempfile.mkdtemp(dir=folder)
+
+
+def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
+    """Reading a prepared set, the same with spectrograms made of it, and the preparing."""
+    config = package_config(sizes)
+    front_end = EchoFrontEnd(package_config(sizes, PRESETS["original"]).audio, sizes.side)
+    theirs = partial(reference_loader, root, "train", sizes.side, sizes.batch)
+    ours = package_loader(config, root, "train", sizes.batch)
+
+    def prepare_and_read() -> int:
+        empty_cache(root.parent)
+        return reading(package_loader(config, root, "train", sizes.batch))()
+
+    ways = {"reference": reading(theirs()), "package": reading(ours)}
+    ways["with spectrograms"] = reading(ours, lambda batch: front_end(batch.waveform))
+    first = {"reference": lambda: reading(theirs())(), "package": prepare_and_read}
+    return {"loader": take_turns(sizes.turns, ways), "first_epoch": take_turns(sizes.long_turns, first)}
+
+
+def judging(sizes: Sizes) -> dict[str, Any]:
+    """Metrics of a batch of maps."""
+    gt = MAX_DEPTH * torch.rand(sizes.batch, 1, sizes.side, sizes.side)
+    pred, gt = gt * (0.5 + torch.rand_like(gt)), gt * (torch.rand_like(gt) > 0.2)
+
+    def ours() -> object:
+        metrics = DepthMetrics(MAX_DEPTH)
+        metrics.update(pred, gt)
+        return metrics.compute()
+
+    ways = {"reference": repeated(1, lambda: reference_metrics(pred.numpy(), gt.numpy()), sizes.batch)}
+    return {"metrics": take_turns(sizes.turns, ways | {"package": repeated(sizes.repeats, ours, sizes.batch)})}
+
+
+def training(root: Path, sizes: Sizes, device: torch.device = CPU) -> dict[str, Any]:
+    """Training steps; on a graphics card, epochs with all their reading, too."""
+    card = device.type == "cuda"
+    original = PRESETS["original"] | {"model": PRESETS["original"]["model"] | {"base_channels": sizes.channels}}
+    configs = {"original": package_config(sizes, original), "default": package_config(sizes)}
+    batches = {"original": sizes.card_batch if card else REFERENCE_BATCH, "default": sizes.batch}
+    loaders = {"reference": reference_loader(root, "train", sizes.side, REFERENCE_BATCH, 2 if card else 0)}
+    loaders |= {n: package_loader(config, root, "train", batches[n], 0, device) for n, config in configs.items()}
+    steps: dict[str, Callable[[Any], object]] = {"reference": reference_training(sizes.channels, sizes.side, device)}
+    steps |= {name: package_training(config, device) for name, config in configs.items()}
+    ways = {}
+    for name, step in steps.items():
+        batch = next(iter(loaders[name]))
+        ways[name] = repeated(sizes.card_steps if card else 1, partial(step, batch), len(batch[0]))
+    found = {"step": take_turns(sizes.long_turns, ways)}
+    if card:
+        found["epoch"] = take_turns(sizes.long_turns, {n: reading(loaders[n], step) for n, step in steps.items()})
+    return found
+
+
+def hearing(work: Path, sizes: Sizes) -> dict[str, Any]:
+    """From one echo to a depth map."""
+    reference, model = reference_network(sizes.channels, sizes.side).eval(), create_model(package_config(sizes)).eval()
+    waveform = 0.1 * torch.randn(2, echo_frames(MAX_DEPTH))
+    theirs = torch.no_grad()(lambda: reference(reference_spectrogram(waveform, sizes.side)[None]))
+    ways = {"reference": repeated(1, theirs), "package": repeated(sizes.repeats, lambda: model.predict(waveform))}
+    try:
+        import onnxruntime
+
+        from base_residual.export import export_onnx
+    except ImportError:
+        print("ONNX Runtime is not installed; its figure is left out.")
+    else:
+        export_onnx(model, work / "model.onnx")
+        session = onnxruntime.InferenceSession(work / "model.onnx", providers=["CPUExecutionProvider"])
+        ways["onnx"] = repeated(sizes.repeats, lambda: session.run(None, {"waveform": waveform[None].numpy()}))
+    return {"echo": take_turns(sizes.turns, ways)}
+
+
+def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
+    """Rendering rooms on all cores, and what a user waits for at each start, in fresh processes."""
+    rooms = {"train_rooms": sizes.rooms, "val_rooms": 1, "test_rooms": 1}
+    config = make_config({"data": {"output_size": sizes.side}, "simulation": rooms})
+
+    def render() -> int:
+        simulate(Path(tempfile.mkdtemp(dir=work)), config.data, config.simulation)
+        return config.simulation.poses * sum(rooms.values())
+
+    commands = {
+        "torch": ["-c", "import torch"],
+        "package": ["-c", "from base_residual import Trainer, create_base_residual_model"],
+        "help": ["-m", "base_residual", "--help"],
+    }
+    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)
+    ways = {name: repeated(1, partial(run, [sys.executable, *words])) for name, words in commands.items()}
+    return {"start": take_turns(sizes.turns, ways), "simulate": take_turns(sizes.long_turns, {"package": render})}
+
+
+def train_ratios(speeds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {f"train_ratio_{name}": over(speeds, name) for name in ("original", "default")}
+
+
+def headline(speeds: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that have a target, and those beside them."""
+    echo, start = medians(speeds["echo"]), medians(speeds["start"])
+    return {
+        "loader_ratio": over(speeds["loader"], "package"),
+        "loader_spectrogram_ratio": over(speeds["loader"], "with spectrograms"),
+        "first_epoch_ratio": over(speeds["first_epoch"], "package"),
+        "metrics_ratio": over(speeds["metrics"], "package"),
+        **train_ratios(speeds["step"]),
+        "echo_ratio": over(speeds["echo"], "package"),
+        "echo_ms": 1000 / echo["package"],
+        **({"onnx_ms": 1000 / echo["onnx"]} if "onnx" in echo else {}),
+        "simulate_per_s": medians(speeds["simulate"])["package"],
+        "import_ratio": over(speeds["start"], "torch", "package"),
+        "help_s": 1 / start["help"],
+    }
+
+
+def peak_of_preparing(root: Path, split: str, config: Config) -> float:
+    """The most memory that a process has held which prepares a split, in MB."""
+    empty_cache(root.parent)
+    open_dataset("batvisionv2", root, split, config)
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    import resource  # on Linux its figure would hold the parent's memory, too
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> dict[str, Any]:
+    """Speeds, or milliseconds where the name of the y axis begins with it, of each series over what grows."""
+    found = medians(take_turns(turns, ways))
+    at = sorted({value for _, value in ways})
+    values = {key: 1000 / speed if y.startswith("ms") else speed for key, speed in found.items()}
+    return {"x": x, "y": y, "at": at, "series": {name: [values[name, place] for place in at] for name, _ in ways}}
+
+
+def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
+    """What it costs as the work grows."""
+    config, side, few = package_config(sizes), sizes.side, sizes.long_turns
+    model = create_model(config).eval()
+    echoes = 0.1 * torch.randn(max(sizes.batches), 2, echo_frames(MAX_DEPTH))
+    predict = {("package", n): repeated(sizes.repeats, partial(model.predict, echoes[:n]), n) for n in sizes.batches}
+    step: dict[tuple[str, int], Way] = {}
+    for pixels in sizes.sides:
+        depth = MAX_DEPTH * torch.rand(len(echoes), 1, pixels, pixels)
+        theirs = reference_training(sizes.channels, pixels, CPU)
+        images = torch.rand(REFERENCE_BATCH, 2, pixels, pixels)
+        step["reference", pixels] = repeated(1, partial(theirs, (images, depth[: len(images)])), len(images))
+        ours = package_training(package_config(sizes, side=pixels), CPU)
+        step["package", pixels] = repeated(1, partial(ours, EchoBatch(echoes, depth, [])), len(echoes))
+    splits = {times * sizes.recordings: split for split, times in SPLITS.items()}
+    read: dict[tuple[str, int], Way] = {}
+    for count, split in splits.items():
+        read["reference", count] = reading(reference_loader(root, split, side, sizes.batch))
+        read["package", count] = reading(package_loader(config, root, split, sizes.batch))
+    batch = max(1, sizes.batch // 8)  # so that all workers have something to do
+    share: dict[tuple[str, int], Way] = {}
+    for workers in range(3):
+        share["reference", workers] = reading(reference_loader(root, "test", side, batch, workers))
+        share["package", workers] = reading(package_loader(config, root, "test", batch, workers))
+    peaks = []
+    for split in splits.values():
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+            peaks.append(fresh.submit(peak_of_preparing, root, split, config).result())
+    memory = {"x": "recordings prepared", "y": "peak memory (MB)", "at": list(splits), "series": {"package": peaks}}
+    return {
+        "batch_size": swept("echoes per prediction", "samples/s", sizes.turns, predict),
+        "image_side": swept("side of a map (pixels)", "ms of training per sample", few, step),
+        "recordings": swept("recordings read", "samples/s", few, read),
+        "memory": memory,
+        "workers": swept("worker processes that read", "samples/s", few, share),
+    }
+
+
+# What came of it.
+
+
+class Goal(NamedTuple):
+    """A figure in words, what it is meant to be at least or at most, and its unit."""
+
+    words: str
+    least: float | None = None
+    most: float | None = None
+    unit: str = " times"
+
+
+GOALS = {
+    "loader_ratio": Goal("reading a prepared set", least=50),
+    "loader_spectrogram_ratio": Goal("reading it and making spectrograms of it"),
+    "first_epoch_ratio": Goal("preparing it and reading it once", least=1),
+    "metrics_ratio": Goal("metrics of each map", least=20),
+    "train_ratio_original": Goal("training the preset `original`: the same network and, on a CPU, batch", least=2),
+    "train_ratio_default": Goal("training the default", least=10),
+    "echo_ratio": Goal("from one echo to a map"),
+    "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
+    "onnx_ms": Goal("from one echo to a map in ONNX Runtime", most=30, unit=" ms"),
+    "simulate_per_s": Goal("simulated poses on all cores", least=100, unit="/s"),
+    "import_ratio": Goal("time to import the package, of that of torch alone", most=1.2),
+    "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
+}
+
+
+def targets(ratios: Mapping[str, float]) -> list[Target]:
+    """What was measured, and whether it is as it is meant to be; met is None where there is nothing to say."""
+    found = []
+    for name, goal in GOALS.items():
+        value, bound = ratios.get(name), goal.least or goal.most
+        words = f"{goal.words}, at {'least' if goal.least else 'most'} {bound:g}{goal.unit}" if bound else goal.words
+        met = None
+        if value is not None and bound is not None:
+            met = value >= bound if goal.least else value <= bound
+        found.append(Target(words, "not run" if value is None else f"{shown(value)}{goal.unit}", met))
+    return found
+
+
+def shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The figures as tables for the documentation."""
+    verdict = {True: "met", False: "**not met**", None: ""}
+    rows = [["times as fast as the reference, if nothing else is said", "measured", ""]]
+    tables = [rows + [[one.words, one.measured, verdict[one.met]] for one in targets(result["ratios"])]]
+    for panel in result["growth"].values():
+        rows = [[f"{panel['y']}, by {panel['x']}", *map(str, panel["at"])]]
+        tables.append(rows + [[name, *map(shown, values)] for name, values in panel["series"].items()])
+    card = result["card"]
+    rows = [[card["device"] if card else "graphics card", "samples/s of steps", f"seconds for {EPOCH:,} recordings"]]
+    for name in ("reference", "original", "default"):
+        rows.append([name, *(shown(card[key][name]) if card else "not run" for key in ("step", "epoch_s"))])
+    ruled = [[rows[0], ["---"] * len(rows[0]), *rows[1:]] for rows in [*tables, rows]]
+    return "\n".join("".join(f"| {' | '.join(row)} |\n" for row in rows) for rows in ruled)
+
+
+def figure(result: Mapping[str, Any]) -> Any:
+    """The ratios beside what is asked of them, and every cost over what grows."""
+    from matplotlib.figure import Figure
+
+    panels = list(result["growth"].values())
+    lines = -(-(1 + len(panels)) // 3)
+    drawn = Figure(figsize=(13, 3.6 * lines), dpi=120, layout="constrained")
+    bars, *axes = drawn.subplots(lines, 3).flat
+    names = [name for name in reversed(GOALS) if "_ratio" in name and not GOALS[name].most]
+    bars.barh([name.replace("_", " ") for name in names], [result["ratios"][name] for name in names], height=0.6)
+    for place, name in enumerate(names):
+        bars.vlines(GOALS[name].least or [], place - 0.45, place + 0.45, "k", lw=2)
+    bars.set(xscale="log", xlabel="times as fast as the reference; black: target")
+    for axis, panel in zip(axes, panels, strict=False):
+        for name, values in panel["series"].items():
+            axis.plot(panel["at"], values, "o-", color="0.5" if name == "reference" else "C0", label=name)
+        axis.set(xlabel=panel["x"], ylabel=panel["y"], yscale="log" if len(panel["series"]) > 1 else "linear")
+        if panel["at"][0] > 0:
+            axis.set_xscale("log", base=2)
+        axis.set_xticks(panel["at"], [str(value) for value in panel["at"]])
+        if len(panel["series"]) == 1:
+            axis.set_ylim(bottom=0)
+        axis.legend(frameon=False)
+    for axis in (bars, *axes):
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    return drawn
+
+
+def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
+    """All figures; each part says when it is done."""
+    root, start = work / "recordings", time.perf_counter()
+    parts: dict[str, Callable[[], Any]] = {
+        "recordings": lambda: write_recordings(root, sizes),
+        "loading": lambda: loading(root, sizes),
+        "judging": lambda: judging(sizes),
+        "training": lambda: training(root, sizes),
+        "hearing": lambda: hearing(work, sizes),
+        "starting": lambda: starting(work, sizes),
+        "growth": lambda: growth(root, sizes),
+        "card": lambda: training(root, sizes, torch.device("cuda")) if torch.cuda.is_available() else None,
+    }
+    empty_cache(work)
+    found = {}
+    for name, part in parts.items():
+        found[name] = part()
+        print(f"{time.perf_counter() - start:4.0f} s: {name}", flush=True)
+    names = ("loading", "judging", "training", "hearing", "starting")
+    speeds = {key: value for name in names for key, value in found[name].items()}
+    card = found["card"]
+    if card:
+        epochs = {name: EPOCH / speed for name, speed in medians(card["epoch"]).items()}
+        ratios = train_ratios(card["step"])
+        card = {"device": torch.cuda.get_device_name(), "step": medians(card["step"]), "epoch_s": epochs} | ratios
+    per_second = {name: medians(ways) for name, ways in speeds.items()}
+    return {"ratios": headline(speeds), "per_second": per_second, "growth": found["growth"], "card": card}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny recordings and networks: shows that it runs")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json", help="JSON to write")
+    options = parser.parse_args()
+    sizes = QUICK if options.quick else Sizes()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as work:
+        result = measure(Path(work), sizes)
+    where = {"machine": machine(), "commit": commit(), "sizes": sizes._asdict()}
+    with replacing(options.out) as aside:
+        aside.write_text(json.dumps(where | result, indent=2) + "\n")
+    with replacing(options.out.with_suffix(".md")) as aside:
+        aside.write_text(markdown(result), encoding="utf-8")
+    save_figure(figure(result), options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

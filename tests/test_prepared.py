@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_batvision
+from torch.utils.data import DataLoader
+
+from base_residual.config import Config, make_config
+from base_residual.data import open_dataset, prepared
+from base_residual.data.batvision import BatVisionV2
+from base_residual.data.prepared import PreparedSet
+from base_residual.data.sample import EchoBatch, collate
+from base_residual.errors import DataError
+
+Told = list[tuple[str, int, int]]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_batvision(tmp_path / "data", count=5, subtype="PCM_16")
+
+
+def files(root: Path, **data: object) -> BatVisionV2:
+    return BatVisionV2(
+        root, "train", make_config({"data": {"name": "batvisionv2", "output_size": 32} | data}).data, 44_100
+    )
+
+
+def tell(told: Told) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: told.append((what, done, total))
+
+
+def killer(after: int) -> Callable[[str, int, int], None]:
+    """Ends the preparing, as Ctrl-C does, once so many recordings are done."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        if done >= after:
+            raise KeyboardInterrupt
+
+    return tell
+
+
+def contents(found: PreparedSet) -> dict[str, bytes]:
+    return {name: (found.folder / name).read_bytes() for name in ("waveform.npy", "depth.npy")}
+
+
+def test_a_prepared_set_gives_what_the_files_hold(cache: Path, root: Path) -> None:
+    source = files(root)
+    found = prepared.prepared(source)
+    assert len(found) == len(source) == 5
+    for index in range(5):
+        stored, read = found[index], source[index]
+        assert stored.id == read.id
+        torch.testing.assert_close(stored.waveform, read.waveform, rtol=2**-11, atol=2**-24)
+        torch.testing.assert_close(stored.depth, read.depth, rtol=0, atol=0.0005001)
+        assert torch.equal(stored.depth > 0, read.depth > 0)
+
+
+def test_depth_keeps_its_unit_where_millimetres_do_not_reach(cache: Path, tmp_path: Path) -> None:
+    root = write_batvision(tmp_path / "far")
+    np.save(root / "Attic" / "depth" / "depth_0.npy", np.full((24, 40), 400_000, np.uint32))
+    np.save(root / "Attic" / "depth" / "depth_1.npy", np.full((24, 40), 1, np.uint32))
+    found = prepared.prepared(files(root, max_depth=500.0))
+    assert found.unit == pytest.approx(500 / 65_535)
+    assert float(found[0].depth.median()) == pytest.approx(400, abs=found.unit)
+    assert float(found[1].depth.min()) > 0  # measured stays measured
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gets_whole_batches_that_equal_the_samples(cache: Path, root: Path, workers: int) -> None:
+    found = prepared.prepared(files(root))
+    order = [[3, 0], [4, 1]]
+    loader = DataLoader(found, batch_sampler=order, collate_fn=collate, num_workers=workers)
+    for indices, batch in zip(order, loader, strict=True):
+        expected = collate([found[index] for index in indices])
+        assert isinstance(batch, EchoBatch)
+        assert torch.equal(batch.waveform, expected.waveform)
+        assert torch.equal(batch.depth, expected.depth)
+        assert batch.ids == expected.ids
+
+
+def test_an_index_beyond_the_set_ends_an_iteration(cache: Path, root: Path) -> None:
+    found = prepared.prepared(files(root))
+    assert found[-1].id == found[4].id
+    assert len(list(found)) == 5
+
+
+def test_what_is_prepared_is_prepared_once(cache: Path, root: Path) -> None:
+    first, second = [], []
+    prepared.prepared(files(root), tell(first))
+    prepared.prepared(files(root), tell(second))
+    assert first[-1] == ("Preparing recordings", 5, 5)
+    assert second == []
+
+
+def test_a_touched_file_is_known_by_its_content(cache: Path, root: Path) -> None:
+    prepared.prepared(files(root))
+    os.utime(root / "Attic" / "audio" / "audio_2.wav", ns=(1, 1))
+    told: Told = []
+    prepared.prepared(files(root), tell(told))
+    assert told == []
+
+
+@pytest.mark.parametrize("kind", ["audio", "depth"])
+def test_a_changed_file_makes_the_set_anew(cache: Path, root: Path, kind: str) -> None:
+    old = contents(prepared.prepared(files(root)))
+    suffix = ".wav" if kind == "audio" else ".npy"
+    path = root / "Attic" / kind / f"{kind}_3{suffix}"
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1  # as long as before
+    path.write_bytes(changed)
+    os.utime(path, ns=(2, 2))
+    found = prepared.prepared(files(root))
+    assert contents(found) != old
+    torch.testing.assert_close(found[3].depth, files(root)[3].depth, rtol=0, atol=0.0005001)
+
+
+def test_a_recording_more_makes_the_set_anew(cache: Path, root: Path) -> None:
+    prepared.prepared(files(root))
+    table = root / "Attic" / "train.csv"
+    table.write_text(table.read_text() + table.read_text().splitlines()[1] + "\n")
+    assert len(prepared.prepared(files(root))) == 6
+
+
+@pytest.mark.parametrize("change", [{"output_size": 16}, {"max_depth": 2.5}])
+def test_other_settings_have_a_set_of_their_own(cache: Path, root: Path, change: dict[str, object]) -> None:
+    one, two = prepared.prepared(files(root)), prepared.prepared(files(root, **change))
+    assert one.folder != two.folder
+    assert one.folder.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["index", "depth", "waveform", "foreign"])
+def test_a_damaged_set_is_made_anew(cache: Path, root: Path, damage: str) -> None:
+    found = prepared.prepared(files(root))
+    whole = contents(found)
+    index = found.folder / "index.json"
+    match damage:
+        case "index":
+            index.write_text(index.read_text()[:-9])
+        case "foreign":
+            index.write_text(json.dumps(json.loads(index.read_text()) | {"ids": ["another"]}))
+        case _:
+            array = found.folder / f"{damage}.npy"
+            array.write_bytes(array.read_bytes()[:-100])
+    assert contents(prepared.prepared(files(root))) == whole
+
+
+def test_a_killed_preparing_goes_on_where_it_ended(
+    cache: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = contents(prepared.prepared(files(root)))
+    shutil.rmtree(cache)
+    monkeypatch.setattr(prepared, "AT_ONCE", 2)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.prepared(files(root), killer(4))
+    read: list[int] = []
+    reader = prepared._read
+
+    def counted(source: BatVisionV2, place: int, unit: float) -> object:
+        read.append(place)
+        return reader(source, place, unit)
+
+    monkeypatch.setattr(prepared, "_read", counted)
+    found = prepared.prepared(files(root))
+    assert read == [2, 3, 4]  # what was written but not yet noted is done again
+    assert contents(found) == whole
+
+
+def test_a_recording_changed_in_between_is_not_mixed_in(
+    cache: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "AT_ONCE", 2)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.prepared(files(root), killer(4))
+    np.save(root / "Attic" / "depth" / "depth_0.npy", np.full((24, 40), 2222, np.uint16))
+    assert float(prepared.prepared(files(root))[0].depth.median()) == pytest.approx(2.222)
+
+
+def test_a_broken_recording_is_named_and_nothing_passes_for_complete(cache: Path, root: Path) -> None:
+    (root / "Attic" / "audio" / "audio_3.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match=r"audio_3\.wav is not a readable sound file"):
+        prepared.prepared(files(root))
+    with pytest.raises(DataError, match=r"audio_3\.wav is not a readable sound file"):
+        prepared.prepared(files(root))
+
+
+def test_a_missing_recording_is_named(cache: Path, root: Path) -> None:
+    prepared.prepared(files(root))
+    (root / "Attic" / "depth" / "depth_1.npy").unlink()
+    with pytest.raises(DataError, match=r"depth_1\.npy does not exist"):
+        prepared.prepared(files(root))
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"Cannot prepare .*data in .*: (File exists|Not a directory)\."):
+        prepared.prepared(files(root))
+
+
+def test_a_setting_decides_whether_files_are_read(cache: Path, root: Path, tiny: Callable[..., Config]) -> None:
+    kinds = {}
+    for prepare in (True, False):
+        config = make_config({"data": {"name": "batvisionv2", "output_size": 32, "prepare": prepare}})
+        kinds[prepare] = type(open_dataset("batvisionv2", root, "train", config))
+    assert kinds == {True: PreparedSet, False: BatVisionV2}
