@@ -152,7 +152,7 @@ class EchoFrontEnd(nn.Module):
                 return self._spectrogram(waveform)
             case "waveform":
                 energy = waveform.square().mean(dim=(1, 2), keepdim=True)
-                return waveform * (energy + 1e-12).rsqrt()
+                return waveform * energy.clamp(min=1e-12).rsqrt()
             case "matched":
                 return self._matched(waveform)
 
@@ -168,9 +168,10 @@ class EchoFrontEnd(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )  # (2B, n_fft // 2 + 1, frames)
-        return spectrum.abs().unflatten(0, (-1, 2))
+        magnitude: Tensor = spectrum.abs().unflatten(0, (-1, 2))
+        return magnitude
 
-    def pulse(self, waveform: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
+    def pulse(self, waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
         """What `compress` makes of the echoes, as its real and its imaginary part, (B, 2, T) each."""
         pulse = compress(waveform, template)
         return pulse.real, pulse.imag
@@ -193,7 +194,7 @@ class EchoFrontEnd(nn.Module):
         along = real[:, 0] * real[:, 1] + imag[:, 0] * imag[:, 1]
         across = imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]
         coherence = _moving_mean(torch.stack([along, across], dim=1))
-        coherence = coherence / (local.prod(dim=1, keepdim=True).sqrt() + 1e-20)
+        coherence = coherence / local.prod(dim=1, keepdim=True).sqrt().clamp(min=1e-20)
         level = _log_level(local.sqrt())
         difference = level[:, :1] - level[:, 1:]
         return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
@@ -213,14 +214,15 @@ def direct_sound(waveform: Tensor, length: int) -> DirectSound:
         waveform: (B, 2, T).
         length: N, in samples; what has been emitted is as long.
     """
+    batch = waveform.shape[0]
     loudness = waveform.abs().amax(dim=1)  # (B, T)
     heard = loudness >= ONSET * loudness.amax(dim=1, keepdim=True)
     onset = heard.int().argmax(dim=1)  # the first of the largest is the first
     padded = F.pad(waveform, (0, length))
     place = onset[:, None, None] + torch.arange(length, device=waveform.device).expand(1, 2, -1)
-    both = padded.gather(2, place.expand(len(waveform), -1, -1))  # (B, 2, N)
+    both = padded.gather(2, place.expand(batch, -1, -1))  # (B, 2, N)
     louder = both.square().sum(dim=2).argmax(dim=1)
-    return DirectSound(onset, both[torch.arange(len(both), device=both.device), louder])
+    return DirectSound(onset, both[torch.arange(batch, device=both.device), louder])
 
 
 def compress(waveform: Tensor, template: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from base_residual.config import Config
-from base_residual.losses import LossTerms, LossWeights, ReconKind, reconstruction
+from base_residual.losses import Count, LossTerms, LossWeights, ReconKind, here, reconstruction
 from base_residual.model import (
     DepthDecomposition,
     DepthNet,
@@ -44,13 +44,14 @@ class PlainLoss(nn.Module):
 
     Args:
         recon: its kind; see `losses.reconstruction`.
+        count: what the mean divides by; see `losses.Count`.
     """
 
     weights = LossWeights(recon=1.0, base=0.0, sparse=0.0)
 
-    def __init__(self, recon: ReconKind = "l1") -> None:
+    def __init__(self, recon: ReconKind = "l1", count: Count = here) -> None:
         super().__init__()
-        self.recon = recon
+        self.recon, self.count = recon, count
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing changes over the epochs."""
@@ -59,7 +60,8 @@ class PlainLoss(nn.Module):
         self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
     ) -> tuple[Tensor, LossTerms]:
         """The loss and its terms, of which only the reconstruction is not 0."""
-        recon = reconstruction(final, gt, gt > 0 if valid_mask is None else valid_mask, self.recon)
+        valid = gt > 0 if valid_mask is None else valid_mask
+        recon = reconstruction(final, gt, valid, self.recon, self.count)
         return recon, LossTerms(recon, torch.zeros_like(recon), torch.zeros_like(recon))
 
 

@@ -130,10 +130,13 @@ def train(
         print(settings.to_yaml(), end="")
         return
     from base_residual.console import blind_lines, criteria_table, metrics_table, protocol_line
+    from base_residual.processes import leading
     from base_residual.trainer import Trainer
 
     out = _console()
     result = Trainer(settings, resume=resume, overwrite=overwrite).fit()
+    if not leading():
+        return
     rmse = result.test.metrics["rmse"]
     out.print(metrics_table(result.test, f"Test split, weights of epoch {result.best_epoch}"))
     out.print(protocol_line(result.test))
@@ -321,7 +324,7 @@ def _console() -> Console:
 
 def _load_checkpoint(path: Path, device: str) -> Checkpoint:
     from base_residual.checkpoint import load_checkpoint
-    from base_residual.trainer import resolve_device
+    from base_residual.optimization import resolve_device
 
     return load_checkpoint(path, resolve_device(device))
 

@@ -168,13 +168,15 @@ class TrainerConfig(Section):
     """The optimisation."""
 
     epochs: int = Field(50, ge=1, description="Passes over the training set.")
-    batch_size: int = Field(64, ge=1, description="Recordings per step.")
+    batch_size: int = Field(64, ge=1, description="Recordings per step, over all processes.")
     learning_rate: float = Field(0.001, gt=0, le=1, description="Peak learning rate.")
     lr_schedule: Literal["one_cycle", "constant"] = Field(
         "one_cycle", description="one_cycle: rise, then fall by a cosine."
     )
     optimizer: Literal["AdamW", "Adam"] = Field("AdamW", description="Optimiser.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of the optimiser.")
+    accumulate: int = Field(1, ge=1, description="Parts of a batch that go through the network one after the other.")
+    compile: bool = Field(False, description="Compile the network with torch.compile: slow to begin, faster after.")
     grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -14,6 +14,7 @@ from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import DataError
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
 from base_residual.model import DepthNet
+from base_residual.processes import ALONE, Processes
 
 LOWPASS_SHARE = (
     1 / 16
@@ -89,6 +90,7 @@ def evaluate(
     min_depth: float = 0.0,
     num_workers: int = 0,
     detach_base: bool = False,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Score a model on every sample of a dataset, in evaluation mode and full precision.
 
@@ -99,6 +101,7 @@ def evaluate(
         min_depth: only pixels at least this far count, in metres.
         num_workers: processes that read.
         detach_base: compose as after the warm-up of the curriculum; the values are the same.
+        processes: those that evaluate together, each its share of the samples; all call this and get the same figures.
 
     Returns:
         The figures and the protocol that they were taken by.
@@ -112,6 +115,7 @@ def evaluate(
     batches: DataLoader[EchoBatch] = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_size,
+        sampler=range(processes.rank, len(dataset), processes.world),
         num_workers=num_workers,
         collate_fn=collate,
         generator=torch.Generator(),  # leaves the global one alone
@@ -127,6 +131,8 @@ def evaluate(
                 figures.update(*parts, gt)
     finally:
         model.train(was_training)
+    for shared in (metrics, figures) if model.splits else (metrics,):
+        shared.share(processes)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")

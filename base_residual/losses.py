@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from base_residual.config import LossConfig
 from base_residual.errors import ConfigError, ShapeError
 
 ReconKind = Literal["l1", "rmse"]
+Count = Callable[[Tensor], Tensor]
+"""The number that a mean divides by, given how many there are here: with several processes, their mean."""
 
 
 class LossWeights(NamedTuple):
@@ -65,12 +68,17 @@ def _box(side: int, kernel: int, like: Tensor) -> Tensor:
     return ((kernel + 1) / 2 - distance).clamp(0, 1).to(like.dtype)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def here(count: Tensor) -> Tensor:
+    """The count itself: the mean is over what is here."""
+    return count
+
+
+def masked_mean(values: Tensor, mask: Tensor, count: Count = here) -> Tensor:
     """Mean of `values` over the pixels in the bool `mask` of the same shape; 0 where there are none."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, values, 0).sum() / count(mask.sum().float()).clamp(min=1e-6)
 
 
-def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "l1") -> Tensor:
+def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "l1", count: Count = here) -> Tensor:
     """How far a prediction is from the ground truth over valid pixels, in metres.
 
     Args:
@@ -78,13 +86,14 @@ def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "
         valid: bool (B, 1, H, W).
         kind: `l1` for mean |final - gt|; `rmse` for each image's root mean square, then the mean over images, which is
             what evaluation measures and what a few pixels far off move most.
+        count: what the mean divides by.
     """
     if kind == "l1":
-        return masked_mean((final - gt).abs(), valid)
+        return masked_mean((final - gt).abs(), valid, count)
     squares = torch.where(valid, final - gt, 0).square().sum(dim=(1, 2, 3))
-    count = valid.sum(dim=(1, 2, 3))
+    pixels = valid.sum(dim=(1, 2, 3))
     # The root has no slope at 0: a millimetre under it keeps gradients finite.
-    return masked_mean((squares / count.clamp(min=1) + 1e-6).sqrt(), count > 0)
+    return masked_mean((squares / pixels.clamp(min=1) + 1e-6).sqrt(), pixels > 0, count)
 
 
 def decomposition_terms(
@@ -95,6 +104,7 @@ def decomposition_terms(
     kernel: int,
     valid_mask: Tensor | None = None,
     recon: ReconKind = "l1",
+    count: Count = here,
 ) -> LossTerms:
     """The three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
 
@@ -103,6 +113,7 @@ def decomposition_terms(
         kernel: side of the low-pass box, in pixels.
         valid_mask: bool (B, 1, H, W); default: gt > 0.
         recon: kind of the reconstruction term; see `reconstruction`.
+        count: what the means divide by.
 
     Raises:
         ShapeError: the shapes differ.
@@ -115,9 +126,9 @@ def decomposition_terms(
     valid = gt > 0 if valid_mask is None else valid_mask
     smooth = low_pass(torch.where(valid, gt, 0), kernel, valid)
     return LossTerms(
-        recon=reconstruction(final, gt, valid, recon),
-        base=masked_mean((base - smooth).abs(), valid),
-        sparse=masked_mean(residual.abs(), valid),
+        recon=reconstruction(final, gt, valid, recon, count),
+        base=masked_mean((base - smooth).abs(), valid, count),
+        sparse=masked_mean(residual.abs(), valid, count),
     )
 
 
@@ -130,6 +141,7 @@ class BaseResidualLoss(nn.Module):
         lambda_sparse: weight of mean |residual|.
         lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
         recon: `rmse` for another reconstruction term; see `reconstruction`.
+        count: what the means divide by; see `Count`.
     """
 
     def __init__(
@@ -139,8 +151,10 @@ class BaseResidualLoss(nn.Module):
         lambda_sparse: float = 0.2,
         lowpass_kernel: int = 16,
         recon: ReconKind = "l1",
+        count: Count = here,
     ) -> None:
         super().__init__()
+        self.count = count
         self.lambdas = LossWeights(lambda_recon, lambda_base, lambda_sparse)
         self.lowpass_kernel, self.recon = lowpass_kernel, recon
 
@@ -167,7 +181,7 @@ class BaseResidualLoss(nn.Module):
         Raises:
             ShapeError: the shapes differ.
         """
-        terms = decomposition_terms(base, residual, final, gt, self.lowpass_kernel, valid_mask, self.recon)
+        terms = decomposition_terms(base, residual, final, gt, self.lowpass_kernel, valid_mask, self.recon, self.count)
         weights = self.weights
         total = weights.recon * terms.recon + weights.base * terms.base + weights.sparse * terms.sparse
         return total, terms
@@ -183,6 +197,7 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         later: weights after the warm-up.
         lowpass_kernel: side of the low-pass box, in pixels.
         recon: kind of the reconstruction term.
+        count: what the means divide by; see `Count`.
     """
 
     def __init__(
@@ -193,8 +208,9 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         later: LossWeights = LATER_WEIGHTS,
         lowpass_kernel: int = 16,
         recon: ReconKind = "l1",
+        count: Count = here,
     ) -> None:
-        super().__init__(*warmup, lowpass_kernel=lowpass_kernel, recon=recon)
+        super().__init__(*warmup, lowpass_kernel=lowpass_kernel, recon=recon, count=count)
         if schedule not in ("step", "linear", "cosine"):
             raise ConfigError(f"Unknown schedule '{schedule}'. Known are step, linear, cosine.")
         self.warmup_epochs, self.schedule = warmup_epochs, schedule
@@ -211,12 +227,16 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         self.lambdas = LossWeights(*(a + (b - a) * part for a, b in zip(self.warmup, self.later, strict=True)))
 
 
-def make_loss(config: LossConfig) -> BaseResidualLoss:
-    """The loss that a configuration asks for."""
+def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
+    """The loss that a configuration asks for; `count` is what its means divide by."""
     if config.adaptive:
         return AdaptiveBaseResidualLoss(
-            config.warmup_epochs, config.schedule, lowpass_kernel=config.lowpass_kernel, recon=config.recon
+            config.warmup_epochs,
+            config.schedule,
+            lowpass_kernel=config.lowpass_kernel,
+            recon=config.recon,
+            count=count,
         )
     return BaseResidualLoss(
-        config.lambda_recon, config.lambda_base, config.lambda_sparse, config.lowpass_kernel, config.recon
+        config.lambda_recon, config.lambda_base, config.lambda_sparse, config.lowpass_kernel, config.recon, count
     )

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
+from base_residual.processes import Processes
 
 MIN_PREDICTION = 0.001  # metres; predictions are clipped to it and to max_depth first
+SUMS = 10  # over pixels, which the figures of the decomposition are made of
 DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3")
 
 
@@ -74,6 +76,10 @@ class DepthMetrics:
         """(N, 7) of every image so far, in the order of `DEPTH_METRICS`."""
         return torch.cat(self._values).cpu() if self._values else torch.empty(0, len(DEPTH_METRICS))
 
+    def share(self, processes: Processes) -> None:
+        """Take in what the other processes have added."""
+        self._values = [processes.gathered(self.per_image())]
+
     def compute(self) -> dict[str, float]:
         """The metrics by name, `images` that were scored and `images_without_depth` that could not be."""
         values = self.per_image().double()
@@ -125,6 +131,14 @@ class DecompositionFigures:
             residual * missing,
         )
         self._sums.append(torch.stack([torch.where(valid, value, 0).sum() for value in per_pixel]))
+
+    def share(self, processes: Processes) -> None:
+        """Take in what the other processes have added."""
+        self._base.share(processes)
+        self._final.share(processes)
+        own = torch.stack(self._sums) if self._sums else torch.empty(0, SUMS)
+        smallest = torch.stack(self._smallest) if self._smallest else torch.empty(0)
+        self._sums, self._smallest = [*processes.gathered(own)], [*processes.gathered(smallest)]
 
     def compute(self) -> dict[str, float]:
         """The figures by name: `base_positive` (m), `base_smoothness`, `residual_abs_mean` (m), `residual_gain`,

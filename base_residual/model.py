@@ -73,11 +73,15 @@ class DepthNet(nn.Module):
 
     def listen(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
         """Depth from echoes of the right rate and length, (B, 2, T), on the network's device."""
+        parts: DepthDecomposition = self(self.hear(waveform), detach_base)
+        return parts
+
+    def hear(self, waveform: Tensor) -> Tensor:
+        """What the network gets of echoes (B, 2, T): the front end's features, in full precision, without gradients."""
         front_end = self._need_front_end()
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
-            features = front_end(waveform)
-        parts: DepthDecomposition = self(features, detach_base)
-        return parts
+            features: Tensor = front_end(waveform)
+        return features
 
     @torch.inference_mode()
     def predict(

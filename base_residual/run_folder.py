@@ -123,6 +123,7 @@ def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         "data.root",
         "data.num_workers",
         "trainer.device",
+        "trainer.compile",
     }
     sections = (old.keys() | new.keys()) - {"tracking"}
     keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}

@@ -7,34 +7,31 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from base_residual.baseline import PlainLoss, create_model
+from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
-from base_residual.config import Config, TrainerConfig, make_config
+from base_residual.config import Config, make_config
 from base_residual.console import ConsoleTracker
 from base_residual.data import open_dataset
-from base_residual.data.augment import augment
-from base_residual.data.sample import EchoBatch, EchoDataset, collate, spread
+from base_residual.data.sample import EchoDataset, collate, spread
 from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
-from base_residual.losses import LossTerms, make_loss
 from base_residual.model import DepthNet
+from base_residual.optimization import Updater, generator, make_optimizer, resolve_device
+from base_residual.processes import ALONE, Processes, joined, leading, own_device, share_norms
 from base_residual.run_folder import STATE, Position, claimed, restore_state, save_state
 from base_residual.tracking import Record, Tracker, make_trackers
 from base_residual.visualize import curves_figure, decomposition_figure, panels, save_figure
 
-RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 PICTURED = 3  # validation recordings in a decomposition picture
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
@@ -74,11 +71,20 @@ class Batches:
         count: samples of the dataset.
         batch_size: samples per batch; what is left over at the end of an epoch is left out.
         seed: of the run.
+        processes: those that share each batch; this one gets every `world`-th of its samples.
+
+    Raises:
+        ConfigError: a batch has fewer samples than there are processes.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed = count, min(batch_size, count), seed
+    def __init__(self, count: int, batch_size: int, seed: int, processes: Processes = ALONE) -> None:
+        self.count, self.batch_size, self.seed, self.processes = count, min(batch_size, count), seed, processes
         self.epoch, self.first = 1, 0
+        if self.batch_size < processes.world:
+            raise ConfigError(
+                f"A batch of {self.batch_size} recordings cannot be shared by {processes.world} processes. Raise "
+                "trainer.batch_size, or start fewer processes."
+            )
 
     def __len__(self) -> int:
         return self.count // self.batch_size
@@ -86,7 +92,8 @@ class Batches:
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.count, generator=generator(self.seed, self.epoch)).tolist()
         for step in range(self.first, len(self)):
-            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield batch[self.processes.rank :: self.processes.world]
 
 
 class Trainer:
@@ -115,13 +122,18 @@ class Trainer:
         trackers: Sequence[Tracker] | None = None,
     ) -> None:
         self.config = config or make_config()
-        self.device = resolve_device(self.config.trainer.device)
+        self.device = own_device(resolve_device(self.config.trainer.device))
+        self._processes = ALONE
         self._given = {"train": train, "val": val, "test": test}
         self._resume, self._overwrite = resume, overwrite
-        self._trackers = [*make_trackers(self.config), *([ConsoleTracker()] if trackers is None else trackers)]
+        told = [*make_trackers(self.config), *([ConsoleTracker()] if trackers is None else trackers)]
+        self._trackers = told if leading() else []
 
     def fit(self) -> FitResult:
         """Train, validate after each epoch, and test the best weights at the end.
+
+        Under torchrun all processes call this: each takes its share of every batch, the first writes and prints, and
+        the numbers are those of one process with the same batch size.
 
         Returns:
             What the run has come to.
@@ -129,33 +141,42 @@ class Trainer:
         Raises:
             RunError: the run's folder is taken or not writable, or its state belongs to other settings.
             DataError: the data is not there or not as expected.
-            TrainingError: the loss is no longer finite.
+            TrainingError: the loss is no longer finite, or another process has ended.
             TrainingInterrupted: Ctrl-C or a termination signal came; the state was saved.
         """
         run_dir = self.config.run_dir
-        with claimed(run_dir, self._resume, self._overwrite):
-            try:
-                return self._fit(run_dir)
-            finally:
-                for tracker in self._trackers:
-                    tracker.close()
+        with joined(self.device) as self._processes:
+            leads = self._processes.leads
+            with claimed(run_dir, self._resume, self._overwrite) if leads else nullcontext():
+                self._processes.wait()
+                try:
+                    return self._fit(run_dir)
+                finally:
+                    for tracker in self._trackers:
+                        tracker.close()
 
     def _fit(self, run_dir: Path) -> FitResult:
         datasets = {split: self._open(split) if given is None else given for split, given in self._given.items()}
+        settings = self.config.trainer
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.trainer.seed)
+            torch.manual_seed(settings.seed)
             model = create_model(self.config)
         model.start_at(mean_depth(datasets["train"]))
         model.to(self.device)
-        optimizer = make_optimizer(model, self.config.trainer)
+        if self._processes.world > 1:
+            share_norms(model)
+        optimizer = make_optimizer(model, settings)
         position = Position(1, 0, torch.zeros(4), [])
         if self._resume and (run_dir / STATE).exists():
             position = restore_state(run_dir / STATE, self.config, model, optimizer)
-        with replacing(run_dir / "config.yaml") as aside:
-            aside.write_text(self.config.to_yaml(), encoding="utf-8")
+        if self._processes.leads:
+            with replacing(run_dir / "config.yaml") as aside:
+                aside.write_text(self.config.to_yaml(), encoding="utf-8")
         for tracker in self._trackers:
             tracker.start(self.config, run_dir, position.history)
-        picture = self._run(model, optimizer, datasets["train"], datasets["val"], position)
+        batches = Batches(len(datasets["train"]), settings.batch_size, settings.seed, self._processes)
+        updater = Updater(model, optimizer, self.config, len(batches), self._processes)
+        picture = self._run(updater, batches, datasets["train"], datasets["val"], position)
         return self._finish(datasets["train"], datasets["test"], position, picture)
 
     def _open(self, split: str) -> EchoDataset:
@@ -167,87 +188,40 @@ class Trainer:
             tracker.preparing(what, done, total)
 
     def _run(
-        self,
-        model: DepthNet,
-        optimizer: torch.optim.Optimizer,
-        train: EchoDataset,
-        val: EchoDataset,
-        position: Position,
+        self, updater: Updater, batches: Batches, train: EchoDataset, val: EchoDataset, position: Position
     ) -> Path:
         """All epochs from `position` on; returns the last picture."""
         config, run_dir = self.config, self.config.run_dir
-        settings = config.trainer
-        loss = make_loss(config.loss) if model.splits else PlainLoss(config.loss.recon)
-        batches = Batches(len(train), settings.batch_size, settings.seed)
         loader = make_loader(train, batches, config.data.num_workers, self.device)
-        picture = run_dir / f"epoch_{settings.epochs:04d}_decomposition.png"
+        picture = run_dir / f"epoch_{config.trainer.epochs:04d}_decomposition.png"
         with interruptible() as interrupted:
-            while position.epoch <= settings.epochs:
+            while position.epoch <= config.trainer.epochs:
                 epoch = position.epoch
-                loss.set_epoch(epoch)
-                detach = config.loss.curriculum and epoch > config.loss.warmup_epochs
+                updater.loss.set_epoch(epoch)
                 batches.epoch, batches.first = epoch, position.step
-                model.train()
+                updater.model.train()
                 position.sums = position.sums.to(self.device)
                 for batch in loader:
-                    terms = self._step(model, optimizer, loss, batch, position, len(batches), detach)
-                    position.sums = position.sums + terms
+                    position.sums = position.sums + updater.update(batch, epoch, position.step)
                     position.step += 1
                     for tracker in self._trackers:
                         tracker.step(epoch, position.step, len(batches))
-                    if interrupted.is_set():
-                        save_state(run_dir / STATE, config, model, optimizer, position)
+                    if self._processes.any(interrupted.is_set()):
+                        self._save(updater, position)
                         raise TrainingInterrupted(
                             f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is "
                             f"saved in {run_dir}; the same command with --resume goes on from there."
                         )
-                self._end_epoch(model, optimizer, val, position, loss.weights._asdict(), len(batches), detach)
-                if epoch % settings.picture_every == 0 or epoch == settings.epochs:
-                    picture = self._picture(model, val, epoch)
+                self._end_epoch(updater, val, position)
+                pictured = epoch % config.trainer.picture_every == 0 or epoch == config.trainer.epochs
+                if pictured and self._processes.leads:
+                    picture = self._picture(updater.model, val, epoch)
         return picture
 
-    def _step(
-        self,
-        model: DepthNet,
-        optimizer: torch.optim.Optimizer,
-        loss: torch.nn.Module,
-        batch: EchoBatch,
-        position: Position,
-        steps: int,
-        detach: bool,
-    ) -> Tensor:
-        """One update; returns the loss and its terms, (4,), without waiting for the device."""
-        settings = self.config.trainer
-        waveform = batch.waveform.to(self.device, non_blocking=True)
-        gt = batch.depth.to(self.device, non_blocking=True)
-        chance = generator(settings.seed, position.epoch, position.step)
-        waveform, gt = augment(waveform, gt, self.config.data, chance)
-        done = (position.epoch - 1) * steps + position.step
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(done, settings.epochs * steps, settings)
-        with mixed_precision(settings.precision, self.device):
-            parts = model.listen(waveform, detach)
-        terms: LossTerms
-        total, terms = loss(*parts, gt)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-        optimizer.step()
-        return torch.stack([total, *terms]).detach()
-
-    def _end_epoch(
-        self,
-        model: DepthNet,
-        optimizer: torch.optim.Optimizer,
-        val: EchoDataset,
-        position: Position,
-        weights: dict[str, float],
-        steps: int,
-        detach: bool,
-    ) -> None:
+    def _end_epoch(self, updater: Updater, val: EchoDataset, position: Position) -> None:
         """Validate, record, save."""
-        config, run_dir, epoch = self.config, self.config.run_dir, position.epoch
-        means = (position.sums / steps).tolist()
+        config, run_dir, model, epoch = self.config, self.config.run_dir, updater.model, position.epoch
+        means = (self._processes.mean(position.sums) / updater.steps).tolist()
         if not all(math.isfinite(value) for value in means):
             raise TrainingError(
                 f"The loss of epoch {epoch} is not finite. Nothing of this epoch was saved; lower "
@@ -255,23 +229,36 @@ class Trainer:
                 "trainer.precision=fp32, and go on with --resume."
             )
         found = evaluate(
-            model, val, batch_size=config.trainer.batch_size, num_workers=config.data.num_workers, detach_base=detach
+            model,
+            val,
+            batch_size=config.trainer.batch_size,
+            num_workers=config.data.num_workers,
+            detach_base=updater.detaches(epoch),
+            processes=self._processes,
         )
         record: Record = {"epoch": epoch}
         record |= {
             f"train/loss_{name}": value for name, value in zip(("total", "recon", "base", "sparse"), means, strict=True)
         }
-        record |= {f"train/lambda_{name}": value for name, value in weights.items()}
+        record |= {f"train/lambda_{name}": value for name, value in updater.loss.weights._asdict().items()}
         record |= {f"val/{name}": value for name, value in (found.metrics | found.decomposition).items()}
         position.history.append(record)
-        if position.best_epoch == epoch:
-            save_checkpoint(run_dir / "best.safetensors", model, epoch, position.history)
-        save_checkpoint(run_dir / "last.safetensors", model, epoch, position.history)
         position.epoch, position.step, position.sums = epoch + 1, 0, torch.zeros(4)
+        if self._processes.leads:
+            if position.best_epoch == epoch:
+                save_checkpoint(run_dir / "best.safetensors", model, epoch, position.history)
+            save_checkpoint(run_dir / "last.safetensors", model, epoch, position.history)
         if epoch % config.trainer.save_every == 0 or epoch == config.trainer.epochs:
-            save_state(run_dir / STATE, config, model, optimizer, position)
+            self._save(updater, position)
         for tracker in self._trackers:
             tracker.epoch(position.history)
+
+    def _save(self, updater: Updater, position: Position) -> None:
+        """Write where the run stands; the losses of all processes go into it."""
+        position.sums = self._processes.mean(position.sums)
+        if self._processes.leads:
+            path = self.config.run_dir / STATE
+            save_state(path, self.config, updater.model, updater.optimizer, position)
 
     def _picture(self, model: DepthNet, val: EchoDataset, epoch: int) -> Path:
         samples = [val[index] for index in spread(len(val), PICTURED)]
@@ -287,18 +274,23 @@ class Trainer:
     def _finish(self, train: EchoDataset, test: EchoDataset, position: Position, picture: Path) -> FitResult:
         """Test the best weights and write what came of it."""
         config, run_dir = self.config, self.config.run_dir
+        self._processes.wait()  # until the best weights are written
         best = load_checkpoint(run_dir / "best.safetensors", self.device)
-        found = evaluate(best.model, test, batch_size=config.trainer.batch_size, num_workers=config.data.num_workers)
+        found = evaluate(
+            best.model,
+            test,
+            batch_size=config.trainer.batch_size,
+            num_workers=config.data.num_workers,
+            processes=self._processes,
+        )
         blind = BlindGuess.from_dataset(train).rmse_on(test, config.data.max_depth)
         criteria = success_criteria(found, [record["val/rmse"] for record in position.history])
-        save_figure(curves_figure(position.history, config.run_name), run_dir / "curves.png")
-        with replacing(run_dir / "evaluation.json") as aside:
-            report = found.as_dict() | {
-                "split": "test",
-                "blind_rmse": blind,
-                "criteria": [c._asdict() for c in criteria],
-            }
-            aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if self._processes.leads:
+            save_figure(curves_figure(position.history, config.run_name), run_dir / "curves.png")
+            report = {"split": "test", "blind_rmse": blind, "criteria": [c._asdict() for c in criteria]}
+            with replacing(run_dir / "evaluation.json") as aside:
+                aside.write_text(json.dumps(found.as_dict() | report, indent=2) + "\n", encoding="utf-8")
+        self._processes.wait()  # until all is written: the end of one process would end the others
         return FitResult(run_dir, position.history, position.best_epoch, found, blind, criteria, picture)
 
 
@@ -323,12 +315,6 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Optimizer:
-    """The optimiser over all of a network's parameters."""
-    kind = torch.optim.AdamW if settings.optimizer == "AdamW" else torch.optim.Adam
-    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-
-
 def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
     """A loader whose order `batches` decides."""
     return DataLoader(
@@ -340,16 +326,6 @@ def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: to
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # leaves the global one alone
     )
-
-
-def learning_rate(step: int, steps: int, settings: TrainerConfig) -> float:
-    """Rate of a step, counted from 0: a linear rise, then half a cosine (after Smith and Topin, 2018), or constant."""
-    if settings.lr_schedule == "constant":
-        return settings.learning_rate
-    part = (step + 1) / steps
-    if part < RISE:
-        return settings.learning_rate * part / RISE
-    return settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1 - RISE))) + 1e-7
 
 
 def mean_depth(dataset: EchoDataset) -> float:
@@ -365,34 +341,3 @@ def mean_depth(dataset: EchoDataset) -> float:
     if not count:
         raise DataError("Not one depth map of the training split has a measured pixel: there is nothing to learn from.")
     return total / count
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that a setting means; auto takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, yes in there.items() if yes))
-    kind, _, number = name.partition(":")
-    if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
-        known = ", ".join(kind for kind, yes in there.items() if yes)
-        raise ConfigError(f"The device '{name}' is not on this machine. It has {known}; 'auto' takes the fastest.")
-    return torch.device(name)
-
-
-def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Where the network computes in bf16: when asked, or by itself on devices that have it in hardware."""
-    if precision == "auto":
-        cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        native = cuda or (device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16")))
-    else:
-        native = precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
-
-
-def generator(*numbers: int) -> torch.Generator:
-    """A random generator that those numbers decide."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]))

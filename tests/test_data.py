@@ -198,7 +198,8 @@ def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:
     waveform, depth = torch.rand(6, 2, 50), torch.rand(6, 1, 4, 4)
 
     def changed(**settings: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return augment(waveform, depth, DataConfig(**settings), torch.Generator().manual_seed(3))
+        chances = [torch.Generator().manual_seed(seed) for seed in range(6)]
+        return augment(waveform, depth, DataConfig(**settings), chances)
 
     for one, other in zip(changed(noise=0.1, damping=6.0), changed(noise=0.1, damping=6.0), strict=True):
         assert torch.equal(one, other)

@@ -18,9 +18,10 @@ from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import evaluate
 from base_residual.model import DepthNet
+from base_residual.optimization import learning_rate, mixed_precision, resolve_device
 from base_residual.run_folder import STATE
 from base_residual.tracking import Record, Tracker
-from base_residual.trainer import Batches, Trainer, learning_rate, mean_depth, mixed_precision, resolve_device
+from base_residual.trainer import Batches, Trainer, mean_depth
 
 MakeConfig = Callable[..., Config]
 Rooms = Callable[[str], EchoDataset]

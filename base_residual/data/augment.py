@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,28 +13,29 @@ from base_residual.config import DataConfig
 QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
 
 
-def augment(waveform: Tensor, depth: Tensor, config: DataConfig, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    waveform: Tensor, depth: Tensor, config: DataConfig, chances: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
     """A training batch as it could have been recorded: mirrored, in rooms that swallow more, through noisier ears.
 
     Args:
         waveform: (B, 2, T).
         depth: (B, 1, S, S) in metres.
         config: says which changes are made, and how large they may be.
-        chance: a generator on the CPU that decides them.
+        chances: a generator on the CPU for each sample, B of them, that decides what is made of it.
 
     Returns:
         The changed batch, on the device that it was on.
     """
-    count = len(waveform)
+    device, ears_and_time = waveform.device, waveform.shape[1:]
+    draws = torch.stack([torch.rand(3, generator=chance) for chance in chances]).to(device)  # (B, 3)
     if config.mirror:
-        which = torch.rand(count, generator=chance) < 0.5
-        waveform, depth = mirror(waveform, depth, which.to(waveform.device))
+        waveform, depth = mirror(waveform, depth, draws[:, 0] < 0.5)
     if config.damping:
-        waveform = damp(waveform, (config.damping * torch.rand(count, generator=chance)).to(waveform.device))
+        waveform = damp(waveform, config.damping * draws[:, 1])
     if config.noise:
-        level = config.noise * QUIETEST ** torch.rand(count, generator=chance)
-        noise = torch.randn(waveform.shape, generator=chance)
-        waveform = hiss(waveform, level.to(waveform.device), noise.to(waveform.device))
+        noise = torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]).to(device)
+        waveform = hiss(waveform, config.noise * QUIETEST ** draws[:, 2], noise)
     return waveform, depth
 
 

@@ -1,0 +1,151 @@
+"""One update of the weights: the optimiser, its learning rate, the precision, and the step that they are used in."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from base_residual.baseline import PlainLoss
+from base_residual.config import Config, TrainerConfig
+from base_residual.data.augment import augment
+from base_residual.data.sample import EchoBatch
+from base_residual.errors import ConfigError
+from base_residual.losses import LossTerms, make_loss
+from base_residual.model import DepthNet
+from base_residual.processes import ALONE, Processes
+
+RISE = 0.15  # share of the steps in which the one-cycle schedule rises
+
+
+class Updater:
+    """Takes batches and changes a network's weights.
+
+    Args:
+        model: the network, on its device.
+        optimizer: over its parameters.
+        config: of the run.
+        steps: updates in an epoch.
+        processes: those that train together; each has its share of every batch.
+    """
+
+    def __init__(
+        self,
+        model: DepthNet,
+        optimizer: torch.optim.Optimizer,
+        config: Config,
+        steps: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.model, self.optimizer, self.config, self.steps, self.processes = model, optimizer, config, steps, processes
+        self.device = next(model.parameters()).device
+        # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
+        self.loss = (
+            make_loss(config.loss, processes.mean) if model.splits else PlainLoss(config.loss.recon, processes.mean)
+        )
+        network: nn.Module = model
+        if processes.world > 1:
+            cards = [self.device] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
+        self._network = torch.compile(network) if config.trainer.compile else network
+
+    def detaches(self, epoch: int) -> bool:
+        """Whether the reconstruction no longer moves the base in an epoch."""
+        return self.config.loss.curriculum and epoch > self.config.loss.warmup_epochs
+
+    def update(self, batch: EchoBatch, epoch: int, step: int) -> Tensor:
+        """One update with this process's share of a batch.
+
+        Args:
+            batch: the share; of the whole batch, every `world`-th recording.
+            epoch: from 1.
+            step: within the epoch, from 0.
+
+        Returns:
+            The loss and its three terms, (4,), on the device, without waiting for it.
+        """
+        settings = self.config.trainer
+        waveform = batch.waveform.to(self.device, non_blocking=True)
+        gt = batch.depth.to(self.device, non_blocking=True)
+        places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
+        chances = [generator(settings.seed, epoch, step, place) for place in places]
+        waveform, gt = augment(waveform, gt, self.config.data, chances)
+        for group in self.optimizer.param_groups:
+            done = (epoch - 1) * self.steps + step
+            group["lr"] = learning_rate(done, settings.epochs * self.steps, settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = min(settings.accumulate, len(waveform))
+        sums = torch.zeros(4, device=self.device)
+        for part in range(parts):
+            last = part == parts - 1
+            with nullcontext() if last else self._alone():
+                sums += self._backward(waveform[part::parts], gt[part::parts], epoch, parts)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        return sums
+
+    def _backward(self, waveform: Tensor, gt: Tensor, epoch: int, parts: int) -> Tensor:
+        """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""
+        features = self.model.hear(waveform)
+        with mixed_precision(self.config.trainer.precision, self.device):
+            decomposition = self._network(features, self.detaches(epoch))
+        terms: LossTerms
+        total, terms = self.loss(*decomposition, gt)
+        (total / parts).backward()
+        return torch.stack([total, *terms]).detach() / parts
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Where gradients are kept for now, and not yet averaged over the processes."""
+        network = self._network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Optimizer:
+    """The optimiser over all of a network's parameters."""
+    kind = torch.optim.AdamW if settings.optimizer == "AdamW" else torch.optim.Adam
+    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def learning_rate(step: int, steps: int, settings: TrainerConfig) -> float:
+    """Rate of a step, counted from 0: a linear rise, then half a cosine (after Smith and Topin, 2018), or constant."""
+    if settings.lr_schedule == "constant":
+        return settings.learning_rate
+    part = (step + 1) / steps
+    if part < RISE:
+        return settings.learning_rate * part / RISE
+    return settings.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1 - RISE))) + 1e-7
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a setting means; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, yes in there.items() if yes))
+    kind, _, number = name.partition(":")
+    if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
+        known = ", ".join(kind for kind, yes in there.items() if yes)
+        raise ConfigError(f"The device '{name}' is not on this machine. It has {known}; 'auto' takes the fastest.")
+    return torch.device(name)
+
+
+def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Where the network computes in bf16: when asked, or by itself on devices that have it in hardware."""
+    if precision == "auto":
+        cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        native = cuda or (device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16")))
+    else:
+        native = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A random generator that those numbers decide."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]))

@@ -1,0 +1,165 @@
+"""What the processes of one training share under torchrun: who they are, their means and sums, their batch norm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from base_residual.errors import TrainingError
+
+
+class Processes(NamedTuple):
+    """This process among those that train together; alone by default, when every method gives back what it got."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes and prints for all."""
+        return self.rank == 0
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean of a tensor over all processes, without gradients."""
+        if self.world == 1:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process. The CPUs wait for each other here, the devices do not."""
+        if self.world == 1:
+            return flag
+        found = torch.tensor(int(flag))
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The rows of all processes' tensors, (N_1 + ... + N_world, ...) in order of rank, on the CPU."""
+        tensor = tensor.cpu()
+        if self.world == 1:
+            return tensor
+        counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(counts, torch.tensor([len(tensor)]))
+        longest = max(int(count) for count in counts)
+        padded = tensor.new_zeros(longest, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+    def wait(self) -> None:
+        """Go on when all processes have come this far."""
+        self.any(False)
+
+
+ALONE = Processes()
+
+
+def leading() -> bool:
+    """Whether this process is the first, or the only one; known before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process: under torchrun, each has a card of its own."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """The processes that torchrun has started, or this one alone.
+
+    Args:
+        device: of this process; CUDA talks over NCCL, everything else over gloo.
+
+    Raises:
+        TrainingError: another one has ended.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes()
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if "gloo" not in str(error) and not isinstance(error, dist.DistError):
+            raise
+        raise TrainingError(
+            f"Process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which has ended or cannot be "
+            "reached. What was saved is whole; start them all again with --resume."
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+class SharedNorm(_BatchNorm):
+    """Batch norm over the batches of all processes, on any device, so that their number does not change the result.
+
+    Ioffe and Szegedy, ICML 2015; PyTorch's own synchronised one runs on graphics cards alone.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) to the same shape."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        wide = x.float()
+        over = [0, *range(2, x.ndim)]
+        own = torch.cat([wide.sum(over), wide.square().sum(over), wide.new_tensor([x.numel() / x.shape[1]])])
+        total: Tensor = _SumOfAll.apply(own)  # type: ignore[no-untyped-call]
+        count = total[-1]
+        mean = total[: x.shape[1]] / count
+        variance = total[x.shape[1] : -1] / count - mean.square()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        scale = self.weight * (variance.clamp(min=0) + self.eps).rsqrt()
+        return (wide * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
+
+
+class _SumOfAll(torch.autograd.Function):
+    """Sum over all processes, in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def share_norms(module: nn.Module) -> None:
+    """Replace every batch norm in a module by one over all processes, with the same weights under the same names."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            shared = SharedNorm(child.num_features, child.eps, child.momentum)
+            shared.weight, shared.bias = child.weight, child.bias
+            shared.running_mean, shared.running_var = child.running_mean, child.running_var
+            shared.num_batches_tracked = child.num_batches_tracked
+            setattr(module, name, shared.train(child.training))
+        else:
+            share_norms(child)

@@ -1,0 +1,202 @@
+"""Training with several processes, each started as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from base_residual.config import Config
+from base_residual.errors import ConfigError
+from base_residual.processes import Processes, SharedNorm, leading, own_device, share_norms
+from base_residual.trainer import Batches, Trainer
+
+MakeConfig = Callable[..., Config]
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import yaml
+from base_residual.config import make_config
+from base_residual.errors import BaseResidualError
+from base_residual.tracking import Tracker
+from base_residual.trainer import Trainer
+
+class Signal(Tracker):
+    def step(self, epoch, done, steps):
+        Path(sys.argv[2]).write_text(f"{epoch} {done}")
+
+config = make_config(yaml.safe_load(Path(sys.argv[1]).read_text()))
+try:
+    Trainer(config, trackers=[Signal()], resume="--resume" in sys.argv).fit()
+except BaseResidualError as error:
+    print(f"Error: {error}")
+    sys.exit(2)
+"""
+
+
+def start(config: Config, folder: Path, world: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """As many processes as asked for, which train together."""
+    (folder / "settings.yaml").write_text(config.to_yaml())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WORKER, str(folder / "settings.yaml"), str(folder / "where"), *arguments]
+    return [
+        subprocess.Popen(
+            command,
+            env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(workers: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
+    """What each of them printed, once all have ended with that exit code."""
+    said = [worker.communicate(timeout=240)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [code] * len(workers), said
+    return said
+
+
+def history(config: Config) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
+    assert len(one) == len(other)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-4)
+
+
+def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Path) -> None:
+    # 5 validation rooms and batches of 7: the shares are not equal, and the curve is the same nevertheless.
+    sizes = {"simulation": {"val_rooms": 5}, "trainer": {"batch_size": 7, "epochs": 3}}
+    alone, together = (tiny(sizes, {"tracking": {"experiment_name": name}}) for name in ("alone", "together"))
+    Trainer(alone, trackers=[]).fit()
+    finish(start(together, tmp_path, 2))
+    assert_close(history(together), history(alone))
+    one, two = (json.loads((c.run_dir / "evaluation.json").read_text())["metrics"] for c in (alone, together))
+    assert two == pytest.approx(one, rel=2e-3)
+    names = {path.name for path in together.run_dir.iterdir()}
+    assert names == {path.name for path in alone.run_dir.iterdir()}
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_number(
+    tiny: MakeConfig, tmp_path: Path
+) -> None:
+    whole, killed = (
+        tiny({"trainer": {"epochs": 4}, "tracking": {"experiment_name": name}}) for name in ("whole", "killed")
+    )
+    Trainer(whole, trackers=[]).fit()
+    workers = start(killed, tmp_path, 2)
+    give_up = time.monotonic() + 120
+    while not (tmp_path / "where").exists() or not (tmp_path / "where").read_text().startswith(("2", "3")):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    workers[1].kill()
+    said, _ = workers[0].communicate(timeout=120)
+    workers[1].communicate()
+    assert workers[0].returncode == 2
+    assert "has lost another one" in said
+    assert "Traceback" not in said
+    assert 1 <= len(history(killed)) < 4
+    Trainer(killed, trackers=[], resume=True).fit()
+    assert_close(history(killed), history(whole))
+
+
+def test_a_run_that_was_interrupted_is_saved_at_the_same_step_by_all(tiny: MakeConfig, tmp_path: Path) -> None:
+    whole, stopped = (
+        tiny({"trainer": {"epochs": 4}, "tracking": {"experiment_name": name}}) for name in ("whole", "stopped")
+    )
+    Trainer(whole, trackers=[]).fit()
+    workers = start(stopped, tmp_path, 2)
+    give_up = time.monotonic() + 120
+    while not (tmp_path / "where").exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    workers[1].send_signal(signal.SIGTERM)  # one alone hears of it
+    said = finish(workers, code=2)
+    assert all("Stopped in epoch" in text for text in said)
+    finish(start(stopped, tmp_path, 2, "--resume"))
+    assert_close(history(stopped), history(whole))
+
+
+def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: Path) -> None:
+    config = tiny({"trainer": {"epochs": 1}})
+    Trainer(config, trackers=[]).fit()
+    before = load_file(config.run_dir / "last.safetensors")
+    said = finish(start(config, tmp_path, 2), code=2)
+    assert "already holds a run" in said[0]
+    after = load_file(config.run_dir / "last.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_processes_share_each_batch_and_leave_nothing_out() -> None:
+    whole = list(Batches(20, 7, seed=1))
+    shares = [list(Batches(20, 7, 1, Processes(rank, 3))) for rank in range(3)]
+    for step, batch in enumerate(whole):
+        assert sorted(index for share in shares for index in share[step]) == sorted(batch)
+    with pytest.raises(ConfigError, match="batch of 2 recordings cannot be shared by 3 processes"):
+        Batches(20, 2, 1, Processes(0, 3))
+
+
+def test_norms_are_replaced_with_the_same_weights_under_the_same_names() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Sequential(nn.BatchNorm2d(3)), nn.Flatten(), nn.BatchNorm1d(12))
+    model(torch.randn(4, 2, 2, 2))
+    before, x = model.state_dict(), torch.randn(4, 2, 2, 2)
+    expected = model.eval()(x)
+    share_norms(model)
+    assert isinstance(model[1][0], SharedNorm)
+    assert isinstance(model[3], SharedNorm)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+def test_a_shared_norm_of_one_process_is_the_plain_one(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)  # the sum over one process
+    plain = kind(3)
+    with torch.no_grad():
+        plain.weight.uniform_()
+        plain.bias.uniform_()
+    both = nn.ModuleList([plain])
+    inputs = [torch.randn(6, 3, *[5] * (2 if kind is nn.BatchNorm2d else 0), requires_grad=True)]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    expected = plain(inputs[0])
+    target = torch.randn_like(expected)
+    (expected * target).sum().backward()
+    statistics = [plain.running_mean.clone(), plain.running_var.clone()]
+    plain.reset_running_stats()
+    share_norms(both)
+    found = both[0](inputs[1])
+    (found * target).sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close([both[0].running_mean, both[0].running_var], statistics)
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+
+
+def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_device(torch.device("cuda")) == torch.device("cuda")
+    assert leading()
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("RANK", "11")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
+    assert own_device(torch.device("cuda:1")) == torch.device("cuda", 1)
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    assert not leading()
