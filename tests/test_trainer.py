@@ -17,7 +17,7 @@ from base_residual.console import ConsoleTracker, epoch_line
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import evaluate
-from base_residual.model import DepthNet
+from base_residual.model import BaseResidualNet, DepthNet
 from base_residual.optimization import learning_rate, mixed_precision, resolve_device
 from base_residual.run_folder import STATE
 from base_residual.tracking import Record, Tracker
@@ -349,13 +349,13 @@ def test_the_mean_depth_is_that_of_the_measured_pixels() -> None:
 
 def test_the_curriculum_detaches_in_training_and_validation(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, bool]] = []
-    original = DepthNet.listen
+    original = BaseResidualNet.forward
 
-    def spy(self: DepthNet, waveform: torch.Tensor, detach_base: bool = False):  # type: ignore[no-untyped-def]
+    def spy(self: BaseResidualNet, x: torch.Tensor, detach_base: bool = False):  # type: ignore[no-untyped-def]
         seen.append((self.training, detach_base))
-        return original(self, waveform, detach_base)
+        return original(self, x, detach_base)
 
-    monkeypatch.setattr(DepthNet, "listen", spy)
+    monkeypatch.setattr(BaseResidualNet, "forward", spy)
     layer = {"loss": {"curriculum": True, "warmup_epochs": 1}, "trainer": {"picture_every": 100}}
     fit(tiny(layer))
     training = [detach for train, detach in seen if train]

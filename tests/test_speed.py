@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from base_residual import speed
+from base_residual.baseline import create_model
+from base_residual.config import Config
+from base_residual.errors import ConfigError
+from base_residual.model import DepthDecomposition, DepthNet, create_base_residual_model
+from base_residual.speed import Cost, device_name, gflops, measure
+
+
+class OneLayer(DepthNet):
+    """32 * 32 depths from 6 features: the multiply-adds are known."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.data.max_depth, config.data.output_size)
+        self.layer = nn.Linear(6, 32 * 32)
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        depth = self.layer(x.mean(dim=2)).view(-1, 1, 32, 32)
+        return DepthDecomposition(depth, torch.zeros_like(depth), depth)
+
+
+def test_operations_are_two_per_multiply_add_without_the_front_end(tiny: Callable[..., Config]) -> None:
+    assert gflops(OneLayer(tiny())) == pytest.approx(2 * 6 * 32 * 32 / 1e9)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_figure_is_there_and_the_model_is_left_as_it_was(tiny: Callable[..., Config], training: bool) -> None:
+    model = create_model(tiny()).train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cost = measure(model, batch_size=2, seconds=0.01)
+    assert model.training == training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert cost.parameters == sum(weights.numel() for weights in model.parameters())
+    assert cost.gflops == gflops(model) > 0
+    assert 0 < cost.latency_median_ms <= cost.latency_p95_ms
+    assert cost.throughput > 0
+    assert cost.batch_size == 2
+    assert cost.peak_memory_mib is None or cost.peak_memory_mib > 10
+    assert cost.device == device_name(torch.device("cpu"))
+    assert cost.threads == torch.get_num_threads()
+
+
+def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    model = OneLayer(tiny())
+    heard = model.listen
+    monkeypatch.setattr(model, "listen", lambda x: (sizes.append(len(x)), heard(x))[1])
+    measure(model, batch_size=7, seconds=0.0)
+    calls = speed.WARM_UP + speed.FEWEST
+    assert sizes == [1] * calls + [7] * calls
+
+
+def test_timing_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(speed, "perf_counter", lambda: next(clock))
+    assert len(speed._durations(lambda: None, 50)) == 50
+    assert len(speed._durations(lambda: None, 0)) == speed.FEWEST
+
+
+def test_a_cost_is_a_record_that_json_can_hold(tiny: Callable[..., Config]) -> None:
+    cost = measure(OneLayer(tiny()), batch_size=1, seconds=0.0)
+    assert Cost(**json.loads(json.dumps(cost.as_dict()))) == cost
+    assert all(f"{field.name}:" in (Cost.__doc__ or "") for field in fields(Cost))
+    with pytest.raises(FrozenInstanceError):
+        cost.gflops = 0.0  # type: ignore[misc]
+
+
+def test_a_network_without_a_front_end_cannot_be_timed() -> None:
+    with pytest.raises(ConfigError, match=r"no front end\. Make it from a Config"):
+        measure(create_base_residual_model(base_channels=4))
