@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from base_residual import __version__
-from base_residual.config import PRESETS, SPLITS, load_layer, make_config, merge, parse_setting
+from base_residual.config import PRESETS, SIZES, SPLITS, load_layer, make_config, merge, parse_setting
 from base_residual.errors import BaseResidualError, TrainingInterrupted
 from base_residual.options import (
     DATA_SETTINGS,
@@ -96,6 +96,9 @@ def train(
     data_root: Annotated[Path | None, setting("data.root")] = None,
     model: Annotated[str | None, setting("model.name")] = None,
     preset: Annotated[str, typer.Option(help=f"Loss settings by name: {', '.join(PRESETS)}.")] = "default",
+    size: Annotated[
+        str | None, typer.Option(help=f"Network by size: {', '.join(SIZES)}.", show_default="small")
+    ] = None,
     adaptive: Annotated[bool | None, setting("loss.adaptive", "--adaptive/--no-adaptive")] = None,
     curriculum: Annotated[bool | None, setting("loss.curriculum", "--curriculum/--no-curriculum")] = None,
     warmup_epochs: Annotated[int | None, setting("loss.warmup_epochs")] = None,
@@ -125,7 +128,7 @@ def train(
     """Train a model; without any option, on simulated rooms and with no download."""
     layers = [load_layer(config)] if config else []
     layers += [*(parse_setting(text) for text in assign or []), given_settings(ctx, TRAIN_SETTINGS)]
-    settings = make_config(*layers, preset=preset)
+    settings = make_config(*layers, preset=preset, size=size)
     if dry_run:
         print(settings.to_yaml(), end="")
         return
@@ -225,6 +228,36 @@ def predict(
 
 
 @app.command()
+def export(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="beside the checkpoint")] = None,
+) -> None:
+    """Write a checkpoint as ONNX, waveform in and depth out, and check that ONNX Runtime gets the same depth."""
+    from base_residual.export import export_onnx
+
+    path = export_onnx(_load_checkpoint(checkpoint, "cpu").model, out or checkpoint.with_suffix(".onnx"))
+    print(f"ONNX: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+
+
+@app.command()
+def benchmark(
+    checkpoint: CheckpointArgument,
+    batch_size: Annotated[int, typer.Option(min=1, help="Echoes at a time, for the throughput.")] = 32,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a checkpoint costs on this machine: latency, throughput, memory, operations."""
+    from base_residual.console import cost_table
+    from base_residual.speed import measure
+
+    cost = measure(_load_checkpoint(checkpoint, device).model, batch_size)
+    if as_json:
+        print(json.dumps(cost.as_dict(), indent=2))
+    else:
+        _console().print(cost_table(cost, checkpoint.name))
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option(help="PNG file for the curves.")] = Path("comparison.png"),
@@ -259,14 +292,21 @@ def simulate(
     seed: Annotated[int | None, setting("simulation.seed")] = None,
     output_size: Annotated[int | None, setting("data.output_size")] = None,
     max_depth: Annotated[float | None, setting("data.max_depth")] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Render part I of N alone, for job arrays; the last one completes OUT.")
+    ] = "1/1",
 ) -> None:
     """Render echo rooms into a folder, in the layout of BatVision V2."""
     from base_residual.console import counting
+    from base_residual.data.simulated import Shard
     from base_residual.data.simulated import simulate as render
 
     settings = make_config(given_settings(ctx, SIMULATE_SETTINGS))
     with counting(_console()) as progress:
-        render(root, settings.data, settings.simulation, progress)
+        complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
+    if not complete:
+        print(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
+        return
     print(f"Rooms: {root}")
     print(f"Train: brdepth train --data-root {root}")
 

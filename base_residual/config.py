@@ -53,6 +53,18 @@ PRESETS: dict[str, Layer] = {
 }
 
 
+# Networks by size. `original` has the widths, and the parts, of the network that this field uses.
+SIZES: dict[str, Layer] = {
+    "tiny": {"model": {"base_channels": 8}},
+    "small": {"model": {"base_channels": 16}},
+    "base": {"model": {"base_channels": 32}},
+    "original": {
+        "audio": PRESETS["original"]["audio"],
+        "model": PRESETS["original"]["model"] | {"base_channels": 64},
+    },
+}
+
+
 class Section(BaseModel):
     """A frozen group of settings that names the nearest known one when it meets an unknown one."""
 
@@ -277,20 +289,23 @@ def merge(*layers: Mapping[str, Any]) -> Layer:
     return result
 
 
-def make_config(*layers: Mapping[str, Any], preset: str = "default") -> Config:
-    """A validated configuration from a preset and any number of layers on top.
+def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str | None = None) -> Config:
+    """A validated configuration from a preset, a size and any number of layers on top.
 
     Args:
         layers: nested mappings, `{"trainer": {"epochs": 3}}`; later ones win.
         preset: a name from `PRESETS`.
+        size: a name from `SIZES`; default: what the preset and the layers say, which is small.
 
     Raises:
         ConfigError: in one sentence per wrong setting.
     """
     if preset not in PRESETS:
         raise ConfigError(f"Unknown preset '{preset}'. Known presets are {', '.join(PRESETS)}.")
+    if size is not None and size not in SIZES:
+        raise ConfigError(f"Unknown size '{size}'. Known sizes are {', '.join(SIZES)}.")
     try:
-        return Config.model_validate(merge(PRESETS[preset], *layers))
+        return Config.model_validate(merge(PRESETS[preset], SIZES[size] if size else {}, *layers))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
 

@@ -16,6 +16,7 @@ from base_residual.config import SPLITS, Config
 from base_residual.data.check import Findings
 from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
+from base_residual.speed import Cost
 from base_residual.tracking import Record, Tracker
 
 COMPARED = ("rmse (m)", "ahead", "abs_rel", "delta1", "gain", "converged", "reached")
@@ -127,6 +128,23 @@ def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
         verdict = f"{ahead:.1%} lower" if ahead > 0 else f"NOT lower, {rmse:.3f} m"
         lines.append(f"Against {names[name]} (rmse {score:.3f} m): {verdict}.")
     return lines
+
+
+def cost_table(cost: Cost, title: str) -> Table:
+    """What a model costs on one device."""
+    table = Table(
+        "", Column("", justify="right"), title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False
+    )
+    memory = "not known" if cost.peak_memory_mib is None else f"{cost.peak_memory_mib:,.0f} MiB"
+    table.add_row("parameters", f"{cost.parameters / 1e6:.2f} M")
+    table.add_row("operations for one echo", f"{cost.gflops:.2f} GFLOP")
+    table.add_row("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms")
+    table.add_row("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms")
+    table.add_row(f"throughput, {cost.batch_size} at a time", f"{cost.throughput:,.0f} echoes/s")
+    table.add_row("peak memory", memory)
+    table.add_row("device", cost.device)
+    table.add_row("threads", str(cost.threads))
+    return table
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

@@ -107,7 +107,7 @@ def gflops(model: DepthNet) -> float:
                 model(features)
     finally:
         model.train(training)
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def device_name(device: torch.device) -> str:

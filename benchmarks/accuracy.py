@@ -28,16 +28,15 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from base_residual.audio import echo_frames
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint
 from base_residual.compare import FinishedRun, read_run
-from base_residual.config import PRESETS, Config, Layer, make_config, merge
+from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, merge
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
+from base_residual.speed import gflops
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
 
@@ -70,6 +69,8 @@ ABLATIONS: dict[str, Layer] = {
     "no-mirror": {"data": {"mirror": False}},
     "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
     "half-the-rooms": {"simulation": {"train_rooms": 750}},
+    "size-tiny": SIZES["tiny"],
+    "size-base": SIZES["base"],
 }
 QUICK: Layer = {
     "data": {"output_size": 32, "max_depth": 8.0},
@@ -79,7 +80,7 @@ QUICK: Layer = {
 }
 RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
-ABLATION_EPOCHS = 6
+ABLATION_EPOCHS = 4
 HARD: Layer = {"simulation": {"style": "hard", "seed": 1}}
 HERE = Path(__file__).parent
 
@@ -121,12 +122,8 @@ def report(run: FinishedRun, split: str, hard: bool = False) -> dict[str, float]
 
 def cost(config: Config) -> dict[str, float]:
     """Parameters, and floating-point operations (two per multiply-add) of the network for one echo."""
-    model = create_model(config).eval()
-    assert model.front_end is not None
-    features = model.front_end(torch.randn(1, 2, echo_frames(config.data.max_depth, config.audio.sample_rate)))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(features)
-    return {"parameters": sum(p.numel() for p in model.parameters()), "gflops": counter.get_total_flops() / 1e9}
+    model = create_model(config)
+    return {"parameters": sum(weights.numel() for weights in model.parameters()), "gflops": gflops(model)}
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,17 +35,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
 from base_residual.baseline import create_model
-from base_residual.config import PRESETS, Config, Layer, make_config
+from base_residual.config import PRESETS, Config, Layer, make_config, merge
 from base_residual.data import open_dataset
-from base_residual.data.augment import augment
 from base_residual.data.batvision import COLUMNS, list_recordings
 from base_residual.data.sample import EchoBatch
 from base_residual.data.simulated import simulate
+from base_residual.errors import MissingExtraError
 from base_residual.files import replacing
-from base_residual.losses import make_loss
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.model import DepthNet, create_base_residual_model
-from base_residual.trainer import Batches, generator, learning_rate, make_loader, make_optimizer, mixed_precision
+from base_residual.optimization import Updater, make_optimizer
+from base_residual.trainer import Batches, make_loader
 from base_residual.visualize import save_figure
 
 RATE = 44_100  # Hz
@@ -56,6 +54,17 @@ EPOCH = 1_911  # recordings of BatVision V2 to train on
 REFERENCE_BATCH = 4
 SPLITS = {"test": 1, "val": 2, "train": 4}  # how many times as large as the smallest
 CPU = torch.device("cpu")
+
+LINUX = sys.platform == "linux"
+PREPARE = """
+import json, sys
+from pathlib import Path
+from base_residual.config import make_config
+from base_residual.data import open_dataset
+root, split, data = sys.argv[1:]
+open_dataset("batvisionv2", root, split, make_config({"data": json.loads(data)}))
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
 
 Way = Callable[[], int]
 """One of several ways to do the same; returns how many samples it has dealt with."""
@@ -76,11 +85,12 @@ class Sizes(NamedTuple):
     rooms: int = 200  # to render
     repeats: int = 5  # in one turn, of what takes milliseconds
     card_steps: int = 20  # training steps in one turn on a graphics card
-    turns: int = 5  # of each way, after one that does not count
-    long_turns: int = 3  # the same, where a turn takes seconds
+    turns: int = 6  # of each way; of several, the first does not count
+    long_turns: int = 4  # the same, where a turn takes seconds
+    growth_turns: int = 3
 
 
-QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1)
+QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1)
 
 
 # The reference's way.
@@ -174,28 +184,13 @@ def package_loader(
 
 
 def package_training(config: Config, device: torch.device) -> Callable[[EchoBatch], Tensor]:
-    """A training step from waveforms, of the pieces that `Trainer` puts together, in its order: what users get.
+    """The very update that `Trainer` makes of each batch.
 
-    Its time holds the augmentation and the front end; the reference's begins after its spectrograms.
+    Its time holds the augmentation and the front end; the reference's step begins after its spectrograms.
     """
-    model, settings = create_model(config).to(device).train(), config.trainer
-    optimizer, loss = make_optimizer(model, settings), make_loss(config.loss)
-
-    def step(batch: EchoBatch) -> Tensor:
-        waveform, gt = (part.to(device, non_blocking=True) for part in (batch.waveform, batch.depth))
-        waveform, gt = augment(waveform, gt, config.data, generator(settings.seed, 1, 0))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(0, settings.epochs, settings)
-        with mixed_precision(settings.precision, device):
-            parts = model.listen(waveform)
-        total, terms = loss(*parts, gt)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-        optimizer.step()
-        return torch.stack([total, *terms]).detach()
-
-    return step
+    model = create_model(config).to(device).train()
+    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=1)
+    return lambda batch: updater.update(batch, epoch=1, step=0)
 
 
 # Both, side by side.
@@ -224,16 +219,16 @@ def write_recordings(root: Path, sizes: Sizes) -> None:
 
 
 def take_turns(turns: int, ways: Mapping[Any, Way]) -> dict[Any, list[float]]:
-    """Samples per second of each way in each of its turns, after one that does not count."""
+    """Samples per second of each way in each of its turns; of several, the first is left out."""
     speeds: dict[Any, list[float]] = {name: [] for name in ways}
-    for _ in range(turns + 1):
+    for _ in range(turns):
         for name, way in ways.items():
             start = time.perf_counter()
             count = way()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             speeds[name].append(count / (time.perf_counter() - start))
-    return {name: found[1:] for name, found in speeds.items()}
+    return {name: found[turns > 1 :] for name, found in speeds.items()}
 
 
 def over(speeds: Mapping[str, Sequence[float]], way: str, other: str = "reference") -> float:
@@ -247,7 +242,13 @@ def medians(speeds: Mapping[Any, Sequence[float]]) -> dict[Any, float]:
 
 def repeated(times: int, act: Callable[[], object], count: int = 1) -> Way:
     """A way that acts on `count` samples, several times."""
-    return lambda: count * len([act() for _ in range(times)])
+
+    def way() -> int:
+        for _ in range(times):
+            act()
+        return times * count
+
+    return way
 
 
 def reading(loader: DataLoader[Any], then: Callable[[Any], object] = len) -> Way:
@@ -301,7 +302,7 @@ def judging(sizes: Sizes) -> dict[str, Any]:
 def training(root: Path, sizes: Sizes, device: torch.device = CPU) -> dict[str, Any]:
     """Training steps; on a graphics card, epochs with all their reading, too."""
     card = device.type == "cuda"
-    original = PRESETS["original"] | {"model": PRESETS["original"]["model"] | {"base_channels": sizes.channels}}
+    original = merge(PRESETS["original"], {"model": {"base_channels": sizes.channels}})
     configs = {"original": package_config(sizes, original), "default": package_config(sizes)}
     batches = {"original": sizes.card_batch if card else REFERENCE_BATCH, "default": sizes.batch}
     loaders = {"reference": reference_loader(root, "train", sizes.side, REFERENCE_BATCH, 2 if card else 0)}
@@ -325,16 +326,20 @@ def hearing(work: Path, sizes: Sizes) -> dict[str, Any]:
     theirs = torch.no_grad()(lambda: reference(reference_spectrogram(waveform, sizes.side)[None]))
     ways = {"reference": repeated(1, theirs), "package": repeated(sizes.repeats, lambda: model.predict(waveform))}
     try:
-        import onnxruntime
-
-        from base_residual.export import export_onnx
-    except ImportError:
-        print("ONNX Runtime is not installed; its figure is left out.")
-    else:
-        export_onnx(model, work / "model.onnx")
-        session = onnxruntime.InferenceSession(work / "model.onnx", providers=["CPUExecutionProvider"])
+        session = onnx_session(model, work / "model.onnx")
         ways["onnx"] = repeated(sizes.repeats, lambda: session.run(None, {"waveform": waveform[None].numpy()}))
+    except MissingExtraError as error:
+        print(f"Without the figure of ONNX Runtime: {error}")
     return {"echo": take_turns(sizes.turns, ways)}
+
+
+def onnx_session(model: DepthNet, path: Path) -> Any:
+    from base_residual.export import export_onnx
+
+    export_onnx(model, path)
+    import onnxruntime  # optional; without it the export has just said so
+
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
@@ -356,10 +361,6 @@ def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
     return {"start": take_turns(sizes.turns, ways), "simulate": take_turns(sizes.long_turns, {"package": render})}
 
 
-def train_ratios(speeds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {f"train_ratio_{name}": over(speeds, name) for name in ("original", "default")}
-
-
 def headline(speeds: Mapping[str, Any]) -> dict[str, float]:
     """The figures that have a target, and those beside them."""
     echo, start = medians(speeds["echo"]), medians(speeds["start"])
@@ -368,7 +369,8 @@ def headline(speeds: Mapping[str, Any]) -> dict[str, float]:
         "loader_spectrogram_ratio": over(speeds["loader"], "with spectrograms"),
         "first_epoch_ratio": over(speeds["first_epoch"], "package"),
         "metrics_ratio": over(speeds["metrics"], "package"),
-        **train_ratios(speeds["step"]),
+        "train_ratio_original": over(speeds["step"], "original"),
+        "train_ratio_default": over(speeds["step"], "default"),
         "echo_ratio": over(speeds["echo"], "package"),
         "echo_ms": 1000 / echo["package"],
         **({"onnx_ms": 1000 / echo["onnx"]} if "onnx" in echo else {}),
@@ -379,15 +381,10 @@ def headline(speeds: Mapping[str, Any]) -> dict[str, float]:
 
 
 def peak_of_preparing(root: Path, split: str, config: Config) -> float:
-    """The most memory that a process has held which prepares a split, in MB."""
+    """The most memory that a fresh process holds, from its start to the end of preparing a split, in MB."""
     empty_cache(root.parent)
-    open_dataset("batvisionv2", root, split, config)
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    import resource  # on Linux its figure would hold the parent's memory, too
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    command = [sys.executable, "-c", PREPARE, root, split, config.data.model_dump_json()]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
 
 
 def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> dict[str, Any]:
@@ -400,7 +397,7 @@ def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> di
 
 def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     """What it costs as the work grows."""
-    config, side, few = package_config(sizes), sizes.side, sizes.long_turns
+    config, side, turns = package_config(sizes), sizes.side, sizes.growth_turns
     model = create_model(config).eval()
     echoes = 0.1 * torch.randn(max(sizes.batches), 2, echo_frames(MAX_DEPTH))
     predict = {("package", n): repeated(sizes.repeats, partial(model.predict, echoes[:n]), n) for n in sizes.batches}
@@ -422,18 +419,17 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     for workers in range(3):
         share["reference", workers] = reading(reference_loader(root, "test", side, batch, workers))
         share["package", workers] = reading(package_loader(config, root, "test", batch, workers))
-    peaks = []
-    for split in splits.values():
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-            peaks.append(fresh.submit(peak_of_preparing, root, split, config).result())
-    memory = {"x": "recordings prepared", "y": "peak memory (MB)", "at": list(splits), "series": {"package": peaks}}
-    return {
-        "batch_size": swept("echoes per prediction", "samples/s", sizes.turns, predict),
-        "image_side": swept("side of a map (pixels)", "ms of training per sample", few, step),
-        "recordings": swept("recordings read", "samples/s", few, read),
-        "memory": memory,
-        "workers": swept("worker processes that read", "samples/s", few, share),
+    panels = {
+        "batch_size": swept("echoes per prediction", "samples/s", turns, predict),
+        "image_side": swept("side of a map (pixels)", "ms of training per sample", turns, step),
+        "recordings": swept("recordings read", "samples/s", turns, read),
+        "workers": swept("worker processes that read", "samples/s", turns, share),
     }
+    if LINUX:
+        peaks = [peak_of_preparing(root, split, config) for split in splits.values()]
+        panels["memory"] = {"x": "recordings prepared", "y": "peak memory (MB)", "at": list(splits)}
+        panels["memory"]["series"] = {"package": peaks}
+    return panels
 
 
 # What came of it.
@@ -453,7 +449,7 @@ GOALS = {
     "loader_spectrogram_ratio": Goal("reading it and making spectrograms of it"),
     "first_epoch_ratio": Goal("preparing it and reading it once", least=1),
     "metrics_ratio": Goal("metrics of each map", least=20),
-    "train_ratio_original": Goal("training the preset `original`: the same network and, on a CPU, batch", least=2),
+    "train_ratio_original": Goal("training the preset `original`, the same network", least=2),
     "train_ratio_default": Goal("training the default", least=10),
     "echo_ratio": Goal("from one echo to a map"),
     "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
@@ -506,7 +502,9 @@ def figure(result: Mapping[str, Any]) -> Any:
     drawn = Figure(figsize=(13, 3.6 * lines), dpi=120, layout="constrained")
     bars, *axes = drawn.subplots(lines, 3).flat
     names = [name for name in reversed(GOALS) if "_ratio" in name and not GOALS[name].most]
-    bars.barh([name.replace("_", " ") for name in names], [result["ratios"][name] for name in names], height=0.6)
+    drawn_bars = bars.barh([name.replace("_", " ") for name in names], [result["ratios"][name] for name in names])
+    bars.bar_label(drawn_bars, fmt=shown, padding=5)
+    bars.margins(x=0.2)
     for place, name in enumerate(names):
         bars.vlines(GOALS[name].least or [], place - 0.45, place + 0.45, "k", lw=2)
     bars.set(xscale="log", xlabel="times as fast as the reference; black: target")
@@ -518,7 +516,7 @@ def figure(result: Mapping[str, Any]) -> Any:
             axis.set_xscale("log", base=2)
         axis.set_xticks(panel["at"], [str(value) for value in panel["at"]])
         if len(panel["series"]) == 1:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.legend(frameon=False)
     for axis in (bars, *axes):
         axis.grid(alpha=0.3)
@@ -551,8 +549,7 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
     card = found["card"]
     if card:
         epochs = {name: EPOCH / speed for name, speed in medians(card["epoch"]).items()}
-        ratios = train_ratios(card["step"])
-        card = {"device": torch.cuda.get_device_name(), "step": medians(card["step"]), "epoch_s": epochs} | ratios
+        card = {"device": torch.cuda.get_device_name(), "step": medians(card["step"]), "epoch_s": epochs}
     per_second = {name: medians(ways) for name, ways in speeds.items()}
     return {"ratios": headline(speeds), "per_second": per_second, "growth": found["growth"], "card": card}
 

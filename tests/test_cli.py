@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import soundfile
 import yaml
@@ -122,6 +123,24 @@ def test_predicting_writes_metres_and_a_picture_for_each_recording(run: tuple[Pa
         assert (tmp_path / "out" / f"{name}_depth.png").exists()
 
 
+def test_a_checkpoint_is_exported_for_machines_without_this_package(run: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "robot.onnx"
+    assert brdepth("export", run[0] / "best.safetensors", "--out", out).startswith(f"ONNX: {out} (")
+    depth = onnxruntime.InferenceSession(out).run(["final"], {"waveform": np.zeros((2, 2, 2075), np.float32)})[0]
+    assert depth.shape == (2, 1, 32, 32)
+
+
+def test_what_a_checkpoint_costs_is_measured_here(run: tuple[Path, str]) -> None:
+    path = run[0] / "best.safetensors"
+    table = brdepth("benchmark", path, "--batch-size", 2)
+    for name in ("parameters", "operations for one echo", "latency of one echo, median", "throughput, 2 at a time"):
+        assert name in table
+    assert max(map(len, table.splitlines())) <= 80
+    found = json.loads(brdepth("benchmark", path, "--batch-size", 2, "--json"))
+    assert found["batch_size"] == 2
+    assert 0 < found["latency_median_ms"] <= found["latency_p95_ms"]
+
+
 def test_simulated_rooms_can_be_written_checked_and_trained_on(tmp_path: Path) -> None:
     root = tmp_path / "rooms"
     few = ["--rooms", 8, "--val-rooms", 2, "--test-rooms", 2, "--poses", 1, "--output-size", 32, "--max-depth", 8]
@@ -222,6 +241,7 @@ def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
         ("train --dataset batvisionv2 --data-root nowhere", "nowhere does not exist"),
         ("train --dataset batvisionv2 --data-root .", "No recordings for the split 'train'"),
         ("train --dataset kitti", "'simulated' or 'batvisionv2', not 'kitti'"),
+        ("train --size huge", "Known sizes are tiny, small, base, original"),
         ("train --preset wild", "Known presets are default, original, aggressive, conservative"),
         ("train --epochs 0", "trainer.epochs: .*greater than or equal to 1"),
         ("train --set trainer.epoch=3", "did you mean 'epochs'"),

@@ -118,5 +118,20 @@ def test_a_missing_file_says_so_and_an_empty_one_changes_nothing(tmp_path: Path)
     assert load_layer(tmp_path / "empty.yaml") == {}
 
 
+def test_sizes_are_ordered_and_options_win_over_them() -> None:
+    widths = [make_config(size=size).model.base_channels for size in ("tiny", "small", "base", "original")]
+    assert widths == sorted(set(widths))
+    assert make_config(size="small") == make_config()
+    assert make_config({"model": {"base_channels": 24}}, size="base").model.base_channels == 24
+    original = make_config(size="original")
+    assert (original.audio.front_end, original.model.encoder, original.model.base_decoder) == (
+        "spectrogram",
+        "unet",
+        "unet",
+    )
+    with pytest.raises(ConfigError, match="Known sizes are tiny, small, base, original"):
+        make_config(size="huge")
+
+
 def test_options_win_over_presets() -> None:
     assert make_config({"loss": {"lambda_base": 0.9}}, preset="aggressive").loss.lambda_base == 0.9

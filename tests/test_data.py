@@ -20,8 +20,8 @@ from base_residual.data.augment import augment, damp, hiss, mirror
 from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
 from base_residual.data.check import check_data
 from base_residual.data.sample import EchoDataset, EchoSample, collate, resize_depth, spread
-from base_residual.data.simulated import render_shard, simulate, simulated_root
-from base_residual.errors import DataError
+from base_residual.data.simulated import Shard, render_every, simulate, simulated_root
+from base_residual.errors import ConfigError, DataError
 
 
 def batvision(root: Path, split: str = "train", **data: object) -> BatVisionV2:
@@ -278,6 +278,27 @@ def test_the_seed_decides_every_byte_and_the_number_of_processes_none(
     assert all(one[name] != third[name] for name in one if name.endswith((".wav", ".npy")))
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_shards_give_the_same_rooms_in_any_order(
+    tmp_path: Path, tiny: Callable[..., Config], order: tuple[int, ...]
+) -> None:
+    config = tiny({"simulation": {"train_rooms": 5, "val_rooms": 1, "test_rooms": 1}})
+    assert simulate(tmp_path / "whole", config.data, config.simulation)
+    finished = [
+        simulate(tmp_path / "parts", config.data, config.simulation, shard=Shard(number, 3)) for number in order
+    ]
+    assert finished == [False, False, True]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "parts"}
+
+
+@pytest.mark.parametrize("text", ["3/2", "0/2", "2", "/", "a/b", "-1/2", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    assert Shard.parse("2/8") == Shard(2, 8)
+    with pytest.raises(ConfigError, match=rf"Cannot read the shard '{text}'"):
+        Shard.parse(text)
+
+
 def test_splits_are_different_rooms(rooms: Callable[[str], EchoDataset]) -> None:
     maps = {split: rooms(split)[0].depth for split in ("train", "val", "test")}
     assert not torch.equal(maps["train"], maps["val"])
@@ -291,7 +312,7 @@ def test_a_killed_rendering_goes_on_where_it_ended(tmp_path: Path, tiny: Callabl
     from base_residual.data import simulated
 
     simulated._prepare(partial, config.data, config.simulation)
-    render_shard(partial, 0, 2)
+    render_every(partial, 0, 2)
     kept = next((partial / simulated.LOCATION / "audio").glob("train_000000_0.wav"))
     stamp = kept.stat().st_mtime_ns
     simulate(tmp_path / "set", config.data, config.simulation)
@@ -305,7 +326,7 @@ def test_what_another_setting_left_half_done_is_not_mixed_in(tmp_path: Path, tin
 
     old, new = tiny({"simulation": few | {"seed": 5}}), tiny({"simulation": few})
     simulated._prepare(tmp_path / "set.partial", old.data, old.simulation)
-    render_shard(tmp_path / "set.partial", 0, 1)
+    render_every(tmp_path / "set.partial", 0, 1)
     simulate(tmp_path / "set", new.data, new.simulation)
     simulate(tmp_path / "fresh", new.data, new.simulation)
     assert contents(tmp_path / "set") == contents(tmp_path / "fresh")

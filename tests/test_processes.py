@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -200,3 +200,58 @@ def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert own_device(torch.device("cuda:1")) == torch.device("cuda", 1)
     assert own_device(torch.device("cpu")) == torch.device("cpu")
     assert not leading()
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[tuple[list[str], list[str]]]:
+    """Two machines on one cable, as far as the network can tell: how to start a command on each."""
+    tag = f"br{os.getpid()}"
+    nodes = [f"{tag}a", f"{tag}b"]
+    try:
+        for node in nodes:
+            ip("netns", "add", node)
+        ip("link", "add", "cable", "netns", nodes[0], "type", "veth", "peer", "name", "cable", "netns", nodes[1])
+        for number, node in enumerate(nodes, start=1):
+            ip("-n", node, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
+            for link in ("cable", "lo"):
+                ip("-n", node, "link", "set", link, "up")
+        yield tuple(["ip", "netns", "exec", node] for node in nodes)
+    finally:
+        for node in nodes:
+            subprocess.run(["ip", "netns", "delete", node], check=False, capture_output=True)
+
+
+def ip(*arguments: str) -> None:
+    try:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("two nodes need the command ip, of iproute2")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine lets nobody make network namespaces: {error.stderr.strip()}")
+
+
+def test_two_nodes_train_together_by_the_documented_command(
+    tiny: MakeConfig, tmp_path: Path, two_nodes: tuple[list[str], list[str]]
+) -> None:
+    alone, together = (
+        tiny({"trainer": {"epochs": 2}, "tracking": {"experiment_name": name}}) for name in ("alone", "together")
+    )
+    Trainer(alone, trackers=[]).fit()
+    (tmp_path / "settings.yaml").write_text(together.to_yaml())
+    launch = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "10.77.0.1", "--master-port", "29400"]
+    training = ["-m", "base_residual", "train", "--config", str(tmp_path / "settings.yaml")]
+    nodes = [
+        subprocess.Popen(
+            [*enter, sys.executable, "-m", "torch.distributed.run", *launch, "--node-rank", str(rank), *training],
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank, enter in enumerate(two_nodes)
+    ]
+    first, second = finish(nodes)
+    assert "Success criteria" in first
+    assert "Success criteria" not in second
+    assert "Epoch 1" not in second
+    assert_close(history(together), history(alone))

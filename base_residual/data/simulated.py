@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -21,7 +22,7 @@ from base_residual.chirp import SAMPLE_RATE
 from base_residual.config import SPLITS, DataConfig, SimulationConfig
 from base_residual.data.cache import Progress, cached
 from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
-from base_residual.errors import DataError
+from base_residual.errors import ConfigError, DataError
 from base_residual.files import replacing
 
 VERSION = 1
@@ -48,7 +49,32 @@ def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Pro
     return root
 
 
-def simulate(root: Path, data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> None:
+class Shard(NamedTuple):
+    """Part `part` (from 1) of a set of rooms in `of` parts; every `of`-th room is in it."""
+
+    part: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """The part that `"2/8"` means.
+
+        Raises:
+            ConfigError: the text has no such form.
+        """
+        part, slash, of = text.partition("/")
+        if slash and part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of):
+            return cls(int(part), int(of))
+        raise ConfigError(f"Cannot read the shard '{text}'. Write it as i/n with 1 <= i <= n, such as 2/8.")
+
+
+def simulate(
+    root: Path,
+    data: DataConfig,
+    simulation: SimulationConfig,
+    progress: Progress | None = None,
+    shard: Shard = Shard(),  # noqa: B008 - immutable
+) -> bool:
     """Render rooms on all cores and write them as a dataset.
 
     Rooms are rendered beside `root` and moved there when all are done. What was killed is taken up where it ended.
@@ -58,39 +84,60 @@ def simulate(root: Path, data: DataConfig, simulation: SimulationConfig, progres
         data: gives the depth maps' side and the largest depth.
         simulation: gives the rooms.
         progress: told how far the rendering is.
+        shard: the part to render; others may render theirs at the same time, on other machines, too. Each room has its
+            own seed, so that it does not matter how they are shared out.
+
+    Returns:
+        Whether all rooms are there; False while other parts are missing.
 
     Raises:
         DataError: the folder is not empty, cannot be written to, or a worker failed.
     """
     root = root.resolve()
     partial = root.with_name(f"{root.name}.partial")
+    own_lock = f"{partial}.{shard.part}-{shard.of}.lock"
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{partial}.lock"):
-            if (root / "rooms.json").exists() and json.loads((root / "rooms.json").read_text()) == _description(
-                data, simulation
-            ):
-                return  # another process has just made it
-            if root.exists() and any(root.iterdir()):
-                raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
-            _prepare(partial, data, simulation)
-            _render_on_all_cores(partial, simulation, progress)
-            _write_index(partial, simulation)
-            if root.exists():
-                root.rmdir()
-            partial.replace(root)
+        with FileLock(own_lock):
+            with FileLock(f"{partial}.lock"):
+                if _complete(root, data, simulation):
+                    return True  # another process has just made it
+                if root.exists() and any(root.iterdir()):
+                    raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
+                _prepare(partial, data, simulation)
+            _render_on_all_cores(partial, simulation, progress, shard)
+            with FileLock(f"{partial}.lock"):
+                if not _complete(root, data, simulation) and _count_done(partial) == len(_rooms(simulation)):
+                    _write_index(partial, simulation)
+                    if root.exists():
+                        root.rmdir()
+                    partial.replace(root)
+                return _complete(root, data, simulation)
     except OSError as error:
         raise DataError(f"Cannot write the simulated rooms to {root}: {error.strerror or error}.") from error
     finally:
-        Path(f"{partial}.lock").unlink(missing_ok=True)
+        Path(own_lock).unlink(missing_ok=True)
+        if not partial.exists():
+            Path(f"{partial}.lock").unlink(missing_ok=True)
 
 
-def render_shard(folder: Path, shard: int, shards: int) -> None:
-    """Render every `shards`-th room, beginning with `shard`, into a folder that `simulate` has prepared."""
+def _complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> bool:
+    """Whether a folder holds all rooms with these settings."""
+    note = root / "rooms.json"
+    return note.exists() and json.loads(note.read_text()) == _description(data, simulation)
+
+
+def _count_done(folder: Path) -> int:
+    done = folder / LOCATION / "done"
+    return sum(1 for _ in done.iterdir()) if done.exists() else 0
+
+
+def render_every(folder: Path, first: int, step: int) -> None:
+    """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared."""
     description = json.loads((folder / "rooms.json.partial").read_text())
     simulation = SimulationConfig(**description["simulation"])
     parent = os.getppid()
-    for split, number in _rooms(simulation)[shard::shards]:
+    for split, number in _rooms(simulation)[first::step]:
         if os.getppid() != parent:  # whoever asked for the rooms is gone
             return
         if not _done(folder, split, number).exists():
@@ -144,12 +191,13 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> No
         aside.write_text(text)
 
 
-def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None) -> None:
-    """Run one process per core, each with its share of the rooms, and watch them."""
+def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None, shard: Shard) -> None:
+    """Run one process per core, each with its share of a part of the rooms, and watch them."""
     total = len(_rooms(simulation))
-    shards = min(os.cpu_count() or 1, max(1, total // 8))
-    if shards == 1:
-        render_shard(folder, 0, 1)
+    cores = min(os.cpu_count() or 1, max(1, total // shard.of // 8))
+    shares = [(shard.part - 1 + shard.of * core, shard.of * cores) for core in range(cores)]
+    if cores == 1:
+        render_every(folder, *shares[0])
         return
     command = [sys.executable, "-c", "import sys; from base_residual.data.simulated import _work; _work(*sys.argv[1:])"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -157,17 +205,17 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
         workers = [
             stack.enter_context(
                 subprocess.Popen(
-                    [*command, str(folder), str(shard), str(shards)], env=environment, stderr=subprocess.PIPE
+                    [*command, str(folder), str(first), str(step)], env=environment, stderr=subprocess.PIPE
                 )
             )
-            for shard in range(shards)
+            for first, step in shares
         ]
         for worker in workers:
             stack.callback(worker.kill)  # runs before the worker is waited for
         while any(worker.poll() is None for worker in workers):
             time.sleep(0.1)
             if progress is not None:
-                progress("Rendering rooms", sum(1 for _ in (folder / LOCATION / "done").iterdir()), total)
+                progress("Rendering rooms", _count_done(folder), total)
         for worker in workers:
             if worker.returncode != 0:
                 assert worker.stderr is not None
@@ -176,8 +224,8 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
                 raise DataError(f"Rendering the simulated rooms failed: {reason}.")
 
 
-def _work(folder: str, shard: str, shards: str) -> None:
-    render_shard(Path(folder), int(shard), int(shards))
+def _work(folder: str, first: str, step: str) -> None:
+    render_every(Path(folder), int(first), int(step))
 
 
 def _write_index(folder: Path, simulation: SimulationConfig) -> None:

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import soundfile
+import torch
+from conftest import TINY
+from torch import Tensor
+
+from base_residual import export
+from base_residual.audio import EchoFrontEnd, echo_frames
+from base_residual.baseline import create_model
+from base_residual.checkpoint import save_checkpoint
+from base_residual.config import AudioConfig, Config, Layer, make_config
+from base_residual.errors import MissingExtraError
+from base_residual.export import ExportError, RealFrontEnd, check_onnx, export_onnx, sample_echoes
+from base_residual.model import DepthDecomposition, DepthNet, create_base_residual_model
+from base_residual.predict import predict_files
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "export_and_run_onnx.py"
+FRAMES = echo_frames(8.0)
+UNET: Layer = {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"}
+
+
+class Exported(NamedTuple):
+    model: DepthNet
+    path: Path
+    session: onnxruntime.InferenceSession
+
+
+class MeanNet(DepthNet):
+    """Depth that is the mean of some features: a network that costs nothing to export."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.data.max_depth, config.data.output_size)
+        self.scale = torch.nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        rows = x.flatten(2).mean(dim=2).unflatten(0, (-1, 1, 1))  # (B, 1, 1, C)
+        base = self.scale * rows.abs().clamp(0, self.max_depth)
+        return DepthDecomposition(base, rows, base + rows)
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The default network, tiny and in training mode, as a file alone in its folder."""
+    torch.manual_seed(0)
+    model = create_model(make_config(TINY)).train()
+    path = export_onnx(model, tmp_path_factory.mktemp("exported") / "model.onnx")
+    return Exported(model, path, session(path))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_file_gives_the_same_depth_for_any_number_of_echoes(exported: Exported, batch: int) -> None:
+    echoes = sample_echoes(5, FRAMES, 44_100)[-batch:]
+    parts = exported.session.run(["base", "residual", "final"], {"waveform": echoes.numpy()})
+    for ours, theirs in zip(exported.model.predict(echoes), parts, strict=True):
+        assert theirs.shape == (batch, 1, 32, 32)
+        torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=0, atol=1e-3)
+
+
+def test_the_file_alone_says_what_a_robot_needs(exported: Exported) -> None:
+    assert [file.name for file in exported.path.parent.iterdir()] == ["model.onnx"]
+    assert exported.session.get_modelmeta().custom_metadata_map == {
+        "max_depth": "8.0",
+        "sample_rate": "44100",
+        "output_size": "32",
+        "frames": str(FRAMES),
+        "version": version("base-residual-depth"),
+    }
+    (given,) = exported.session.get_inputs()
+    assert (given.name, given.type, given.shape) == ("waveform", "tensor(float)", ["batch", 2, FRAMES])
+    parts = {part.name: part.shape for part in exported.session.get_outputs()}
+    assert parts == {key: ["batch", 1, 32, 32] for key in ("base", "residual", "final")}
+
+
+def test_the_file_is_valid_and_tells_nothing_of_where_it_was_made(exported: Exported) -> None:
+    onnx.checker.check_model(str(exported.path), full_check=True)
+    assert b".py" not in exported.path.read_bytes()
+
+
+def test_exporting_leaves_the_model_as_it_is(exported: Exported) -> None:
+    twin = create_model(make_config(TINY))
+    assert exported.model.training
+    assert str(exported.model) == str(twin)
+    assert check_onnx(exported.model, exported.path) < 1e-4
+
+
+@pytest.mark.parametrize("frames", [640, 2075])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"front_end": "matched"},
+        {"front_end": "matched", "template": "direct"},
+        {"front_end": "matched", "sample_rate": 22_050},
+        {"front_end": "waveform"},
+        {"front_end": "spectrogram"},
+        {"front_end": "spectrogram", "n_fft": 101, "win_length": 64, "hop_length": 7},
+        {"front_end": "spectrogram", "n_fft": 128, "win_length": 51, "hop_length": 128},
+        {"front_end": "mel", "n_mels": 20},
+    ],
+    ids=str,
+)
+def test_the_front_end_in_real_numbers_equals_the_one_of_training(settings: Layer, frames: int) -> None:
+    front_end = EchoFrontEnd(AudioConfig(**settings), 32)
+    echoes = sample_echoes(3, frames, front_end.config.sample_rate)
+    torch.testing.assert_close(RealFrontEnd(front_end, frames)(echoes), front_end(echoes), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("audio", "network"),
+    [
+        ({"front_end": "waveform"}, {}),
+        ({"front_end": "matched", "template": "direct"}, {}),
+        ({"front_end": "mel"}, UNET),
+    ],
+    ids=["waveform", "direct", "mel"],
+)
+def test_every_front_end_is_in_the_file_and_exporting_says_nothing(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    audio: Layer,
+    network: Layer,
+) -> None:
+    model = MeanNet(make_config(TINY, {"audio": audio, "model": network}))
+    path = export_onnx(model, tmp_path / "model.onnx")
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert check_onnx(model, path) < 1e-3
+    echoes = 0.5 * sample_echoes(4, FRAMES, 44_100).flip(1)  # not those that the export was checked with
+    final = session(path).run(["final"], {"waveform": echoes.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(final), model.predict(echoes).final, rtol=0, atol=1e-3)
+
+
+def test_a_two_dimensional_network_exports(tmp_path: Path) -> None:
+    model = create_model(make_config(TINY, {"model": {"name": "unet"}}))
+    assert check_onnx(model, export_onnx(model, tmp_path / "model.onnx")) < 1e-3
+
+
+def test_silence_has_a_depth(exported: Exported) -> None:
+    final = exported.session.run(["final"], {"waveform": np.zeros((1, 2, FRAMES), np.float32)})[0]
+    assert np.isfinite(final).all()
+
+
+def test_the_check_sees_another_model(exported: Exported) -> None:
+    torch.manual_seed(1)
+    assert check_onnx(create_model(make_config(TINY)), exported.path) > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [lambda self, x: x, lambda self, x: x * torch.nan], ids=["wrong", "nan"])
+def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[RealFrontEnd, Tensor], Tensor]
+) -> None:
+    before = tmp_path / "model.onnx"
+    before.write_text("an older export")
+    monkeypatch.setattr(RealFrontEnd, "forward", wrong)
+    model = MeanNet(make_config(TINY, {"audio": {"front_end": "waveform"}}))
+    with pytest.raises(ExportError, match=r"differ by .* m; expected are at most 0\.001 m\. Nothing was written"):
+        export_onnx(model, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert before.read_text() == "an older export"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"base-residual-depth\[onnx\]"):
+        export_onnx(MeanNet(make_config(TINY)), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_needs_the_runtime(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"base-residual-depth\[onnx\]"):
+        check_onnx(exported.model, exported.path)
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExportError, match=r"no front end\. Make it from a Config"):
+        export_onnx(create_base_residual_model(base_channels=4), tmp_path / "model.onnx")
+    monkeypatch.setattr(export, "LARGEST", 4)
+    with pytest.raises(ExportError, match=r"one ONNX file holds .*fewer model\.base_channels"):
+        export_onnx(MeanNet(make_config(TINY)), tmp_path / "model.onnx")
+
+
+def test_the_example_prints_the_depth_that_the_package_predicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = create_model(make_config(TINY, {"audio": {"front_end": "waveform"}}))
+    checkpoint, recording, out = (tmp_path / name for name in ("best.safetensors", "echo.wav", "out.onnx"))
+    save_checkpoint(checkpoint, model, 1, [])
+    soundfile.write(recording, sample_echoes(1, FRAMES - 300, 44_100)[0].T.numpy(), 44_100, "FLOAT")
+    main = runpy.run_path(str(EXAMPLE))["main"]
+    main([str(checkpoint), str(recording), "--out", str(out)])
+    final = predict_files(model, [recording]).final
+    told = capsys.readouterr().out
+    assert told.startswith(f"Written: {out}\nDepth map of 32 x 32 pixels, in metres:\n")
+    assert f"nearest {final.min():.2f}, median {np.median(final):.2f}, farthest {final.max():.2f}" in told
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "none.safetensors"), str(recording), "--out", str(out)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"Error: The checkpoint {tmp_path / 'none.safetensors'} does not exist.\n"
+
+
+def test_the_robot_half_of_the_example_needs_neither_torch_nor_this_package(exported: Exported, tmp_path: Path) -> None:
+    recording = tmp_path / "echo.wav"
+    soundfile.write(recording, sample_echoes(1, FRAMES + 300, 44_100)[0].T.numpy(), 44_100, "FLOAT")
+    script = f"""
+import pathlib, runpy, sys
+sys.modules["torch"] = sys.modules["base_residual"] = None
+depth = runpy.run_path({str(EXAMPLE)!r})["run"](pathlib.Path({str(exported.path)!r}), pathlib.Path({str(recording)!r}))
+print(depth.shape, depth.mean())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    shape, _, mean = done.stdout.strip().rpartition(" ")
+    assert shape == "(32, 32)"
+    assert float(mean) == pytest.approx(float(predict_files(exported.model, [recording]).final.mean()), abs=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "ears"), [(22_050, 2), (44_100, 1)])
+def test_the_robot_half_refuses_what_it_was_not_trained_on(
+    exported: Exported, tmp_path: Path, rate: int, ears: int
+) -> None:
+    recording = tmp_path / "echo.wav"
+    soundfile.write(recording, np.zeros((100, ears)), rate)
+    with pytest.raises(ValueError, match=rf"has {ears} channels at {rate} Hz; expected are 2 at 44100 Hz"):
+        runpy.run_path(str(EXAMPLE))["run"](exported.path, recording)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_batvision
+from torch.utils.flop_counter import FlopCounterMode
+
+from base_residual.metrics import DepthMetrics
+
+DOCS = Path(__file__).parents[1] / "docs" / "speed.md"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+COMMITTED = BENCHMARKS / "results" / "speed.json"
+OPTIONAL = {"onnx_ms"}  # where ONNX Runtime is not installed
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("speed")
+
+
+def numbers(values: Any) -> Iterator[float]:
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            yield from numbers(value)
+    elif not isinstance(values, str):
+        yield values
+
+
+def test_the_speed_benchmark_runs_in_its_quick_form(tmp_path: Path, speed: ModuleType) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--quick", "--out", str(out)]
+    done = subprocess.run(command, env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["machine"]
+    assert result["commit"]
+    assert set(speed.GOALS) - OPTIONAL <= set(result["ratios"]) <= set(speed.GOALS)
+    assert {"batch_size", "image_side", "recordings", "workers"} <= set(result["growth"])
+    assert ("memory" in result["growth"]) == speed.LINUX
+    for panel in result["growth"].values():
+        assert panel["series"]
+        assert all(len(values) == len(panel["at"]) for values in panel["series"].values())
+        assert all(math.isfinite(value) and value > 0 for value in numbers(panel["series"]))
+    measured = list(numbers([result["ratios"], result["per_second"], result["card"] or {}]))
+    assert measured
+    assert all(math.isfinite(value) and value > 0 for value in measured)
+    assert out.with_suffix(".png").exists()
+    assert out.with_suffix(".md").read_text(encoding="utf-8") == speed.markdown(result)
+
+
+def test_the_reference_network_has_the_size_of_the_fields(speed: ModuleType) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = speed.reference_network()
+        network(torch.empty(1, 2, 256, 256))
+    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(25.1e6, rel=2e-3)
+    assert counter.get_total_flops() == pytest.approx(130.6e9, rel=1e-3)
+
+
+def test_the_reference_metrics_equal_the_packages(speed: ModuleType) -> None:
+    chance = torch.Generator().manual_seed(0)
+    gt = speed.MAX_DEPTH * torch.rand(6, 1, 24, 24, generator=chance)
+    pred = gt + 3 * torch.randn(gt.shape, generator=chance)
+    gt = gt * (torch.rand(gt.shape, generator=chance) > 0.3)
+    metrics = DepthMetrics(speed.MAX_DEPTH)
+    metrics.update(pred, gt)
+    ours = metrics.compute()
+    for name, value in speed.reference_metrics(pred.numpy(), gt.numpy()).items():
+        assert value == pytest.approx(ours[name], rel=1e-5)
+
+
+def test_the_reference_reads_what_the_package_reads(tmp_path: Path, speed: ModuleType) -> None:
+    root = write_batvision(tmp_path, size=(64, 96))
+    config = speed.make_config({"data": {"name": "batvisionv2", "output_size": 32, "prepare": False}})
+    (spectrogram, depth), ours = (
+        speed.ReferenceData(root, "train", 32)[0],
+        speed.open_dataset("batvisionv2", root, "train", config)[0],
+    )
+    assert spectrogram.shape == (2, 32, 32)
+    assert depth.shape == (1, *ours.depth.shape)
+    away = np.s_[12:, 12:]  # from the hole, which the reference's resize lets bleed into its neighbours
+    torch.testing.assert_close(depth[0][away], ours.depth[away], rtol=0.02, atol=0)
+
+
+def test_a_figure_is_judged_by_its_own_direction(speed: ModuleType) -> None:
+    at_bounds = {name: goal.least or goal.most or 1.0 for name, goal in speed.GOALS.items()}
+    bound = {name for name, goal in speed.GOALS.items() if goal.least or goal.most}
+    verdicts = {name: target.met for name, target in zip(speed.GOALS, speed.targets(at_bounds), strict=True)}
+    assert verdicts == {name: True if name in bound else None for name in speed.GOALS}
+    worse = {name: value * (0.9 if speed.GOALS[name].least else 1.1) for name, value in at_bounds.items()}
+    assert [target.met for target in speed.targets(worse)].count(False) == len(bound)
+    assert {target.measured for target in speed.targets({})} == {"not run"}
+    assert {target.met for target in speed.targets({})} == {None}
+
+
+@pytest.mark.skipif(not (DOCS.exists() and COMMITTED.exists()), reason="no figures are committed yet")
+def test_the_documentation_shows_the_committed_speeds(speed: ModuleType) -> None:
+    text = COMMITTED.with_suffix(".md").read_text(encoding="utf-8")
+    assert speed.markdown(json.loads(COMMITTED.read_text())) == text
+    for block in text.split("\n\n"):
+        assert block in DOCS.read_text(encoding="utf-8")
