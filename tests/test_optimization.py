@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from base_residual.baseline import create_model
+from base_residual.config import Config, Layer
+from base_residual.data.sample import EchoBatch, EchoDataset, collate
+from base_residual.errors import ConfigError
+from base_residual.optimization import Updater, learning_rate, make_optimizer, mixed_precision, resolve_device
+from base_residual.trainer import Trainer
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def batch(rooms: Callable[[str], EchoDataset]) -> EchoBatch:
+    return collate([rooms("train")[index] for index in range(8)])
+
+
+def updated(config: Config, batch: EchoBatch, norms_learn: bool) -> dict[str, torch.Tensor]:
+    """Weights after two updates from the same start."""
+    torch.manual_seed(0)
+    model = create_model(config).train(norms_learn)
+    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=2)
+    for step in range(2):
+        assert torch.isfinite(updater.update(batch, 1, step)).all()
+    return model.state_dict()
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBatch) -> None:
+    # Simulated rooms have no holes, so that each part has as many pixels; with fixed norms nothing else differs.
+    whole, parts, other = (
+        updated(tiny({"trainer": {"accumulate": count}}), batch, norms_learn=False) for count in (1, 4, 100)
+    )
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(other[name], whole[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_update_reports_the_loss_of_the_whole_batch(tiny: MakeConfig, batch: EchoBatch) -> None:
+    sums = []
+    for count in (1, 2):
+        torch.manual_seed(0)
+        config = tiny({"trainer": {"accumulate": count}})
+        model = create_model(config).eval()
+        sums.append(Updater(model, make_optimizer(model, config.trainer), config, steps=1).update(batch, 1, 0))
+    assert sums[0].shape == (4,)
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_network_learns_the_same(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(layer: Layer, name: str) -> list[dict[str, float]]:
+        return Trainer(tiny({"trainer": layer, "tracking": {"experiment_name": name}}), trackers=[]).fit().history
+
+    plain = run({}, "plain")
+    compiled: list[object] = []
+    eager = functools.partial(torch.compile, backend="eager")  # traces, and leaves the compiler's minutes out
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or eager(network))
+    for mine, theirs in zip(run({"compile": True}, "compiled"), plain, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_device_that_is_there_is_taken(device: str) -> None:
+    assert resolve_device(device).type in ("cpu", "cuda", "mps")
+
+
+def test_a_device_that_is_not_there_names_those_that_are(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"'cuda:7' is not on this machine. It has .*cpu"):
+        Trainer(tiny({"trainer": {"device": "cuda:7"}}))
+
+
+def test_the_learning_rate_rises_and_falls_or_stays(tiny: MakeConfig) -> None:
+    settings = tiny().trainer
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    peak = rates.index(max(rates))
+    assert 10 <= peak <= 16
+    assert max(rates) == pytest.approx(settings.learning_rate, rel=0.01)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.01 * settings.learning_rate
+    constant = tiny({"trainer": {"lr_schedule": "constant"}}).trainer
+    assert {learning_rate(step, 100, constant) for step in range(100)} == {settings.learning_rate}
+
+
+def test_the_precision_asked_for_is_in_force() -> None:
+    for precision, expected in (("fp32", False), ("bf16", True)):
+        with mixed_precision(precision, torch.device("cpu")):
+            assert torch.is_autocast_enabled("cpu") is expected
