@@ -22,7 +22,6 @@ from base_residual.chirp import ChirpDesign
 from base_residual.errors import BaseResidualError, MissingExtraError
 from base_residual.files import replacing
 from base_residual.model import DepthNet
-from base_residual.networks import LatentNorm
 
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch
@@ -235,9 +234,6 @@ def _times(a: Pair | Tensor, b: Pair | Tensor) -> Pair:
 
 def _traced(net: nn.Module, frames: int) -> torch.export.ExportedProgram:
     """The operations of a network from waveform to depth, for any batch size."""
-    for module in net.modules():
-        if isinstance(module, LatentNorm):  # it asks for the batch's size, which only training needs
-            module.__class__ = nn.BatchNorm1d  # type: ignore[assignment]
     batch = {"waveform": {0: torch.export.Dim("batch")}}
     with torch.no_grad():
         program = torch.export.export(net, (torch.zeros(2, 2, frames),), dynamic_shapes=batch)

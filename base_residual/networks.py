@@ -155,7 +155,7 @@ class LatentNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) to (B, D)."""
-        if len(x) > 1:
+        if not self.training or len(x) > 1:
             return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
