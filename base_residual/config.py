@@ -188,6 +188,9 @@ class TrainerConfig(Section):
     optimizer: Literal["AdamW", "Adam"] = Field("AdamW", description="Optimiser.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of the optimiser.")
     accumulate: int = Field(1, ge=1, description="Parts of a batch that go through the network one after the other.")
+    recompute: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, more time."
+    )
     compile: bool = Field(False, description="Compile the network with torch.compile: slow to begin, faster after.")
     grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")

@@ -17,6 +17,7 @@ from base_residual.data.sample import EchoBatch
 from base_residual.errors import ConfigError
 from base_residual.losses import LossTerms, make_loss
 from base_residual.model import DepthNet
+from base_residual.networks import recompute_stages
 from base_residual.processes import ALONE, Processes
 
 RISE = 0.15  # share of the steps in which the one-cycle schedule rises
@@ -47,6 +48,8 @@ class Updater:
         self.loss = (
             make_loss(config.loss, processes.mean) if model.splits else PlainLoss(config.loss.recon, processes.mean)
         )
+        if config.trainer.recompute:
+            recompute_stages(model)
         network: nn.Module = model
         if processes.world > 1:
             cards = [self.device] if self.device.type == "cuda" else None

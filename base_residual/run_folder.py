@@ -124,6 +124,7 @@ def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
         "data.num_workers",
         "trainer.device",
         "trainer.compile",
+        "trainer.recompute",
     }
     sections = (old.keys() | new.keys()) - {"tracking"}
     keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}

@@ -41,6 +41,22 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBa
         torch.testing.assert_close(other[name], whole[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("preset", ["default", "original"])
+def test_recomputing_changes_the_memory_and_not_the_weights(tiny: MakeConfig, batch: EchoBatch, preset: str) -> None:
+    kept: dict[bool, int] = {}
+    found = {}
+    for recompute in (False, True):
+        sizes: list[int] = []
+        pack = functools.partial(lambda sizes, tensor: sizes.append(tensor.nbytes) or tensor, sizes)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            found[recompute] = updated(tiny({"trainer": {"recompute": recompute}}, preset=preset), batch, True)
+        kept[recompute] = sum(sizes)
+    assert kept[True] < 0.5 * kept[False]
+    for name, value in found[False].items():
+        if "num_batches_tracked" not in name:
+            torch.testing.assert_close(found[True][name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_an_update_reports_the_loss_of_the_whole_batch(tiny: MakeConfig, batch: EchoBatch) -> None:
     sums = []
     for count in (1, 2):
