@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from base_residual.data.sample import EchoBatch, EchoDataset, collate
+from base_residual.data.sample import EchoBatch, EchoDataset, collate, read_batches
 from base_residual.errors import DataError
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
 from base_residual.model import DepthNet
@@ -123,7 +123,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for batch in batches:
+        for batch in read_batches(batches):
             parts = model.listen(batch.waveform.to(device), detach_base)
             gt = batch.depth.to(device)
             metrics.update(parts.final, gt)

@@ -21,7 +21,7 @@ from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
 from base_residual.console import ConsoleTracker
 from base_residual.data import open_dataset
-from base_residual.data.sample import EchoDataset, collate, spread
+from base_residual.data.sample import EchoDataset, collate, read_batches, spread
 from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
@@ -201,7 +201,7 @@ class Trainer:
                 batches.epoch, batches.first = epoch, position.step
                 updater.model.train()
                 position.sums = position.sums.to(self.device)
-                for batch in loader:
+                for batch in read_batches(loader):
                     position.sums = position.sums + updater.update(batch, epoch, position.step)
                     position.step += 1
                     for tracker in self._trackers:

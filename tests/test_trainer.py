@@ -312,6 +312,22 @@ def test_readers_in_other_processes_give_the_same_run(tiny: MakeConfig) -> None:
     assert here.history == there.history
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_recording_that_breaks_meanwhile_is_named_in_one_sentence(
+    tiny: MakeConfig, tmp_path: Path, workers: int
+) -> None:
+    root = write_batvision(tmp_path / "data", count=8)
+    settings = {"name": "batvisionv2", "root": str(root), "prepare": False, "num_workers": workers}
+
+    class Breaks(Tracker):
+        def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
+            (root / "Attic" / "audio" / "audio_5.wav").write_bytes(b"RIFF")
+
+    with pytest.raises(DataError) as caught:
+        Trainer(tiny({"data": settings}), trackers=[Breaks()]).fit()
+    assert str(caught.value) == f"The recording {root}/Attic/audio/audio_5.wav is not a readable sound file."
+
+
 def test_the_mean_depth_is_that_of_the_measured_pixels() -> None:
     half = torch.zeros(4, 4)
     half[:2] = 3.0

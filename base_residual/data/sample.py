@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import NamedTuple, Protocol
 
@@ -65,6 +66,18 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
         torch.stack([sample.depth for sample in samples])[:, None],
         [sample.id for sample in samples],
     )
+
+
+def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
+    """The batches of a loader; an error in one of its processes comes as it was raised there, in one sentence.
+
+    Raises:
+        DataError: a recording cannot be read.
+    """
+    try:
+        yield from loader
+    except DataError as error:  # the loader puts the other process's traceback before the sentence
+        raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
 
 
 def spread(length: int, count: int) -> list[int]:
