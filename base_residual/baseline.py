@@ -13,6 +13,7 @@ from base_residual.model import (
     create_base_residual_model,
     make_decoder,
     make_encoder,
+    raw_of,
     start_head,
 )
 
@@ -36,7 +37,7 @@ class PlainNet(DepthNet):
 
     def start_at(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
-        start_head(self.decoder, depth, self.max_depth)
+        start_head(self.decoder, raw_of(depth / self.max_depth))
 
 
 class PlainLoss(nn.Module):

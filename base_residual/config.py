@@ -153,6 +153,9 @@ class ModelConfig(Section):
         16, ge=4, le=512, description="Channels of the first stage; later ones have multiples of it."
     )
     bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
+    activations: Literal["smooth", "hard"] = Field(
+        "smooth", description="What keeps the parts in bounds. smooth: sigmoid and tanh; hard: their tangents, cut off."
+    )
     residual_bound: float = Field(0.2, gt=0, le=1, description="Largest residual, as a share of max_depth.")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,12 @@ class DepthDecomposition(NamedTuple):
 
 
 def compose(
-    base_raw: Tensor, residual_raw: Tensor, max_depth: float, bound: float = 0.2, detach_base: bool = False
+    base_raw: Tensor,
+    residual_raw: Tensor,
+    max_depth: float,
+    bound: float = 0.2,
+    detach_base: bool = False,
+    activations: Literal["smooth", "hard"] = "smooth",
 ) -> DepthDecomposition:
     """Give two raw maps their bounds and add them.
 
@@ -35,12 +41,17 @@ def compose(
         max_depth: in metres.
         bound: largest residual, as a share of max_depth.
         detach_base: keep gradients of the sum from reaching the base (the curriculum after its warm-up).
+        activations: sigmoid and tanh, or their tangents at 0, cut off at the bounds, where no gradient passes.
 
     Returns:
         base in [0, max_depth], residual in +-bound * max_depth, final in [0, max_depth].
     """
-    base = torch.sigmoid(base_raw.float()) * max_depth
-    residual = torch.tanh(residual_raw.float()) * (bound * max_depth)
+    base_raw, residual_raw = base_raw.float(), residual_raw.float()
+    if activations == "smooth":
+        shares = torch.sigmoid(base_raw), torch.tanh(residual_raw)
+    else:
+        shares = (0.5 + base_raw / 4).clamp(0, 1), residual_raw.clamp(-1, 1)
+    base, residual = shares[0] * max_depth, shares[1] * (bound * max_depth)
     final = ((base.detach() if detach_base else base) + residual).clamp(0, max_depth)
     return DepthDecomposition(base, residual, final)
 
@@ -135,6 +146,7 @@ class BaseResidualNet(DepthNet):
         max_depth: in metres.
         output_size: side S of the maps, in pixels.
         residual_bound: largest residual, as a share of max_depth.
+        activations: what keeps the parts in bounds; see `compose`.
         config: the settings that it was made from, if it is to have a front end.
     """
 
@@ -148,13 +160,14 @@ class BaseResidualNet(DepthNet):
         max_depth: float,
         output_size: int,
         residual_bound: float = 0.2,
+        activations: Literal["smooth", "hard"] = "smooth",
         config: Config | None = None,
     ) -> None:
         super().__init__(config, max_depth, output_size)
         self.encoder = encoder
         self.base_decoder = base_decoder
         self.residual_decoder = residual_decoder
-        self.residual_bound = residual_bound
+        self.residual_bound, self.activations = residual_bound, activations
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
         """Depth from features.
@@ -171,23 +184,28 @@ class BaseResidualNet(DepthNet):
         """
         code: EchoCode = self.encoder(x)
         base_raw, residual_raw = self.base_decoder(code), self.residual_decoder(code)  # (B, 1, S, S) each
-        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base)
+        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base, self.activations)
 
     def start_at(self, depth: float) -> None:
         """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
-        start_head(self.base_decoder, depth, self.max_depth)
-        start_head(self.residual_decoder, None, self.max_depth)
+        start_head(self.base_decoder, raw_of(depth / self.max_depth, self.activations))
+        start_head(self.residual_decoder, 0.0)
 
 
-def start_head(decoder: nn.Module, depth: float | None, max_depth: float) -> None:
-    """Set a decoder's last layer so that the sigmoid gives `depth` metres, or for None the tanh 0."""
+def raw_of(share: float, activations: Literal["smooth", "hard"] = "smooth") -> float:
+    """The raw value that becomes a base of `share` times max_depth."""
+    share = min(max(share, 1e-3), 1 - 1e-3)
+    return math.log(share / (1 - share)) if activations == "smooth" else 4 * (share - 0.5)
+
+
+def start_head(decoder: nn.Module, raw: float) -> None:
+    """Set a decoder's last layer so that its map begins near a raw value everywhere."""
     head = decoder.head
     assert isinstance(head, nn.Conv2d | nn.Linear)
     assert head.bias is not None
-    share = 0.5 if depth is None else min(max(depth / max_depth, 1e-3), 1 - 1e-3)
     with torch.no_grad():
         head.weight.mul_(0.1)
-        head.bias.fill_(float(np.log(share / (1 - share))))
+        head.bias.fill_(raw)
 
 
 def make_encoder(config: Config) -> nn.Module:
@@ -249,6 +267,7 @@ def create_base_residual_model(config: Config | None = None, **overrides: Any) -
         config.data.max_depth,
         config.data.output_size,
         config.model.residual_bound,
+        config.model.activations,
         config,
     )
 

@@ -56,6 +56,7 @@ ABLATIONS: dict[str, Layer] = {
     "base-map": {"model": {"base_decoder": "map"}},
     "bound-0.1": {"model": {"residual_bound": 0.1}},
     "bound-0.4": {"model": {"residual_bound": 0.4}},
+    "hard-activations": {"model": {"activations": "hard"}},
     "no-sparse": {"loss": {"lambda_sparse": 0.0}},
     "no-base-term": {"loss": {"lambda_base": 0.0}},
     "curriculum": {"loss": {"curriculum": True, "warmup_epochs": 4}},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base_residual.baseline import PlainNet, create_model
-from base_residual.config import Config
+from base_residual.config import Config, Layer
 from base_residual.data.sample import EchoDataset
 from base_residual.errors import ConfigError, ShapeError
 from base_residual.losses import BaseResidualLoss
@@ -22,13 +23,14 @@ from base_residual.model import BaseResidualNet, compose, create_base_residual_m
     scale=st.floats(0.01, 1e4),
     seed=st.integers(0, 100),
     detach=st.booleans(),
+    activations=st.sampled_from(["smooth", "hard"]),
 )
 def test_the_parts_keep_their_bounds_whatever_the_network_says(
-    max_depth: float, bound: float, scale: float, seed: int, detach: bool
+    max_depth: float, bound: float, scale: float, seed: int, detach: bool, activations: Literal["smooth", "hard"]
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
     raw = scale * torch.randn(2, 1, 1, 8, 8, generator=rng)
-    base, residual, final = compose(raw[0], raw[1], max_depth, bound, detach)
+    base, residual, final = compose(raw[0], raw[1], max_depth, bound, detach, activations)
     slack = 1e-5 * max_depth
     assert base.min() >= 0
     assert base.max() <= max_depth + slack
@@ -43,6 +45,16 @@ def test_the_activations_are_those_of_the_design() -> None:
     assert float(base[0, 0, 0, 0]) == 15.0
     assert float(residual[0, 0, 0, 0]) == pytest.approx(np.tanh(0.5) * 0.2 * 30)
     assert torch.equal(final, base + residual)
+
+
+def test_hard_activations_are_the_tangents_of_the_smooth_ones_and_pass_nothing_beyond_the_bounds() -> None:
+    near, far = torch.full((1, 1, 1, 1), 1e-3), torch.full((1, 1, 1, 1), 9.0, requires_grad=True)
+    for smooth, hard in zip(compose(near, near, 30.0), compose(near, near, 30.0, activations="hard"), strict=True):
+        torch.testing.assert_close(hard, smooth)
+    assert float(compose(-near, near, 30.0, activations="hard").base) < 15
+    sum(part.sum() for part in compose(far, far, 30.0, activations="hard")).backward()
+    assert far.grad is not None
+    assert not far.grad.any()
 
 
 def test_after_the_warm_up_the_reconstruction_moves_no_weight_of_the_base_decoder(tiny: Callable[..., Config]) -> None:
@@ -105,10 +117,12 @@ def test_an_echo_of_the_wrong_length_says_what_to_do(tiny: Callable[..., Config]
         model(torch.zeros(1, 6, 100))
 
 
-@pytest.mark.parametrize("name", ["base_residual", "plain", "unet"])
+@pytest.mark.parametrize(
+    "network", [{"name": "base_residual"}, {"activations": "hard"}, {"name": "plain"}, {"name": "unet"}], ids=str
+)
 @pytest.mark.parametrize("depth", [1.5, 4.0])
-def test_training_starts_at_the_mean_depth(tiny: Callable[..., Config], name: str, depth: float) -> None:
-    model = create_model(tiny({"model": {"name": name}}))
+def test_training_starts_at_the_mean_depth(tiny: Callable[..., Config], network: Layer, depth: float) -> None:
+    model = create_model(tiny({"model": network}))
     model.start_at(depth)
     parts = model.predict(0.1 * torch.randn(2, 2, 3000))
     assert float(parts.base.mean()) == pytest.approx(depth, rel=0.25)
