@@ -21,6 +21,7 @@ SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
 MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
 COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
 ONSET = 0.1  # of the loudest sample: what is as loud for the first time is where the direct sound begins
+SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
 FLOOR = 1e-4  # -80 dB under the loudest sample: below it there is only noise
 
 

@@ -209,7 +209,9 @@ class TrackingConfig(Section):
     """Where a run is written, and who else is told."""
 
     experiment_name: str = Field(
-        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="Last part of the run folder's name."
+        "default",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Last part of the run folder's name: letters, digits, '.', '_' and '-'.",
     )
     results_dir: Path = Field(Path("results"), description="Folder that holds the runs.")
     wandb: bool = Field(False, description="Log to Weights & Biases, too.")
@@ -357,6 +359,10 @@ def explain(error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         what = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "string_pattern_mismatch":
+            section, name = problem["loc"]
+            known = Config.model_fields[str(section)].annotation.model_fields[str(name)]  # type: ignore[union-attr]
+            what = known.description.rstrip(".")
         came = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
         sentences.append(f"{where}: {what}{came}" if where else what)
     text = "; ".join(sentences).rstrip(".")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from base_residual.audio import echo_frames, fit_echo, read_echo
+from base_residual.audio import SILENT, echo_frames, fit_echo, read_echo
 from base_residual.errors import DataError
 from base_residual.files import replacing
 from base_residual.model import DepthDecomposition, DepthNet
 from base_residual.visualize import Panel, decomposition_figure, panels, save_figure
+
+log = logging.getLogger("base_residual")
 
 BATCH = 32
 
@@ -39,6 +42,18 @@ def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
         echoes = []
         for path in paths[start : start + BATCH]:
             header, waveform = read_echo(path)
+            if float(waveform.abs().max()) < SILENT:
+                log.warning("The recording %s is silent: what is predicted for it says nothing.", path)
+            heard, needed = header.frames / header.sample_rate, echo_frames(model.max_depth, rate) / rate
+            if heard < 0.99 * needed:
+                log.warning(
+                    "The recording %s lasts %.3f s, and an echo from %g m comes back after %.3f s: the rest counts as "
+                    "silence.",
+                    path,
+                    heard,
+                    model.max_depth,
+                    needed,
+                )
             echoes.append(fit_echo(waveform, header.sample_rate, rate, echo_frames(model.max_depth, rate)))
         batches.append(model.predict(torch.stack(echoes)))
     return DepthDecomposition(*(torch.cat(parts) for parts in zip(*batches, strict=True)))

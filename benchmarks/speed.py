@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
 from base_residual.baseline import create_model
-from base_residual.config import PRESETS, Config, Layer, make_config, merge
+from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, merge
 from base_residual.data import open_dataset
 from base_residual.data.batvision import COLUMNS, list_recordings
 from base_residual.data.sample import EchoBatch
@@ -45,6 +45,7 @@ from base_residual.files import replacing
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.model import DepthNet, create_base_residual_model
 from base_residual.optimization import Updater, make_optimizer
+from base_residual.speed import gflops
 from base_residual.trainer import Batches, make_loader
 from base_residual.visualize import save_figure
 
@@ -361,6 +362,27 @@ def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
     return {"start": take_turns(sizes.turns, ways), "simulate": take_turns(sizes.long_turns, {"package": render})}
 
 
+def named(sizes: Sizes) -> dict[str, dict[str, float | None]]:
+    """What the networks of each size cost, and the rmse that `accuracy.py --ablations` has found for them."""
+    found = HERE / "results" / "ablations.json"
+    variants = json.loads(found.read_text())["variants"] if found.exists() else {}
+    narrow = {"model": {"base_channels": sizes.default_channels}} if sizes is QUICK else {}
+    models = {name: create_model(package_config(sizes, merge(layer, narrow))).eval() for name, layer in SIZES.items()}
+    echo = 0.1 * torch.randn(2, echo_frames(MAX_DEPTH))
+    ways = {name: repeated(sizes.repeats, partial(model.predict, echo)) for name, model in models.items()}
+    speeds = medians(take_turns(sizes.turns, ways))
+    scores = {name: variants.get("default" if name == "small" else f"size-{name}") for name in models}
+    return {
+        name: {
+            "parameters": sum(weights.numel() for weights in model.parameters()),
+            "gflops": gflops(model),
+            "echo_ms": 1000 / speeds[name],
+            "rmse": score["rmse"]["mean"] if (score := scores[name]) else None,
+        }
+        for name, model in models.items()
+    }
+
+
 def headline(speeds: Mapping[str, Any]) -> dict[str, float]:
     """The figures that have a target, and those beside them."""
     echo, start = medians(speeds["echo"]), medians(speeds["start"])
@@ -485,6 +507,11 @@ def markdown(result: Mapping[str, Any]) -> str:
     for panel in result["growth"].values():
         rows = [[f"{panel['y']}, by {panel['x']}", *map(str, panel["at"])]]
         tables.append(rows + [[name, *map(shown, values)] for name, values in panel["series"].items()])
+    rows = [["size", "parameters", "GFLOPs", "one echo (ms)", "rmse in the ablations (m)"]]
+    for name, cost in result["sizes"].items():
+        rmse = "not run" if cost["rmse"] is None else f"{cost['rmse']:.3f}"
+        rows.append([name, f"{cost['parameters'] / 1e6:.2f} M", shown(cost["gflops"]), shown(cost["echo_ms"]), rmse])
+    tables.append(rows)
     card = result["card"]
     rows = [[card["device"] if card else "graphics card", "samples/s of steps", f"seconds for {EPOCH:,} recordings"]]
     for name in ("reference", "original", "default"):
@@ -536,6 +563,7 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
         "training": lambda: training(root, sizes),
         "hearing": lambda: hearing(work, sizes),
         "starting": lambda: starting(work, sizes),
+        "sizes": lambda: named(sizes),
         "growth": lambda: growth(root, sizes),
         "card": lambda: training(root, sizes, torch.device("cuda")) if torch.cuda.is_available() else None,
     }
@@ -551,7 +579,8 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
         epochs = {name: EPOCH / speed for name, speed in medians(card["epoch"]).items()}
         card = {"device": torch.cuda.get_device_name(), "step": medians(card["step"]), "epoch_s": epochs}
     per_second = {name: medians(ways) for name, ways in speeds.items()}
-    return {"ratios": headline(speeds), "per_second": per_second, "growth": found["growth"], "card": card}
+    kept = {name: found[name] for name in ("sizes", "growth")}
+    return {"ratios": headline(speeds), "per_second": per_second, "card": card} | kept
 
 
 def main() -> None:
@@ -563,7 +592,7 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as work:
         result = measure(Path(work), sizes)
-    where = {"machine": machine(), "commit": commit(), "sizes": sizes._asdict()}
+    where = {"machine": machine(), "commit": commit(), "measured": sizes._asdict()}
     with replacing(options.out) as aside:
         aside.write_text(json.dumps(where | result, indent=2) + "\n")
     with replacing(options.out.with_suffix(".md")) as aside:

@@ -123,6 +123,19 @@ def test_predicting_writes_metres_and_a_picture_for_each_recording(run: tuple[Pa
         assert (tmp_path / "out" / f"{name}_depth.png").exists()
 
 
+def test_a_recording_that_says_little_is_predicted_with_a_word_of_warning(
+    run: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros((5000, 2)), 44_100)
+    soundfile.write(tmp_path / "short.wav", np.full((100, 2), 0.1), 44_100)
+    for name, words in (("silent", "silent.wav is silent"), ("short", "short.wav lasts 0.002 s, and an echo from 8 m")):
+        caplog.clear()
+        brdepth("predict", run[0] / "best.safetensors", tmp_path / f"{name}.wav", "--out", tmp_path / "out")
+        assert len(caplog.messages) == 1
+        assert words in caplog.messages[0]
+        assert (tmp_path / "out" / f"{name}_depth.npy").exists()
+
+
 def test_a_checkpoint_is_exported_for_machines_without_this_package(run: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "robot.onnx"
     assert brdepth("export", run[0] / "best.safetensors", "--out", out).startswith(f"ONNX: {out} (")

@@ -58,6 +58,8 @@ def test_a_configuration_cannot_be_changed() -> None:
         ({"los": {}}, "no setting 'los' here; did you mean 'loss'"),
         ({"trainer": {"zzz": 1}}, "known are epochs, batch_size"),
         ({"trainer": {"epochs": 0}}, "trainer.epochs: .*greater than or equal to 1, not 0"),
+        ({"tracking": {"experiment_name": "a/b"}}, r"experiment_name: .*letters, digits, '\.', '_' and '-', not 'a/b'"),
+        ({"trainer": {"device": "gpu"}}, "device: auto, cpu, mps, cuda or cuda:N, not 'gpu'"),
         ({"trainer": {"epochs": "many"}}, "trainer.epochs: .*integer"),
         ({"data": {"name": "kitti"}}, "data.name: .*'simulated'.*'batvisionv2'.*not 'kitti'"),
         ({"data": {"output_size": 100}}, "data.output_size: .*multiple of 16"),

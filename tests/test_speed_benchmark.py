@@ -52,6 +52,8 @@ def test_the_speed_benchmark_runs_in_its_quick_form(tmp_path: Path, speed: Modul
     assert set(speed.GOALS) - OPTIONAL <= set(result["ratios"]) <= set(speed.GOALS)
     assert {"batch_size", "image_side", "recordings", "workers"} <= set(result["growth"])
     assert ("memory" in result["growth"]) == speed.LINUX
+    assert list(result["sizes"]) == ["tiny", "small", "base", "original"]
+    assert all(size["echo_ms"] > 0 and size["gflops"] > 0 for size in result["sizes"].values())
     for panel in result["growth"].values():
         assert panel["series"]
         assert all(len(values) == len(panel["at"]) for values in panel["series"].values())

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from base_residual.audio import read_echo
+from base_residual.audio import SILENT, read_echo
 from base_residual.config import SPLITS
 from base_residual.data.batvision import list_recordings, read_depth
 from base_residual.data.cache import Progress
 from base_residual.errors import DataError
-
-SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
 
 
 @dataclass
