@@ -47,6 +47,7 @@ MODELS: dict[str, Layer] = {
     "default": {},
     "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
+ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
@@ -59,9 +60,9 @@ ABLATIONS: dict[str, Layer] = {
     "hard-activations": {"model": {"activations": "hard"}},
     "no-sparse": {"loss": {"lambda_sparse": 0.0}},
     "no-base-term": {"loss": {"lambda_base": 0.0}},
-    "curriculum": {"loss": {"curriculum": True, "warmup_epochs": 4}},
-    "adaptive-step": {"loss": {"adaptive": True, "warmup_epochs": 4}},
-    "adaptive-cosine": {"loss": {"adaptive": True, "warmup_epochs": 4, "schedule": "cosine"}},
+    "curriculum": {"loss": {"curriculum": True, "warmup_epochs": ABLATION_EPOCHS // 2}},
+    "adaptive-step": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2}},
+    "adaptive-cosine": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2, "schedule": "cosine"}},
     "kernel-2": {"loss": {"lowpass_kernel": 2}},
     "kernel-6": {"loss": {"lowpass_kernel": 6}},
     "aggressive": PRESETS["aggressive"],
@@ -81,7 +82,6 @@ QUICK: Layer = {
 }
 RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
-ABLATION_EPOCHS = 4
 HARD: Layer = {"simulation": {"style": "hard", "seed": 1}}
 HERE = Path(__file__).parent
 
