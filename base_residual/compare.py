@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """What tells the runs apart, as short as that can be said: experiment, model and experiment, or the folder."""
+        """What tells the runs apart, as short as that can be said: experiment, model and experiment, or folders."""
         for name in (
             lambda run: run.config.tracking.experiment_name,
             lambda run: f"{run.config.model.name} {run.config.tracking.experiment_name}",
@@ -63,7 +64,9 @@ class Comparison:
             names = [name(run) for run in self.runs]
             if len(set(names)) == len(names):
                 return names
-        return [str(run.folder) for run in self.runs]
+        paths = [run.folder.resolve().parts for run in self.runs]
+        above, below = (_alike(way) for way in (paths, [path[::-1] for path in paths]))
+        return ["/".join(path[above : len(path) - below]) or "/".join(path) for path in paths]
 
     @property
     def differing(self) -> dict[str, list[Any]]:
@@ -135,6 +138,11 @@ def read_run(folder: Path) -> FinishedRun:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
+
+
+def _alike(paths: Sequence[Sequence[str]]) -> int:
+    """Number of first parts that all paths share."""
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:

@@ -51,7 +51,7 @@ def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_pa
         for name, weight in (("one", 0.0), ("two", 0.5))
     )
     comparison = compare_runs([first, second])
-    assert comparison.names == [str(first), str(second)]  # model, experiment and folder are called the same
+    assert comparison.names == ["one", "two"]  # model, experiment and folder are called the same
     assert comparison.differing == {"loss.lambda_sparse": [0.0, 0.5]}
     output = brdepth("compare", first, second, "--out", tmp_path / "c.png")
     assert "What differs" in output

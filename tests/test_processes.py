@@ -234,7 +234,7 @@ def test_two_nodes_train_together_by_the_documented_command(
     tiny: MakeConfig, tmp_path: Path, two_nodes: tuple[list[str], list[str]]
 ) -> None:
     alone, together = (
-        tiny({"trainer": {"epochs": 2}, "tracking": {"experiment_name": name}}) for name in ("alone", "together")
+        tiny({"trainer": {"epochs": 1}, "tracking": {"experiment_name": name}}) for name in ("alone", "together")
     )
     Trainer(alone, trackers=[]).fit()
     (tmp_path / "settings.yaml").write_text(together.to_yaml())
