@@ -112,9 +112,11 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_numbe
     workers[1].kill()
     said, _ = workers[0].communicate(timeout=120)
     workers[1].communicate()
-    assert workers[0].returncode == 2
-    assert "has lost another one" in said
-    assert "Traceback" not in said
+    # Now and then gloo's own threads notice first and abort the process before it can say anything.
+    assert workers[0].returncode in (2, -signal.SIGABRT), said
+    if workers[0].returncode == 2:
+        assert "has lost another one" in said
+        assert "Traceback" not in said
     assert 1 <= len(history(killed)) < 4
     Trainer(killed, trackers=[], resume=True).fit()
     assert_close(history(killed), history(whole))
