@@ -50,10 +50,11 @@ class Updater:
         )
         if config.trainer.recompute:
             recompute_stages(model)
-        network: nn.Module = model
+        self._shared: DistributedDataParallel | None = None
         if processes.world > 1:
             cards = [self.device] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
+            self._shared = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
+        network: nn.Module = self._shared or model
         self._network = torch.compile(network) if config.trainer.compile else network
 
     def detaches(self, epoch: int) -> bool:
@@ -77,9 +78,9 @@ class Updater:
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(settings.seed, epoch, step, place) for place in places]
         waveform, gt = augment(waveform, gt, self.config.data, chances)
+        rate = learning_rate((epoch - 1) * self.steps + step, settings.epochs * self.steps, settings)
         for group in self.optimizer.param_groups:
-            done = (epoch - 1) * self.steps + step
-            group["lr"] = learning_rate(done, settings.epochs * self.steps, settings)
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         parts = min(settings.accumulate, len(waveform))
         sums = torch.zeros(4, device=self.device)
@@ -103,8 +104,7 @@ class Updater:
 
     def _alone(self) -> AbstractContextManager[None]:
         """Where gradients are kept for now, and not yet averaged over the processes."""
-        network = self._network
-        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+        return self._shared.no_sync() if self._shared else nullcontext()
 
 
 def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Optimizer:

@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, mer
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
-from base_residual.speed import gflops
+from base_residual.speed import device_name, gflops
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
 
@@ -149,11 +148,7 @@ def epochs_to(target: float, runs: list[FinishedRun]) -> float | None:
 
 
 def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    return f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def commit() -> str:
