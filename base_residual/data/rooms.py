@@ -6,7 +6,9 @@ drawn from one generator, so that a seed decides it; rendering itself is determi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +140,7 @@ def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
     for _ in range(30):
         x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
         pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
-        around = cast_rays(room, np.array(pose.position), _sphere_rays(pose)[0])
+        around = cast_rays(room, np.array(pose.position), _sphere_rays(pose)[0].T)
         if around.distance.min() < 0.25 or any(_inside(box, pose.position) for box in room.boxes):
             continue
         if np.median(render_depth(room, pose, 16)) >= 0.8:  # not nose to the wall
@@ -146,52 +148,55 @@ def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
     return None
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Where rays end: `distance` (N,) in ray lengths, `surface` (N,) with -1 for the room and the box's index
-    otherwise, `normal` (N, 3) towards the air."""
+class Hits(NamedTuple):
+    """Where rays end, each array of the rays' common shape: `distance` in ray lengths, `surface` with -1 for the room
+    and the box's index otherwise, and the surface's own `axis` (0, 1 or 2) that is normal to the face."""
 
     distance: Array
     surface: NDArray[np.int64]
-    normal: Array
+    axis: NDArray[np.int64]
 
 
-def cast_rays(room: Room, origin: Array, rays: Array) -> Hits:
-    """First surface along each ray, by the slab method.
+def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
+    """First surface along each ray, by the slab method (Kay and Kajiya, SIGGRAPH 1986).
 
     Args:
         room: the room and its furniture.
         origin: (3,) start of all rays, inside the room.
-        rays: (N, 3) directions, of any length.
+        rays: their x, y and z, three arrays that broadcast to the shape of all rays, of any length. What does not
+            depend on a row or a column of a camera is then worked out once for all of it.
 
     Returns:
         The hits; a distance of 1 is one ray length.
     """
-    rays = np.where(np.abs(rays) < 1e-12, 1e-12, rays)
-    walls = np.where(rays > 0, np.array(room.size) - origin, -origin) / rays  # (N, 3)
-    axis = walls.argmin(axis=1)
-    index = np.arange(len(rays))
-    distance = walls[index, axis]
-    normal = np.zeros_like(rays)
-    normal[index, axis] = -np.sign(rays[index, axis])
-    surface = np.full(len(rays), -1)
+    x, y, z = (np.where(np.abs(part) < 1e-12, 1e-12, part) for part in rays)
+    walls = [
+        np.where(part > 0, side - place, -place) / part
+        for part, side, place in zip((x, y, z), room.size, origin, strict=True)
+    ]
+    axis = np.where(walls[2] < np.minimum(*walls[:2]), 2, walls[1] < walls[0])
+    distance = np.minimum(np.minimum(*walls[:2]), walls[2])
+    surface = np.full(distance.shape, -1)
     for number, box in enumerate(room.boxes):
         turn = _to_box(box)
-        local = rays @ turn.T
-        local = np.where(np.abs(local) < 1e-12, 1e-12, local)
-        start = turn @ (origin - np.array(box.center))
-        half = np.sign(local) * 0.5 * np.array(box.size)
-        enter, leave = (-half - start) / local, (half - start) / local
-        axis = enter.argmax(axis=1)
-        near = enter[index, axis]
-        hit = (near > 0) & (near < leave.min(axis=1)) & (near < distance)
-        where = index[hit]
-        distance[where] = near[where]
-        surface[where] = number
-        face = np.zeros((len(where), 3))
-        face[np.arange(len(where)), axis[where]] = -np.sign(local[where, axis[where]])
-        normal[where] = face @ turn
-    return Hits(distance, surface, normal)
+        enter, leave = [], []
+        for part, start, side in zip(
+            (turn[0, 0] * x + turn[0, 1] * y, turn[1, 0] * x + turn[1, 1] * y, z),
+            turn @ (origin - np.array(box.center)),
+            box.size,
+            strict=True,
+        ):
+            part = np.where(np.abs(part) < 1e-12, 1e-12, part)
+            half = np.sign(part) * 0.5 * side
+            enter.append((-half - start) / part)
+            leave.append((half - start) / part)
+        level = np.maximum(*enter[:2])
+        near, far = np.maximum(level, enter[2]), np.minimum(np.minimum(*leave[:2]), leave[2])
+        hit = (near > 0) & (near < far) & (near < distance)
+        distance[hit] = near[hit]
+        surface[hit] = number
+        axis[hit] = np.where(enter[2] > level, 2, enter[1] > enter[0])[hit]
+    return Hits(distance, surface, axis)
 
 
 def render_depth(room: Room, pose: Pose, size: int) -> Array:
@@ -205,11 +210,11 @@ def render_depth(room: Room, pose: Pose, size: int) -> Array:
     Returns:
         (size, size) depth in metres, row 0 on top, column 0 on the left.
     """
-    forward, right, up = pose.axes()
+    forward, right, _ = pose.axes()
     edge = np.tan(FIELD_OF_VIEW / 2)
     offset = ((np.arange(size) + 0.5) / size * 2 - 1) * edge  # (S,)
-    rays = forward + offset[None, :, None] * right - offset[:, None, None] * up  # (S, S, 3)
-    return cast_rays(room, np.array(pose.position), rays.reshape(-1, 3)).distance.reshape(size, size)
+    x, y = (forward[axis] + offset * right[axis] for axis in range(2))  # (S,), by column; the camera looks level
+    return cast_rays(room, np.array(pose.position), (x, y, -offset[:, None])).distance
 
 
 @dataclass(frozen=True)
@@ -267,6 +272,12 @@ def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int) -> list[
     """Delay in seconds and amplitude of each mirror reflection, the direct sound included, for each ear."""
     import pyroomacoustics as pra
 
+    class Furnished(pra.Room):  # type: ignore[misc]
+        """Knows which of its walls stand in the way; to find them out takes the library longer than all the rest."""
+
+        def _init_room_engine(self) -> None:
+            super()._init_room_engine(self.walls, list(range(6, len(self.walls))))
+
     absorption, scattering = np.array([room.absorption]), np.array([room.scattering])
     walls = [pra.wall_factory(face.T, absorption, scattering) for face in _faces(np.array(room.size) / 2, room.size)]
     for box in room.boxes:
@@ -275,7 +286,7 @@ def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int) -> list[
             pra.wall_factory(face.T[:, ::-1], np.array([box.absorption]), np.array([box.scattering]))
             for face in _faces(np.array(box.center), box.size, _to_box(box))
         ]
-    model = pra.Room(walls, fs=SAMPLE_RATE, max_order=max_order)
+    model = Furnished(walls, fs=SAMPLE_RATE, max_order=max_order)
     model.add_source(np.array(pose.position))
     model.add_microphone_array(ears.T)
     model.image_source_model()
@@ -295,18 +306,20 @@ def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int) -> list[
 def _scattered(room: Room, pose: Pose, ears: Array, roughness: Array) -> list[tuple[Array, Array]]:
     """Delay in seconds and amplitude of the first-order diffuse reflection of each visible patch, for each ear."""
     rays, solid_angle = _sphere_rays(pose)
-    hits = cast_rays(room, np.array(pose.position), rays)
+    hits = cast_rays(room, np.array(pose.position), rays.T)
     points = np.array(pose.position) + hits.distance[:, None] * rays
     # The room itself comes last, where the surface number -1 finds it.
     surfaces: list[Box | Room] = [*room.boxes, room]
     share = np.array([surface.scattering * (1 - surface.absorption) for surface in surfaces])
+    across = np.stack([*map(_to_box, room.boxes), np.eye(3)])[hits.surface, hits.axis]  # (N, 3)
+    normal = -np.sign((rays * across).sum(axis=1))[:, None] * across  # towards the air
     scattered = share[hits.surface] * solid_angle / np.pi * _speaker_gain(pose, rays) ** 2
     arrivals = []
     for ear in range(2):
         ray = points - ears[ear]
         distance = np.linalg.norm(ray, axis=1)
         ray /= distance[:, None]
-        cosine = np.clip(-(ray * hits.normal).sum(axis=1), 0, None)
+        cosine = np.clip(-(ray * normal).sum(axis=1), 0, None)
         amplitude = roughness.ravel() * np.sqrt(scattered * cosine) / distance * _ear_gain(pose, ear, ray)
         arrivals.append(((hits.distance + distance) / SPEED_OF_SOUND, amplitude))
     return arrivals
