@@ -10,7 +10,6 @@ import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
@@ -226,6 +225,13 @@ def direct_sound(waveform: Tensor, length: int) -> DirectSound:
     return DirectSound(onset, both[torch.arange(batch, device=both.device), louder])
 
 
+def fast_length(samples: int) -> int:
+    """The least length, no less than that many samples, at which Fourier transforms are fast."""
+    from scipy.fft import next_fast_len  # takes as long to import as the package
+
+    return int(next_fast_len(samples))
+
+
 def compress(waveform: Tensor, template: Tensor) -> Tensor:
     """Pulse compression: the correlation of echoes with the emitted sound, as an analytic signal.
 
@@ -240,7 +246,7 @@ def compress(waveform: Tensor, template: Tensor) -> Tensor:
         complex (B, 2, T).
     """
     samples = waveform.shape[-1]
-    length = next_fast_len(samples + template.shape[-1])
+    length = fast_length(samples + template.shape[-1])
     emitted = torch.fft.fft(template, length).unsqueeze(-2)  # one for both ears
     spectrum = torch.fft.fft(waveform, length) * emitted.conj()
     pulse: Tensor = torch.fft.ifft(spectrum * analytic_weights(length, waveform.device))[..., :samples]

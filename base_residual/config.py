@@ -68,7 +68,9 @@ SIZES: dict[str, Layer] = {
 class Section(BaseModel):
     """A frozen group of settings that names the nearest known one when it meets an unknown one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, defer_build=True
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from base_residual.audio import EchoFrontEnd, analytic_weights, echo_frames
+from base_residual.audio import EchoFrontEnd, analytic_weights, echo_frames, fast_length
 from base_residual.chirp import ChirpDesign
 from base_residual.errors import BaseResidualError, MissingExtraError
 from base_residual.files import replacing
@@ -180,7 +179,7 @@ class RealFrontEnd(EchoFrontEnd):
         waves = torch.cat(_turns(torch.arange(config.n_fft // 2 + 1), time, config.n_fft)) * self.window
         self.waves = nn.Buffer(waves.float()[:, None], persistent=False)  # (2 * (n_fft // 2 + 1), 1, win_length)
 
-        length = next_fast_len(frames + len(self.template))
+        length = fast_length(frames + len(self.template))
         rows = next(p for p in range(math.isqrt(length), 0, -1) if length % p == 0)
         self.shape = rows, length // rows
         p, q = torch.arange(rows), torch.arange(length // rows)

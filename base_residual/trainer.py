@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
-from base_residual.console import ConsoleTracker
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, collate, read_batches, spread
 from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
@@ -126,7 +125,11 @@ class Trainer:
         self._processes = ALONE
         self._given = {"train": train, "val": val, "test": test}
         self._resume, self._overwrite = resume, overwrite
-        told = [*make_trackers(self.config), *([ConsoleTracker()] if trackers is None else trackers)]
+        if trackers is None:
+            from base_residual.console import ConsoleTracker  # what draws in a terminal is slow to import
+
+            trackers = [ConsoleTracker()]
+        told = [*make_trackers(self.config), *trackers]
         self._trackers = told if leading() else []
 
     def fit(self) -> FitResult:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from base_residual.errors import DataError
@@ -115,10 +114,12 @@ def resize_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 
 @cache
-def _area_weights(old: int, new: int) -> csr_array:
+def _area_weights(old: int, new: int) -> Any:
     """(new, old) sparse matrix whose rows average the few old pixels that each new one covers."""
     edges = np.arange(new + 1) * old / new
     pixels = np.arange(old)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     overlap = np.clip(overlap, 0, None)
+    from scipy.sparse import csr_array  # slow to import
+
     return csr_array((overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32))
