@@ -43,23 +43,29 @@ def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float =
 
 
 def _per_image(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float) -> dict[str, Tensor]:
-    """The metrics of a few images; a CPU is several times faster with results in place than with new ones."""
-    valid = valid_pixels(gt, min_depth)
+    """The metrics of a few images, in passes that a CPU runs through vectors: no masks, and results in place."""
+    pred, gt = pred.float(), gt.float()
+    valid = torch.empty_like(gt)
+    torch.ge(gt, min_depth, out=valid) if min_depth > 0 else torch.gt(gt, 0, out=valid)
     # Where nothing was measured both depths are 1 m and the error is 0: nothing below has to leave pixels out.
-    pred = torch.where(valid, pred.clamp(MIN_PREDICTION, max_depth).float(), 1)
-    gt = torch.where(valid, gt.float(), 1)
+    one = torch.ones_like(gt[:1, :1, :1, :1])
+    pred = torch.lerp(one, pred.clamp(MIN_PREDICTION, max_depth), valid)
+    gt = torch.lerp(one, gt, valid)
     count = _sum(valid)
     holes = gt[0].numel() - count
-    error = gt - pred
-    ratio = (gt / pred).log_().abs_()  # of the larger to the smaller depth, as a logarithm
-    square, absolute = error.square(), error.abs()
+    ratio = gt / pred
+    error = gt.sub(pred)
+    absolute = error.abs()
+    square = error.square_()
+    relative = torch.div(absolute, gt, out=pred)
+    log_ratio = ratio.log_().abs_()  # of the larger to the smaller depth
     return {
         "rmse": (_sum(square) / count).sqrt(),
         "mae": _sum(absolute) / count,
-        "abs_rel": _sum(absolute.div_(gt)) / count,
-        "log10": _sum(ratio) / count / math.log(10),
+        "abs_rel": _sum(relative) / count,
+        "log10": _sum(log_ratio) / count / math.log(10),
         **{
-            f"delta{power}": (_sum(torch.lt(ratio, power * math.log(1.25), out=square)) - holes) / count
+            f"delta{power}": (_sum(torch.lt(log_ratio, power * math.log(1.25), out=valid)) - holes) / count
             for power in (1, 2, 3)
         },
     }
