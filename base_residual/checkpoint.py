@@ -15,7 +15,7 @@ from torch import Tensor
 
 from base_residual.baseline import create_model
 from base_residual.config import Config, make_config
-from base_residual.errors import CheckpointError, ConfigError
+from base_residual.errors import CheckpointError, ConfigError, TrainingError
 from base_residual.files import replacing
 from base_residual.model import DepthNet
 
@@ -106,7 +106,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
 
     Raises:
         RunError: the file cannot be written.
+        TrainingError: a tensor is not finite; the file stays as it was.
     """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise TrainingError(f"{path} was not written, because {name} is not finite any more.")
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
     with replacing(path) as aside:
         aside.write_bytes(content)

@@ -110,6 +110,7 @@ def train(
     batch_size: Annotated[int | None, setting("trainer.batch_size")] = None,
     learning_rate: Annotated[float | None, setting("trainer.learning_rate")] = None,
     seed: Annotated[int | None, setting("trainer.seed")] = None,
+    save_every: Annotated[float | None, setting("trainer.save_every")] = None,
     device: Annotated[str | None, setting("trainer.device")] = None,
     experiment_name: Annotated[str | None, setting("tracking.experiment_name")] = None,
     results_dir: Annotated[Path | None, setting("tracking.results_dir")] = None,

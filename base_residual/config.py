@@ -205,7 +205,12 @@ class TrainerConfig(Section):
         "auto", description="auto: bf16 where the device computes it natively."
     )
     seed: int = Field(0, ge=0, description="Same seed, same machine, same numbers.")
-    save_every: int = Field(1, ge=1, description="Epochs between saved training states.")
+    save_every: float = Field(
+        1.0, ge=0, description="Minutes between saved training states: what a killed process loses at most."
+    )
+    on_fault: Literal["stop", "skip"] = Field(
+        "stop", description="What a loss or gradient that is not finite does: end the run, or leave that step out."
+    )
     picture_every: int = Field(10, ge=1, description="Epochs between decomposition pictures; the last one has its own.")
 
 

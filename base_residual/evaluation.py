@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from base_residual.data.sample import EchoBatch, EchoDataset, collate, read_batches
+from base_residual.data.sample import EchoBatch, EchoDataset, collate, enumerated, read_batches
 from base_residual.errors import DataError
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
 from base_residual.model import DepthNet
@@ -107,7 +107,7 @@ def evaluate(
         The figures and the protocol that they were taken by.
 
     Raises:
-        DataError: the dataset is empty, or not one of its images has a valid pixel.
+        DataError: the dataset is empty, not one of its images has a valid pixel, or a prediction is not finite.
     """
     device = next(model.parameters()).device
     metrics = DepthMetrics(model.max_depth, min_depth)
@@ -120,17 +120,25 @@ def evaluate(
         collate_fn=collate,
         generator=torch.Generator(),  # leaves the global one alone
     )
+    finite: list[Tensor] = []  # of each batch, whether its images' predictions are
+    names: list[str] = []
     was_training = model.training
     model.eval()
     try:
         for batch in read_batches(batches):
             parts = model.listen(batch.waveform.to(device), detach_base)
             gt = batch.depth.to(device)
+            finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
+            names += batch.ids
             metrics.update(parts.final, gt)
             if model.splits:
                 figures.update(*parts, gt)
     finally:
         model.train(was_training)
+    fine = torch.cat(finite).tolist() if finite else []
+    broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
+    if broken:
+        raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
     for shared in (metrics, figures) if model.splits else (metrics,):
         shared.share(processes)
     found = metrics.compute()

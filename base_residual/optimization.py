@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from base_residual.baseline import PlainLoss
@@ -25,6 +26,9 @@ RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 
 class Updater:
     """Takes batches and changes a network's weights.
+
+    A step whose loss or gradient is not finite in any process changes nothing, neither weights nor the statistics of
+    batch norms, and is remembered until `faults` is asked. None of it waits for the device.
 
     Args:
         model: the network, on its device.
@@ -56,6 +60,9 @@ class Updater:
             self._shared = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
         network: nn.Module = self._shared or model
         self._network = torch.compile(network) if config.trainer.compile else network
+        norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self._suspects: list[tuple[Tensor, list[str]]] = []  # whether a step was at fault, and its recordings
 
     def detaches(self, epoch: int) -> bool:
         """Whether the reconstruction no longer moves the base in an epoch."""
@@ -70,7 +77,7 @@ class Updater:
             step: within the epoch, from 0.
 
         Returns:
-            The loss and its three terms, (4,), on the device, without waiting for it.
+            The loss, its three terms and 1, (5,), on the device; all 0 where the step was at fault.
         """
         settings = self.config.trainer
         waveform = batch.waveform.to(self.device, non_blocking=True)
@@ -82,15 +89,27 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        before = [statistic.clone() for statistic in self._statistics]
         parts = min(settings.accumulate, len(waveform))
         sums = torch.zeros(4, device=self.device)
         for part in range(parts):
             last = part == parts - 1
             with nullcontext() if last else self._alone():
                 sums += self._backward(waveform[part::parts], gt[part::parts], epoch, parts)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        fault = self.processes.mean(1 - torch.isfinite(norm + sums.sum()).float()) > 0
+        for statistic, old in zip(self._statistics, before, strict=True):
+            statistic.copy_(torch.where(fault, old, statistic))
+        self.optimizer.found_inf = fault.float()  # type: ignore[attr-defined]  # a fused optimiser then does nothing
         self.optimizer.step()
-        return sums
+        self._suspects.append((fault, batch.ids))
+        return torch.where(fault, 0, torch.cat([sums, sums.new_ones(1)]))
+
+    def faults(self) -> list[list[str]]:
+        """This process's recordings in each step at fault since this was last asked; waits for the device."""
+        found = [ids for fault, ids in self._suspects if fault]
+        self._suspects = []
+        return found
 
     def _backward(self, waveform: Tensor, gt: Tensor, epoch: int, parts: int) -> Tensor:
         """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""

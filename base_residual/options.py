@@ -52,6 +52,7 @@ TRAIN_SETTINGS = {
     "batch_size": "trainer.batch_size",
     "learning_rate": "trainer.learning_rate",
     "seed": "trainer.seed",
+    "save_every": "trainer.save_every",
     "device": "trainer.device",
     "experiment_name": "tracking.experiment_name",
     "results_dir": "tracking.results_dir",

@@ -34,13 +34,13 @@ class Processes(NamedTuple):
         dist.all_reduce(total)
         return total / self.world
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process. The CPUs wait for each other here, the devices do not."""
+    def highest(self, number: int) -> int:
+        """The highest of all processes' numbers. The CPUs wait for each other here, the devices do not."""
         if self.world == 1:
-            return flag
-        found = torch.tensor(int(flag))
+            return number
+        found = torch.tensor(number)
         dist.all_reduce(found, dist.ReduceOp.MAX)
-        return bool(found)
+        return int(found)
 
     def gathered(self, tensor: Tensor) -> Tensor:
         """The rows of all processes' tensors, (N_1 + ... + N_world, ...) in order of rank, on the CPU."""
@@ -58,7 +58,7 @@ class Processes(NamedTuple):
 
     def wait(self) -> None:
         """Go on when all processes have come this far."""
-        self.any(False)
+        self.highest(0)
 
 
 ALONE = Processes()

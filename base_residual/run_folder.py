@@ -21,6 +21,7 @@ from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
 STATE = "training_state.safetensors"
+SUMS = 5
 RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json")
 
 
@@ -30,7 +31,7 @@ class Position:
 
     epoch: int
     step: int
-    sums: Tensor  # (4,) total, recon, base, sparse
+    sums: Tensor  # (SUMS,) total, recon, base, sparse, and how many steps they are the sums of
     history: list[Record]
 
     @property
@@ -65,9 +66,9 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
                 f"{run_dir} already holds a run. Go on with --resume (resume=True), choose another "
                 "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
             )
-        if overwrite:
-            for path in old:
-                path.unlink()
+        unfinished = run_dir.glob(".*.partial*")  # files of a process that was killed
+        for path in [*unfinished, *(old if overwrite else [])]:
+            path.unlink()
         yield
     finally:
         lock.release()
@@ -109,7 +110,7 @@ def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.
             )
         model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
         restore_optimizer(optimizer, tensors)
-        return Position(place["epoch"], place["step"], tensors["sums"], place["history"])
+        return Position(place["epoch"], place["step"], tensors["sums"].reshape(SUMS), place["history"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
 
@@ -119,6 +120,7 @@ def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     free = {
         "trainer.epochs",
         "trainer.save_every",
+        "trainer.on_fault",
         "trainer.picture_every",
         "data.root",
         "data.num_workers",

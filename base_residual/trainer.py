@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,17 +21,20 @@ from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
 from base_residual.data import open_dataset
-from base_residual.data.sample import EchoDataset, collate, read_batches, spread
+from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, spread
 from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
 from base_residual.model import DepthNet
 from base_residual.optimization import Updater, generator, make_optimizer, resolve_device
 from base_residual.processes import ALONE, Processes, joined, leading, own_device, share_norms
-from base_residual.run_folder import STATE, Position, claimed, restore_state, save_state
+from base_residual.run_folder import STATE, SUMS, Position, claimed, restore_state, save_state
 from base_residual.tracking import Record, Tracker, make_trackers
 from base_residual.visualize import curves_figure, decomposition_figure, panels, save_figure
 
+log = logging.getLogger("base_residual")
+
+GO_ON, SAVE, STOP = range(3)  # what a step may be asked to be followed by; of all processes' wishes the highest counts
 PICTURED = 3  # validation recordings in a decomposition picture
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
@@ -169,7 +173,7 @@ class Trainer:
         if self._processes.world > 1:
             share_norms(model)
         optimizer = make_optimizer(model, settings)
-        position = Position(1, 0, torch.zeros(4), [])
+        position = Position(1, 0, torch.zeros(SUMS), [])
         if self._resume and (run_dir / STATE).exists():
             position = restore_state(run_dir / STATE, self.config, model, optimizer)
         if self._processes.leads:
@@ -196,7 +200,7 @@ class Trainer:
         """All epochs from `position` on; returns the last picture."""
         config, run_dir = self.config, self.config.run_dir
         loader = make_loader(train, batches, config.data.num_workers, self.device)
-        picture = run_dir / f"epoch_{config.trainer.epochs:04d}_decomposition.png"
+        saved = time.monotonic()
         with interruptible() as interrupted:
             while position.epoch <= config.trainer.epochs:
                 epoch = position.epoch
@@ -209,28 +213,27 @@ class Trainer:
                     position.step += 1
                     for tracker in self._trackers:
                         tracker.step(epoch, position.step, len(batches))
-                    if self._processes.any(interrupted.is_set()):
+                    due = time.monotonic() >= saved + 60 * config.trainer.save_every
+                    asked = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
+                    if asked != GO_ON:
                         self._save(updater, position)
+                        saved = time.monotonic()
+                    if asked == STOP:
                         raise TrainingInterrupted(
                             f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is "
                             f"saved in {run_dir}; the same command with --resume goes on from there."
                         )
                 self._end_epoch(updater, val, position)
-                pictured = epoch % config.trainer.picture_every == 0 or epoch == config.trainer.epochs
-                if pictured and self._processes.leads:
-                    picture = self._picture(updater.model, val, epoch)
-        return picture
+        return run_dir / picture_name(config.trainer.epochs)
 
     def _end_epoch(self, updater: Updater, val: EchoDataset, position: Position) -> None:
         """Validate, record, save."""
         config, run_dir, model, epoch = self.config, self.config.run_dir, updater.model, position.epoch
-        means = (self._processes.mean(position.sums) / updater.steps).tolist()
-        if not all(math.isfinite(value) for value in means):
-            raise TrainingError(
-                f"The loss of epoch {epoch} is not finite. Nothing of this epoch was saved; lower "
-                f"trainer.learning_rate (now {config.trainer.learning_rate:g}) or use "
-                "trainer.precision=fp32, and go on with --resume."
-            )
+        self._tell_faults(updater, epoch)
+        *sums, steps = self._processes.mean(position.sums).tolist()
+        if not steps:
+            raise TrainingError(f"Not one step of epoch {epoch} could be taken. Nothing of it was saved.")
+        means = [value / steps for value in sums]
         found = evaluate(
             model,
             val,
@@ -246,33 +249,53 @@ class Trainer:
         record |= {f"train/lambda_{name}": value for name, value in updater.loss.weights._asdict().items()}
         record |= {f"val/{name}": value for name, value in (found.metrics | found.decomposition).items()}
         position.history.append(record)
-        position.epoch, position.step, position.sums = epoch + 1, 0, torch.zeros(4)
+        position.epoch, position.step, position.sums = epoch + 1, 0, torch.zeros(SUMS)
         if self._processes.leads:
             if position.best_epoch == epoch:
                 save_checkpoint(run_dir / "best.safetensors", model, epoch, position.history)
             save_checkpoint(run_dir / "last.safetensors", model, epoch, position.history)
-        if epoch % config.trainer.save_every == 0 or epoch == config.trainer.epochs:
+            if epoch % config.trainer.picture_every == 0 or epoch == config.trainer.epochs:
+                self._picture(model, val, epoch)
+        if epoch == config.trainer.epochs:  # after all that a resumed run would not do again
             self._save(updater, position)
         for tracker in self._trackers:
             tracker.epoch(position.history)
 
+    def _tell_faults(self, updater: Updater, epoch: int) -> None:
+        """Say which steps were left out, or end the run for them."""
+        faults = updater.faults()
+        if not faults:
+            return
+        names = enumerated([name for ids in faults for name in ids])
+        fault = (
+            f"The loss or its gradient was not finite in epoch {epoch}, in {len(faults)} of its steps, with {names}."
+        )
+        if self.config.trainer.on_fault == "skip":
+            log.warning("%s These steps were left out.", fault)
+            return
+        raise TrainingError(
+            f"{fault} Nothing of it reached the weights, nor what was saved. Mend these recordings, lower "
+            f"trainer.learning_rate (now {self.config.trainer.learning_rate:g}), or leave such steps out with "
+            "trainer.on_fault=skip, and go on with --resume."
+        )
+
     def _save(self, updater: Updater, position: Position) -> None:
         """Write where the run stands; the losses of all processes go into it."""
+        self._tell_faults(updater, position.epoch)
         position.sums = self._processes.mean(position.sums)
         if self._processes.leads:
             path = self.config.run_dir / STATE
             save_state(path, self.config, updater.model, updater.optimizer, position)
 
-    def _picture(self, model: DepthNet, val: EchoDataset, epoch: int) -> Path:
+    def _picture(self, model: DepthNet, val: EchoDataset, epoch: int) -> None:
         samples = [val[index] for index in spread(len(val), PICTURED)]
         batch = collate(samples)
         parts = model.predict(batch.waveform)
         rows = panels(parts, [sample.depth.numpy() for sample in samples], batch.ids)
-        path = self.config.run_dir / f"epoch_{epoch:04d}_decomposition.png"
+        path = self.config.run_dir / picture_name(epoch)
         save_figure(decomposition_figure(rows, f"Epoch {epoch}, validation recordings"), path)
         for tracker in self._trackers:
             tracker.picture(epoch, path)
-        return path
 
     def _finish(self, train: EchoDataset, test: EchoDataset, position: Position, picture: Path) -> FitResult:
         """Test the best weights and write what came of it."""
@@ -295,6 +318,11 @@ class Trainer:
                 aside.write_text(json.dumps(found.as_dict() | report, indent=2) + "\n", encoding="utf-8")
         self._processes.wait()  # until all is written: the end of one process would end the others
         return FitResult(run_dir, position.history, position.best_epoch, found, blind, criteria, picture)
+
+
+def picture_name(epoch: int) -> str:
+    """Of the decomposition picture that an epoch leaves."""
+    return f"epoch_{epoch:04d}_decomposition.png"
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_batvision
 from safetensors.torch import load_file
 
-from base_residual.checkpoint import load_checkpoint
+from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config
 from base_residual.console import ConsoleTracker, epoch_line
 from base_residual.data.sample import EchoDataset, EchoSample
@@ -201,16 +202,91 @@ def test_a_damaged_state_is_refused_in_words(tiny: MakeConfig) -> None:
         fit(tiny(), resume=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_nothing(tiny: MakeConfig, rooms: Rooms) -> None:
-    class Loud(list):  # type: ignore[type-arg]
-        pass
+def with_one_broken(rooms: Rooms, value: float) -> list[EchoSample]:
+    """Sixteen recordings, one of which is not finite: with batches of eight, one step of each epoch is at fault."""
+    samples = [rooms("train")[index] for index in range(16)]
+    samples[3] = EchoSample(torch.full_like(samples[3].waveform, value), samples[3].depth, "broken")
+    return samples
 
-    broken = Loud(rooms("train")[index] for index in range(8))
-    broken[3] = EchoSample(torch.full_like(broken[3].waveform, float("nan")), broken[3].depth, "broken")
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_nothing(
+    tiny: MakeConfig, rooms: Rooms, value: float
+) -> None:
     config = tiny()
-    with pytest.raises(TrainingError, match=r"loss of epoch 1 is not finite.*learning_rate"):
-        fit(config, train=broken)
-    assert not (config.run_dir / "last.safetensors").exists()
+    sentence = r"not finite in epoch 1, in 1 of its steps, with .*broken.*learning_rate.*on_fault=skip.*--resume"
+    with pytest.raises(TrainingError, match=sentence):
+        fit(config, train=with_one_broken(rooms, value))
+    assert not list(config.run_dir.glob("*.safetensors"))
+
+
+def test_a_stopped_run_goes_on_without_the_steps_at_fault(
+    tiny: MakeConfig, rooms: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = with_one_broken(rooms, float("nan"))
+    with pytest.raises(TrainingError):
+        fit(tiny(), train=samples)
+    result = fit(tiny({"trainer": {"on_fault": "skip"}}), train=samples, resume=True)
+    assert [record.message.count("broken") for record in caplog.records] == [1, 1]
+    assert "These steps were left out." in caplog.text
+    assert all(np.isfinite(list(record.values())).all() for record in result.history)
+    assert all(tensor.isfinite().all() for tensor in weights(result.run_dir).values())
+
+
+def test_a_run_whose_every_step_is_at_fault_ends(tiny: MakeConfig, rooms: Rooms) -> None:
+    samples = [EchoSample(s.waveform * float("nan"), s.depth, s.id) for s in with_one_broken(rooms, 0.0)]
+    with pytest.raises(TrainingError, match="Not one step of epoch 1"):
+        fit(tiny({"trainer": {"on_fault": "skip"}}), train=samples)
+
+
+def test_a_validation_echo_that_is_not_finite_is_named(tiny: MakeConfig, rooms: Rooms) -> None:
+    with pytest.raises(DataError, match="The prediction for broken is not finite"):
+        fit(tiny(), val=with_one_broken(rooms, float("nan")))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_depth_that_is_not_finite_is_named(tiny: MakeConfig, rooms: Rooms, value: float) -> None:
+    samples = with_one_broken(rooms, 0.0)
+    samples[3].depth[2, 2] = value
+    with pytest.raises(DataError, match="The depth map of broken holds NaN or infinity"):
+        fit(tiny(), train=samples)
+
+
+def test_a_silent_echo_and_a_map_without_depth_are_learned_from_without_harm(tiny: MakeConfig, rooms: Rooms) -> None:
+    samples = with_one_broken(rooms, 0.0)
+    samples[5] = EchoSample(samples[5].waveform, torch.zeros_like(samples[5].depth), "dark")
+    result = fit(tiny(), train=samples)
+    assert all(np.isfinite(list(record.values())).all() for record in result.history)
+
+
+def test_weights_that_are_not_finite_are_never_written(tiny: MakeConfig) -> None:
+    result = fit(tiny())
+    path = result.run_dir / "last.safetensors"
+    before, model = path.read_bytes(), load_checkpoint(path).model
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(TrainingError, match=r"last.safetensors was not written, because .* is not finite"):
+        save_checkpoint(path, model, 3, result.history)
+    assert path.read_bytes() == before
+
+
+def test_the_state_is_saved_as_often_as_asked(tiny: MakeConfig) -> None:
+    class Seen(Tracker):
+        def __init__(self) -> None:
+            self.states: list[bool] = []
+
+        def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
+            self.state = run_dir / STATE
+
+        def step(self, epoch: int, done: int, steps: int) -> None:
+            self.states.append(self.state.exists())
+
+    rarely, always = Seen(), Seen()
+    Trainer(tiny({"trainer": {"save_every": 1000}}), trackers=[rarely]).fit()
+    assert rarely.states == [False] * 4
+    assert rarely.state.exists()
+    Trainer(tiny({"trainer": {"save_every": 0}}), overwrite=True, trackers=[always]).fit()
+    assert always.states == [False, True, True, True]
 
 
 def test_a_training_set_without_any_depth_is_an_error(tiny: MakeConfig, rooms: Rooms) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.errors import DataError
+
+NAMED = 8  # recordings that a sentence names at most
 
 
 class EchoSample(NamedTuple):
@@ -48,18 +50,20 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
     """Stack samples into a batch; a dataset that gives whole batches has done so already.
 
     Raises:
-        DataError: the samples' shapes differ.
+        DataError: the samples' shapes differ, or a depth map is not finite.
     """
     if isinstance(samples, EchoBatch):
         return samples
     first = samples[0]
-    for sample in samples[1:]:
+    for sample in samples:
         if sample.waveform.shape != first.waveform.shape or sample.depth.shape != first.depth.shape:
             raise DataError(
                 f"Recordings {first.id} and {sample.id} differ in shape: waveforms {tuple(first.waveform.shape)} "
                 f"and {tuple(sample.waveform.shape)}, depth maps {tuple(first.depth.shape)} and "
                 f"{tuple(sample.depth.shape)}. All samples of a dataset must have the same shapes."
             )
+        if not sample.depth.sum().isfinite():
+            raise DataError(f"The depth map of {sample.id} holds NaN or infinity; where nothing was measured it has 0.")
     return EchoBatch(
         torch.stack([sample.waveform for sample in samples]),
         torch.stack([sample.depth for sample in samples])[:, None],
@@ -77,6 +81,12 @@ def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
         yield from loader
     except DataError as error:  # the loader puts the other process's traceback before the sentence
         raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
+
+
+def enumerated(ids: Sequence[str]) -> str:
+    """The first few recordings by name, and how many there are besides."""
+    named = ", ".join(ids[:NAMED])
+    return named if len(ids) <= NAMED else f"{named} and {len(ids) - NAMED} others"
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -1,0 +1,174 @@
+"""Kill `brdepth train` at random moments, resume it, and require the very bytes of a run that nobody killed.
+
+Every attempt is a process of its own that gets SIGKILL: at a random time, or at the moment at which it begins to write
+one of its files. It begins with nothing, so that rendering rooms, preparing them and training are all struck. Each
+round ends when the run is complete; weights, metrics, figures and data are then compared with the undisturbed ones.
+
+    python benchmarks/kill.py             # the committed result, results/kill.json: 50 kills
+    python benchmarks/kill.py --kills 3   # shows that it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accuracy import HERE, commit, machine
+
+from base_residual.cli import app
+from base_residual.files import replacing
+
+SETTINGS = [
+    *("--set", "simulation.train_rooms=48", "--set", "simulation.val_rooms=4", "--set", "simulation.test_rooms=4"),
+    *("--set", "data.output_size=32", "--set", "data.max_depth=8", "--set", "model.base_channels=4"),
+    *("--epochs", "3", "--batch-size", "8", "--adaptive", "--warmup-epochs", "1", "--save-every", "0"),
+    *("--set", "trainer.picture_every=1", "--set", "trainer.precision=fp32", "--device", "cpu", "--resume"),
+]
+COMPARED = (".safetensors", ".jsonl", ".json", ".npy", ".wav", ".csv")
+POLL = 0.0005  # seconds between looks for a file that is being written
+
+
+class Kill(NamedTuple):
+    """When an attempt is killed: after so many seconds, or when it writes its n-th file after them."""
+
+    after: float
+    files: int
+
+
+def attempt(folder: Path, kill: Kill | None = None) -> tuple[bool, str]:
+    """Run the command until it ends or is killed; whether it ended, and what it was doing."""
+    child = os.fork()  # what takes seconds to import is there already
+    if not child:
+        os.setsid()
+        os.environ["BRDEPTH_CACHE"] = str(folder / "cache")
+        with (folder / "said.txt").open("w") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+        try:
+            app(["train", "--results-dir", str(folder / "results"), *SETTINGS])
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+    status = waited(child, folder, kill) if kill else os.waitpid(child, 0)[1]
+    if status is None:
+        struck = doing(folder)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return False, struck
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise RuntimeError(f"The run failed: {(folder / 'said.txt').read_text()}")
+    return True, ""
+
+
+def waited(child: int, folder: Path, kill: Kill) -> int | None:
+    """The exit status of an attempt that ended first; None when its moment has come."""
+    start, seen = time.monotonic(), set[Path]()
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        if time.monotonic() - start >= kill.after:
+            seen |= set(being_written(folder))
+            if len(seen) >= kill.files:
+                return None
+        time.sleep(POLL)
+
+
+def being_written(folder: Path) -> Iterator[Path]:
+    """Files that are not yet in their place."""
+    for runs in (folder / "results").glob("*"):
+        yield from runs.glob(".*.partial*")
+
+
+def doing(folder: Path) -> str:
+    """What a run is at, told from outside."""
+    if any(being_written(folder)):
+        return "writing"
+    cache = folder / "cache"
+    if not any(cache.glob("rooms-*[0-9a-f]")):
+        return "rendering"
+    if any(cache.glob("prepared-*.partial")) or not any(cache.glob("prepared-*[0-9a-f]")):
+        return "preparing"
+    return "finishing" if any((folder / "results").glob("*/curves.png")) else "training"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that a finished run and its data hold, by path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in COMPARED and path.name != "index.json":  # which holds the times of files
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """What a finished run should not leave lying about."""
+    return [str(path) for path in folder.rglob("*") if ".partial" in path.name]
+
+
+def campaign(work: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Kill that many attempts, round by round, and compare each round's end."""
+    rng = random.Random(seed)
+    folder = work / "run"  # always the same, for the files name it
+    folder.mkdir(parents=True)
+    start = time.monotonic()
+    attempt(folder)
+    duration = time.monotonic() - start
+    expected = contents(folder)
+    struck: Counter[str] = Counter()
+    differing: list[str] = []
+    left: list[str] = []
+    rounds = 0
+    while sum(struck.values()) < kills:
+        rounds += 1
+        shutil.rmtree(folder)
+        folder.mkdir()
+        ended = False
+        while not ended:
+            kill = Kill(rng.uniform(0, duration / 2), rng.choice([0, 0, 1, 2]))
+            ended, what = attempt(folder, kill if sum(struck.values()) < kills else None)
+            struck.update([what] if what else [])
+        found = contents(folder)
+        names = sorted(expected.keys() | found.keys())
+        differing += [f"round {rounds}: {name}" for name in names if expected.get(name) != found.get(name)]
+        left += leftovers(folder)
+        print(f"round {rounds}: {sum(struck.values())} kills so far, {len(differing)} files differ", flush=True)
+    return {
+        "kills": sum(struck.values()),
+        "struck": dict(struck),
+        "rounds": rounds,
+        "files_compared": len(expected),
+        "differing": differing,
+        "leftovers": left,
+        "seconds_undisturbed": round(duration, 1),
+        "seed": seed,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="how many attempts are killed")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "kill.json", help="JSON to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # a process with more cannot fork
+    with tempfile.TemporaryDirectory() as work:
+        found = campaign(Path(work), options.kills, options.seed)
+    with replacing(options.out) as aside:
+        aside.write_text(json.dumps({"machine": machine(), "commit": commit()} | found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+    raise SystemExit(1 if found["differing"] or found["leftovers"] else 0)
+
+
+if __name__ == "__main__":
+    main()
