@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from base_residual.config import Config, Layer, make_config, merge
 from base_residual.data import open_dataset
-from base_residual.data.batvision import COLUMNS
+from base_residual.data.batvision import V2
 from base_residual.data.sample import EchoDataset
 
 # Test machines are slow now and then, and a failure has to come back.
@@ -95,7 +95,7 @@ def write_batvision(
         rows.append(["Attic/audio", f"audio_{number}.wav", "Attic/depth", f"depth_{number}.npy"])
     for split in splits:
         with (location / f"{split}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+            csv.writer(file).writerows([V2.columns, *rows])
     return root
 
 
