@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from base_residual.errors import ConfigError
 
-DatasetName = Literal["simulated", "batvisionv2", "batvisionv1", "replica"]
+DatasetName = Literal["simulated", "batvisionv2", "batvisionv1", "replica", "own"]
 ModelName = Literal["base_residual", "plain", "unet"]
 Layer = dict[str, Any]
 
@@ -32,6 +32,7 @@ DATASET_DEFAULTS: dict[str, Layer] = {
     "batvisionv2": {},
     "batvisionv1": {"data": {"max_depth": 12.0}},
     "replica": {"data": {"output_size": 128, "max_depth": 14.104}},
+    "own": {},
 }
 
 # The two baselines that every claim is measured against (see baseline.py).

@@ -56,6 +56,11 @@ def open_dataset(
         return OwnDataset(name, config.data, config.audio.sample_rate)
     if name not in choices(DatasetName):
         raise DataError(f"Unknown dataset '{name}'. Known are {', '.join(choices(DatasetName))}.")
+    if name == "own":
+        raise DataError(
+            "The dataset 'own' stands for recordings that Python code gives to Trainer, evaluate and open_dataset, as "
+            "examples/custom_dataset.py does; the command line has none."
+        )
     if split not in SPLITS:
         raise DataError(f"Unknown split '{split}'. Known are {', '.join(SPLITS)}.")
     config = config or make_config({"data": {"name": name}})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -50,11 +49,12 @@ class OwnDataset:
     def __getitem__(self, index: int) -> EchoSample:
         index = range(len(self))[index]
         heard, rate = self.recordings.echo(index)
-        echo = np.asarray(heard, np.float32)
-        if echo.ndim != 2 or len(echo) != 2 or not echo.size or not np.isfinite(echo).all():
-            raise DataError(f"The echo of recording {index} is {echo.shape}; expected are (2, T) finite samples.")
-        depth = np.array(self.recordings.depth(index), np.float32)
+        echo = torch.as_tensor(heard, dtype=torch.float32, device="cpu")
+        if echo.ndim != 2 or len(echo) != 2 or not echo.numel() or not echo.isfinite().all():
+            raise DataError(f"The echo of recording {index} is {tuple(echo.shape)}; expected is (2, T), all finite.")
+        given = torch.as_tensor(self.recordings.depth(index))
+        depth = given.to("cpu", torch.float32, copy=True).numpy()
         if depth.ndim != 2 or not depth.size:
             raise DataError(f"The depth map of recording {index} is {depth.shape}; expected is (H, W), in metres.")
         clean = measured(depth, self.data.max_depth)
-        return fit_sample(f"{index}", torch.from_numpy(echo), rate, clean, self.data, self.sample_rate)
+        return fit_sample(f"{index}", echo, rate, clean, self.data, self.sample_rate)
