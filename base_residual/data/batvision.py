@@ -16,7 +16,7 @@ from torch import Tensor
 from base_residual.audio import EchoHeader, echo_frames, echo_header, read_ears, read_echo
 from base_residual.chirp import SAMPLE_RATE
 from base_residual.config import SPLITS, DataConfig
-from base_residual.data.sample import EchoSample, fit_sample, measured
+from base_residual.data.sample import EchoSample, clean_depth, fit_sample
 from base_residual.errors import DataError
 from base_residual.files import read_array
 
@@ -133,7 +133,7 @@ def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
         )
     depth = stored.astype(np.float32)
     depth *= np.float32(0.001)
-    return measured(depth, max_depth)
+    return clean_depth(depth, max_depth)
 
 
 class BatVision:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.config import DataConfig
-from base_residual.data.sample import EchoSample, fit_sample, measured
+from base_residual.data.sample import EchoSample, clean_depth, fit_sample
 from base_residual.errors import DataError
 
 
@@ -56,5 +56,5 @@ class OwnDataset:
         depth = given.to("cpu", torch.float32, copy=True).numpy()
         if depth.ndim != 2 or not depth.size:
             raise DataError(f"The depth map of recording {index} is {depth.shape}; expected is (H, W), in metres.")
-        clean = measured(depth, self.data.max_depth)
+        clean = clean_depth(depth, self.data.max_depth)
         return fit_sample(f"{index}", echo, rate, clean, self.data, self.sample_rate)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from base_residual.data.batvision import write_table
 from base_residual.data.cache import Progress
-from base_residual.data.sample import measured
+from base_residual.data.sample import clean_depth
 from base_residual.errors import DataError
 
 SWEEP = "3ms_sweep"
@@ -82,7 +82,7 @@ def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progr
             if not echo.is_file():
                 raise DataError(f"The recording {echo} does not exist, but {observations} has its depth map.")
             shutil.copyfile(echo, partial / scene / "audio" / f"{name}.wav")
-            metres = measured(depth.astype(np.float32), FARTHEST)
+            metres = clean_depth(depth.astype(np.float32), FARTHEST)
             stored = np.round(metres * MILLIMETRES).astype(np.uint16)
             np.save(partial / scene / "depth" / f"{name}.npy", stored, allow_pickle=False)
             if progress is not None:

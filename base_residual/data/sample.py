@@ -104,7 +104,7 @@ def fit_sample(
     return EchoSample(fitted, torch.from_numpy(resize_depth(depth, data.output_size)), name)
 
 
-def measured(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.float32]:
+def clean_depth(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.float32]:
     """Depth in metres, in place: 0 where it is negative, NaN or infinite, and cut to `max_depth`."""
     depth[~np.isfinite(depth) | (depth < 0)] = 0
     return np.minimum(depth, np.float32(max_depth), out=depth)
