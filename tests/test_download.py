@@ -197,6 +197,8 @@ def test_another_checksum_is_refused_and_fetched_again(dataverse: Dataverse, tmp
 def test_no_server_no_dataset_and_no_file_are_one_sentence(dataverse: Dataverse, tmp_path: Path) -> None:
     dataverse.files = {"../up.bin": b""}
     assert "something else than the files of doi:10.57745/HYLZNL" in sentence(get(dataverse, tmp_path, code=2))
+    dataverse.files = {"BatvisionV1.zip": b""}
+    assert "publishes no file of batvisionv2" in sentence(get(dataverse, tmp_path, code=2))
     for server, words in (
         (f"{dataverse.address}/elsewhere", r"answers 404 Not Found\."),
         ("http://127.0.0.1:1", "Cannot reach http://127.0.0.1:1/.*: .*refused"),

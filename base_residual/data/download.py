@@ -107,7 +107,10 @@ def list_files(dataset: str, server: str = SERVER) -> list[RemoteFile]:
     except ValidationError as error:
         raise DataError(f"{server} answers something else than the files of {PUBLISHED}.") from error
     others = [name.removeprefix("batvision") for name in LAYOUTS if name != dataset]  # v1 or v2
-    return [file for file in files if not any(other in file.name.lower() for other in others)]
+    own = [file for file in files if not any(other in file.name.lower() for other in others)]
+    if not own:
+        raise DataError(f"{server} publishes no file of {dataset} under {PUBLISHED}.")
+    return own
 
 
 def download(

@@ -106,7 +106,8 @@ def fit_sample(
 
 def clean_depth(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.float32]:
     """Depth in metres, in place: 0 where it is negative, NaN or infinite, and cut to `max_depth`."""
-    depth[~np.isfinite(depth) | (depth < 0)] = 0
+    if not (depth.min() >= 0 and depth.max() < np.inf):  # nor is NaN; most maps need no mask
+        depth[~np.isfinite(depth) | (depth < 0)] = 0
     return np.minimum(depth, np.float32(max_depth), out=depth)
 
 
