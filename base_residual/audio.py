@@ -10,16 +10,20 @@ import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.config import AudioConfig
 from base_residual.errors import DataError, ShapeError
+from base_residual.files import read_array
 
 SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
 MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
 COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
 ONSET = 0.1  # of the loudest sample: what is as loud for the first time is where the direct sound begins
+LEAD = 0.001  # seconds before the direct sound's onset that aligning leaves: the chirp begins quietly
+LOUDEST_NUMBER = 2**15  # of an ear's stored samples; what is larger is no waveform that half precision can hold
 SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
 FLOOR = 1e-4  # -80 dB under the loudest sample: below it there is only noise
 
@@ -84,8 +88,50 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
     return header, torch.from_numpy(samples.T.copy())
 
 
-def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int) -> Tensor:
-    """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, and cut or zero-pad them to `frames` samples."""
+def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
+    """Read a recording that is stored as an `.npy` file per ear; such a file says no rate, and 44,100 Hz are assumed.
+
+    Args:
+        left: (T,) integers, which are scaled by their type's range, or floats, which are taken as they are.
+        right: as many samples of the other ear.
+
+    Returns:
+        As `read_echo`.
+
+    Raises:
+        DataError: a file is missing, is no `.npy` of one dimension, holds NaN, or the two differ in length.
+    """
+    ears = [_read_ear(path) for path in (left, right)]
+    if len(ears[0]) != len(ears[1]):
+        raise DataError(
+            f"The recording {left} has {len(ears[0])} frames and {right} has {len(ears[1])}; "
+            "expected are as many for both ears."
+        )
+    return EchoHeader(SAMPLE_RATE, 2, len(ears[0]), "NPY"), torch.from_numpy(np.stack(ears))
+
+
+def _read_ear(path: Path) -> NDArray[np.float32]:
+    stored = read_array(path, "recording")
+    if stored.ndim != 1 or stored.dtype.kind not in "if" or not 0 < len(stored) <= MAX_SECONDS * SAMPLE_RATE:
+        raise DataError(
+            f"The recording {path} has shape {stored.shape} and type {stored.dtype}; expected is one dimension of "
+            f"numbers, 1 frame to {MAX_SECONDS:.0f} s."
+        )
+    samples = stored.astype(np.float32)
+    if stored.dtype.kind == "i":
+        samples /= -float(np.iinfo(stored.dtype).min)
+    if not np.abs(samples).max() <= LOUDEST_NUMBER:  # NaN is not, either
+        raise DataError(f"The recording {path} holds NaN, infinite samples or some beyond {LOUDEST_NUMBER}.")
+    return samples
+
+
+def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int, align: bool = False) -> Tensor:
+    """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, and cut or zero-pad them to `frames` samples.
+
+    With `align`, echoes (..., 2, T) begin with their direct sound, as `align_onset` says, before they are cut.
+    """
+    if align:
+        waveform = align_onset(waveform, round(LEAD * rate))
     if rate != sample_rate:
         from scipy.signal import resample_poly
 
@@ -93,6 +139,24 @@ def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int) -> Tens
         resampled = resample_poly(waveform.cpu().numpy(), sample_rate // common, rate // common, axis=-1)
         waveform = torch.from_numpy(resampled.astype(np.float32)).to(waveform.device)
     return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
+
+
+def align_onset(waveform: Tensor, lead: int) -> Tensor:
+    """Shift echoes so that the direct sound's onset is at the same frame in all of them.
+
+    Both ears of an echo are shifted alike. What was before is dropped, what is missing is silence.
+
+    Args:
+        waveform: (..., 2, T).
+        lead: frame at which the onset comes to lie.
+
+    Returns:
+        The shifted echoes, (..., 2, T).
+    """
+    echoes, frames = waveform.reshape(-1, 2, waveform.shape[-1]), waveform.shape[-1]
+    place = (find_onset(echoes) - lead)[:, None, None] + torch.arange(frames, device=waveform.device)  # (B, 1, T)
+    shifted = echoes.gather(2, place.clamp(0, frames - 1).expand(-1, 2, -1))
+    return torch.where((place >= 0) & (place < frames), shifted, 0).reshape(waveform.shape)
 
 
 class EchoFrontEnd(nn.Module):
@@ -207,6 +271,13 @@ class DirectSound(NamedTuple):
     sound: Tensor
 
 
+def find_onset(waveform: Tensor) -> Tensor:
+    """Where the direct sound begins in echoes (B, 2, T): the first sample that is `ONSET` times the loudest, (B,)."""
+    loudness = waveform.abs().amax(dim=1)  # (B, T)
+    heard = loudness >= ONSET * loudness.amax(dim=1, keepdim=True)
+    return heard.int().argmax(dim=1)  # the first of the largest is the first
+
+
 def direct_sound(waveform: Tensor, length: int) -> DirectSound:
     """The emitted sound as the recording itself holds it: what is heard first, at the ear that hears it louder.
 
@@ -214,10 +285,7 @@ def direct_sound(waveform: Tensor, length: int) -> DirectSound:
         waveform: (B, 2, T).
         length: N, in samples; what has been emitted is as long.
     """
-    batch = waveform.shape[0]
-    loudness = waveform.abs().amax(dim=1)  # (B, T)
-    heard = loudness >= ONSET * loudness.amax(dim=1, keepdim=True)
-    onset = heard.int().argmax(dim=1)  # the first of the largest is the first
+    batch, onset = waveform.shape[0], find_onset(waveform)
     padded = F.pad(waveform, (0, length))
     place = onset[:, None, None] + torch.arange(length, device=waveform.device).expand(1, 2, -1)
     both = padded.gather(2, place.expand(batch, -1, -1))  # (B, 2, N)

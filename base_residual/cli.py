@@ -334,9 +334,53 @@ def prepare(
         print(f"{split}: {len(found)} recordings, {size / 2**20:.0f} MiB, {found.folder}")
 
 
+@app.command()
+def download(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="batvisionv2 or batvisionv1.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the archives and what they hold.")],
+    only: Annotated[
+        str | None, typer.Option(metavar="KIND,...", help="Extract only these: audio, depth, camera, csv.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: Annotated[str | None, typer.Option(help="Another Dataverse.", show_default="where the DOI leads")] = None,
+) -> None:
+    """Download BatVision, about 168 GB in all: resumes, verifies, extracts. Says first how much it is."""
+    from base_residual.console import counting, files_table
+    from base_residual.data import download as source
+
+    out, address = _console(), (server or source.SERVER).rstrip("/")
+    files = source.list_files(dataset, address)
+    out.print(files_table(files))
+    if not yes and not typer.confirm(f"Download into {folder}, and extract there?"):
+        raise typer.Exit(1)
+    with counting(out, in_bytes=True) as progress:
+        source.download(files, folder, only.split(",") if only else (), address, progress)
+    for root in source.roots(folder, dataset):
+        print(f"Dataset: {root}")
+        print(f"Check:   brdepth check-data {root}")
+
+
+@app.command("convert-replica")
+def convert(
+    observations: Annotated[Path, typer.Argument(metavar="PICKLE", help="scene_observations_128.pkl of VisualEchoes.")],
+    echoes: Annotated[Path, typer.Argument(metavar="ECHOES", help="Its folder echoes_navigable.")],
+    root: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
+) -> None:
+    """Convert VisualEchoes, once, into the layout of BatVision V2; nothing in the pickle is run."""
+    from base_residual.console import counting
+    from base_residual.data.replica import convert_replica
+
+    with counting(_console()) as progress:
+        count = convert_replica(observations, echoes, root, progress)
+    print(f"Recordings: {count}, in {root}")
+    print(f"Train: brdepth train --dataset replica --data-root {root}")
+
+
 @app.command("check-data")
 def check(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of a dataset in the layout of BatVision V2.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Folder of a dataset in the layout of BatVision V1 or V2.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Read a whole dataset, say what it holds, and name every problem with its file."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from base_residual.errors import ConfigError
 
-DatasetName = Literal["simulated", "batvisionv2"]
+DatasetName = Literal["simulated", "batvisionv2", "batvisionv1", "replica", "own"]
 ModelName = Literal["base_residual", "plain", "unet"]
 Layer = dict[str, Any]
 
@@ -30,6 +30,9 @@ DATASET_DEFAULTS: dict[str, Layer] = {
         "trainer": {"epochs": 12, "batch_size": 32, "learning_rate": 0.002},
     },
     "batvisionv2": {},
+    "batvisionv1": {"data": {"max_depth": 12.0}},
+    "replica": {"data": {"output_size": 128, "max_depth": 14.104}},
+    "own": {},
 }
 
 # The two baselines that every claim is measured against (see baseline.py).
@@ -93,6 +96,7 @@ class DataConfig(Section):
         256, ge=16, le=1024, multiple_of=16, description="Side of the square depth map, in pixels."
     )
     max_depth: float = Field(30.0, gt=0, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
+    align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
     mirror: bool = Field(True, description="Mirror half of the training samples: swap the ears, flip the depth.")
     noise: float = Field(
         0.0, ge=0, le=1, description="Largest noise added in training, relative to a recording's loudest sample."

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from base_residual.compare import Comparison
@@ -18,6 +20,9 @@ from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.speed import Cost
 from base_residual.tracking import Record, Tracker
+
+if TYPE_CHECKING:
+    from base_residual.data.download import RemoteFile
 
 COMPARED = ("rmse (m)", "ahead", "abs_rel", "delta1", "gain", "converged", "reached")
 HEALTHY = {
@@ -75,16 +80,17 @@ class ConsoleTracker(Tracker):
         self._progress.stop()
 
 
-def working(console: Console) -> Progress:
+def working(console: Console, in_bytes: bool = False) -> Progress:
     """A progress bar that goes away when it is done and shows nothing where there is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), amount, TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
-def counting(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def counting(console: Console, in_bytes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar as a function of what is being done, how many are done, and of how many."""
-    with working(console) as progress:
+    with working(console, in_bytes) as progress:
         task = progress.add_task("Starting", total=None)
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
@@ -176,6 +182,16 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         verdicts.title = f"Success criteria: {name}"
         tables.append(verdicts)
     return tables
+
+
+def files_table(files: Sequence[RemoteFile]) -> Table:
+    """What is to be downloaded."""
+    total = decimal(sum(file.size for file in files))
+    columns = Column("file", footer=f"{len(files)} files"), Column("size", footer=total, justify="right")
+    table = Table(*columns, box=box.SIMPLE_HEAD, show_footer=True)
+    for file in files:
+        table.add_row(file.name, decimal(file.size))
+    return table
 
 
 def findings_table(findings: Findings) -> Table:

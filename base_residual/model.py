@@ -101,7 +101,7 @@ class DepthNet(nn.Module):
         """Depth from echoes as they were recorded, without gradients and in evaluation mode.
 
         Args:
-            waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; cut or padded to what max_depth needs.
+            waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; aligned, cut or padded as in training.
             sample_rate: its rate in Hz, if it is not the one of the training data.
 
         Returns:
@@ -119,13 +119,18 @@ class DepthNet(nn.Module):
             raise ShapeError(
                 f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples)."
             )
-        echoes = fit_echo(echoes, sample_rate or rate, rate, echo_frames(self.max_depth, rate))
+        echoes = fit_echo(echoes, sample_rate or rate, rate, echo_frames(self.max_depth, rate), self.aligns)
         was_training = self.training
         self.eval()
         try:
             return self.listen(echoes.to(next(self.parameters()).device))
         finally:
             self.train(was_training)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether it was trained on echoes that begin with their direct sound."""
+        return self.config is not None and self.config.data.align_onset
 
     def _need_front_end(self) -> EchoFrontEnd:
         if self.front_end is None:

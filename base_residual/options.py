@@ -9,6 +9,7 @@ import typer
 from base_residual.config import DATASET_DEFAULTS, Config, Layer, choices
 
 OLDER_NAMES = {"use-adaptive-loss": "adaptive", "use-wandb": "wandb", "use-tensorboard": "tensorboard"}
+WIDEST_METAVAR = 30  # characters; a longer one would be broken within a word
 
 
 def current_name(name: str) -> str:
@@ -27,10 +28,14 @@ def setting(key: str, *names: str) -> Any:
     for dataset, layer in DATASET_DEFAULTS.items():
         if name in layer.get(section, {}):
             default += f"; {dataset}: {layer[section][name]}"
+    known = choices(field.annotation) if get_origin(field.annotation) is Literal else ()
+    metavar, text = "|".join(known), field.description
+    if len(metavar) > WIDEST_METAVAR:
+        metavar, text = "NAME", f"{text} Known are {', '.join(known)}."
     return typer.Option(
         *names,
-        help=field.description if value is None else f"{field.description} (default: {default})",
-        metavar="|".join(choices(field.annotation)) if get_origin(field.annotation) is Literal else None,
+        help=text if value is None else f"{text} (default: {default})",
+        metavar=metavar or None,
         show_default=False,
         rich_help_panel=section.capitalize(),
     )

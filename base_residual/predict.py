@@ -54,7 +54,8 @@ def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
                     model.max_depth,
                     needed,
                 )
-            echoes.append(fit_echo(waveform, header.sample_rate, rate, echo_frames(model.max_depth, rate)))
+            frames = echo_frames(model.max_depth, rate)
+            echoes.append(fit_echo(waveform, header.sample_rate, rate, frames, model.aligns))
         batches.append(model.predict(torch.stack(echoes)))
     return DepthDecomposition(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
 

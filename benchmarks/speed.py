@@ -37,7 +37,7 @@ from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
 from base_residual.baseline import create_model
 from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, merge
 from base_residual.data import open_dataset
-from base_residual.data.batvision import COLUMNS, list_recordings
+from base_residual.data.batvision import V2, list_recordings
 from base_residual.data.sample import EchoBatch
 from base_residual.data.simulated import simulate
 from base_residual.errors import MissingExtraError
@@ -108,7 +108,7 @@ class ReferenceData(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         recording = self.recordings[index]
-        sound, rate = soundfile.read(recording.audio, dtype="float32")
+        sound, rate = soundfile.read(recording.audio[0], dtype="float32")
         waveform = fit_echo(torch.from_numpy(sound.T.copy()), rate, RATE, int(2 * MAX_DEPTH / 340 * RATE))
         depth = np.load(recording.depth).astype(np.float32) / 1000
         depth[depth > MAX_DEPTH] = MAX_DEPTH
@@ -216,7 +216,7 @@ def write_recordings(root: Path, sizes: Sizes) -> None:
         table.append(["Attic/audio", f"{number}.wav", "Attic/depth", f"{number}.npy"])
     for split, times in SPLITS.items():
         with (root / "Attic" / f"{split}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *table[: times * sizes.recordings]])
+            csv.writer(file).writerows([V2.columns, *table[: times * sizes.recordings]])
 
 
 def take_turns(turns: int, ways: Mapping[Any, Way]) -> dict[Any, list[float]]:

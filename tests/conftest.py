@@ -10,9 +10,10 @@ import soundfile
 import torch
 from hypothesis import settings
 
-from base_residual.config import Config, Layer, make_config, merge
+from base_residual.chirp import ChirpDesign
+from base_residual.config import SPLITS, Config, Layer, make_config, merge
 from base_residual.data import open_dataset
-from base_residual.data.batvision import COLUMNS
+from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset
 
 # Test machines are slow now and then, and a failure has to come back.
@@ -95,7 +96,30 @@ def write_batvision(
         rows.append(["Attic/audio", f"audio_{number}.wav", "Attic/depth", f"depth_{number}.npy"])
     for split in splits:
         with (location / f"{split}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+            csv.writer(file).writerows([V2.columns, *rows])
+    return root
+
+
+def write_batvision_v1(root: Path, *, count: int = 3, kind: str = "f8", late: int = 980) -> Path:
+    """A small dataset in the layout of BatVision V1, whose echoes begin after `late` nearly silent frames."""
+    rng = np.random.default_rng(0)
+    for folder in ("audio", "depth"):
+        (root / folder).mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        ears = 1e-4 * rng.standard_normal((2, 5000))
+        ears[:, late : late + 132] += 0.5 * ChirpDesign(fade=0.01).waveform()
+        scale = 1 if kind.startswith("f") else np.iinfo(kind).max
+        paths = [f"audio/left_{number}.npy", f"audio/right_{number}.npy"]
+        for path, ear in zip(paths, ears, strict=True):
+            np.save(root / path, (scale * ear).astype(kind))
+        depth = np.tile(np.linspace(1000.0, 13_000.0, 40), (24, 1))
+        depth[:6, :10], depth[:6, 10:20], depth[6:12, :10] = np.nan, np.inf, -np.inf
+        np.save(root / "depth" / f"depth_{number}.npy", depth)
+        rows.append([*paths, f"depth/depth_{number}.npy"])
+    for split in SPLITS:
+        with (root / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([V1.columns, *rows])
     return root
 
 

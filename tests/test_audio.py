@@ -9,7 +9,17 @@ import scipy.signal
 import soundfile
 import torch
 
-from base_residual.audio import EchoFrontEnd, compress, direct_sound, echo_frames, fit_echo, mel_filters, read_echo
+from base_residual.audio import (
+    EchoFrontEnd,
+    align_onset,
+    compress,
+    direct_sound,
+    echo_frames,
+    find_onset,
+    fit_echo,
+    mel_filters,
+    read_echo,
+)
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.config import AudioConfig
 from base_residual.errors import DataError, ShapeError
@@ -151,6 +161,22 @@ def test_the_direct_sound_is_found_where_it_begins_at_the_louder_ear(delay: int)
     assert (late < 15).all()
     start = int(late[0])
     torch.testing.assert_close(found.sound[:, : 132 - start], 0.9 * emitted[start:].expand(2, -1))
+
+
+@pytest.mark.parametrize("lead", [0, 44, 700])
+def test_aligned_echoes_begin_at_the_same_frame_and_keep_what_follows(lead: int) -> None:
+    echo = torch.zeros(3, 2, 2000)
+    for place, (start, level) in enumerate(((980, 0.5), (10, 0.02), (300, 1.0))):
+        echo[place, :, start:] = level * torch.randn(2, 2000 - start).clamp(-1, 1)
+        echo[place, 0, start] = level
+    aligned = align_onset(echo, lead)
+    assert find_onset(aligned).tolist() == [lead] * 3
+    for one, before, start in zip(aligned, echo, (980, 10, 300), strict=True):
+        kept = min(2000 - start, 2000 - lead)
+        assert torch.equal(one[:, lead : lead + kept], before[:, start : start + kept])
+        assert not one[:, lead + kept :].any()
+    assert torch.equal(align_onset(aligned, lead), aligned)
+    assert torch.equal(align_onset(echo[1], lead), aligned[1])  # one by one, too
 
 
 def test_each_echo_is_compressed_with_its_own_template() -> None:

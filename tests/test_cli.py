@@ -253,7 +253,7 @@ def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
         ("train --dataset batvisionv2", "No dataset folder was given"),
         ("train --dataset batvisionv2 --data-root nowhere", "nowhere does not exist"),
         ("train --dataset batvisionv2 --data-root .", "No recordings for the split 'train'"),
-        ("train --dataset kitti", "'simulated' or 'batvisionv2', not 'kitti'"),
+        ("train --dataset kitti", "'simulated', 'batvisionv2', 'batvisionv1', 'replica' or 'own', not 'kitti'"),
         ("train --size huge", "Known sizes are tiny, small, base, original"),
         ("train --preset wild", "Known presets are default, original, aggressive, conservative"),
         ("train --epochs 0", "trainer.epochs: .*greater than or equal to 1"),
@@ -354,4 +354,5 @@ def test_the_defaults_in_the_help_are_those_in_force() -> None:
     assert f"(default: {config['trainer']['epochs']}; simulated: " in text
     assert f"(default: {config['loss']['lambda_base']})" in text
     assert "(default: off)" in text
-    assert "simulated|batvisionv2" in text.replace(" ", "")
+    assert "base_residual|plain|unet" in text
+    assert "Known are simulated, batvisionv2, batvisionv1, replica, own." in text

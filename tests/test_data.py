@@ -182,7 +182,7 @@ def test_opening_says_what_to_do_where_there_is_no_data(tmp_path: Path, monkeypa
 
 
 def test_opening_names_the_known_datasets_and_splits() -> None:
-    with pytest.raises(DataError, match="Known are simulated, batvisionv2"):
+    with pytest.raises(DataError, match="Known are simulated, batvisionv2, batvisionv1, replica, own"):
         open_dataset("kitti")
     with pytest.raises(DataError, match="Known are train, val, test"):
         open_dataset("simulated", split="dev")

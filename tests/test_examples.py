@@ -38,3 +38,11 @@ def test_a_missing_recording_is_one_sentence(tmp_path: Path) -> None:
     done = run("real_recording.py", tmp_path / "none.wav")
     assert done.returncode == 2
     assert done.stderr == f"Error: The recording {tmp_path / 'none.wav'} does not exist.\n"
+
+
+def test_recordings_of_ones_own_are_learned_from_three_methods(tmp_path: Path) -> None:
+    done = run("custom_dataset.py", "--results-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    heard, blind = (float(line.split()[-2]) for line in done.stdout.splitlines()[-2:])
+    assert heard < 0.5 * blind
+    assert done.stderr == ""

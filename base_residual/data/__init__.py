@@ -11,13 +11,20 @@ from base_residual.errors import DataError
 
 if TYPE_CHECKING:
     from base_residual.data.cache import Progress
+    from base_residual.data.own import Recordings
     from base_residual.data.sample import EchoDataset
 
 PUBLISHED = "doi:10.57745/HYLZNL"
+SOURCES = {
+    "batvisionv2": f"Get it from {PUBLISHED} (brdepth download batvisionv2)",
+    "batvisionv1": f"Get it from {PUBLISHED} (brdepth download batvisionv1)",
+    "replica": "Get VisualEchoes and convert it (brdepth convert-replica)",
+}
+"""Where the datasets come from that the package cannot make itself."""
 
 
 def open_dataset(
-    name: str = "simulated",
+    name: str | Recordings = "simulated",
     root: str | Path | None = None,
     split: str = "train",
     config: Config | None = None,
@@ -26,10 +33,10 @@ def open_dataset(
     """Open one split of a dataset.
 
     Args:
-        name: simulated or batvisionv2.
+        name: simulated, batvisionv2, batvisionv1 or replica; or recordings of one's own, which are read each time.
         root: folder of the dataset; else the environment's BRDEPTH_DATA. Simulated rooms are rendered into the cache
-            where no root is given.
-        split: train, val or test.
+            where no root is given. Not for recordings of one's own.
+        split: train, val or test. Not for recordings of one's own.
         config: gives the depth maps' side, the largest depth and the sample rate; default: what the dataset implies.
         progress: told how far the rendering and the preparing are.
 
@@ -39,15 +46,25 @@ def open_dataset(
     Raises:
         DataError: the name or the split is unknown, or the data is not there or not laid out as expected.
     """
-    from base_residual.data.batvision import LAYOUT, BatVisionV2
+    from base_residual.data.batvision import BatVisionV1, BatVisionV2
+    from base_residual.data.own import OwnDataset
     from base_residual.data.prepared import prepared
     from base_residual.data.simulated import simulated_root
 
+    if not isinstance(name, str):
+        config = config or make_config()
+        return OwnDataset(name, config.data, config.audio.sample_rate)
     if name not in choices(DatasetName):
         raise DataError(f"Unknown dataset '{name}'. Known are {', '.join(choices(DatasetName))}.")
+    if name == "own":
+        raise DataError(
+            "The dataset 'own' stands for recordings that Python code gives to Trainer, evaluate and open_dataset, as "
+            "examples/custom_dataset.py does; the command line has none."
+        )
     if split not in SPLITS:
         raise DataError(f"Unknown split '{split}'. Known are {', '.join(SPLITS)}.")
     config = config or make_config({"data": {"name": name}})
+    reader = BatVisionV1 if name == "batvisionv1" else BatVisionV2
     if name == "simulated":
         folder = Path(root) if root else simulated_root(config.data, config.simulation, progress)
     else:
@@ -55,9 +72,9 @@ def open_dataset(
         if not given or not Path(given).is_dir():
             came = f"The dataset folder {given} does not exist" if given else "No dataset folder was given"
             raise DataError(
-                f"{came}. Get {name} from {PUBLISHED}, lay it out as {LAYOUT}, and name ROOT with --data-root or "
+                f"{came}. {SOURCES[name]}, lay it out as {reader.layout}, and name ROOT with --data-root or "
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."
             )
         folder = Path(given)
-    recordings = BatVisionV2(folder, split, config.data, config.audio.sample_rate)
+    recordings = reader(folder, split, config.data, config.audio.sample_rate)
     return prepared(recordings, progress) if config.data.prepare else recordings

@@ -1,29 +1,55 @@
-"""Reader of the BatVision V2 layout: a folder per location, a CSV file per split, WAV echoes and `.npy` depth."""
+"""Readers of BatVision: a CSV file per split that names the files of each recording, and `.npy` depth."""
 
 from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from base_residual.audio import echo_frames, echo_header, fit_echo, read_echo
-from base_residual.config import DataConfig
-from base_residual.data.sample import EchoSample, resize_depth
+from base_residual.audio import EchoHeader, echo_frames, echo_header, read_ears, read_echo
+from base_residual.chirp import SAMPLE_RATE
+from base_residual.config import SPLITS, DataConfig
+from base_residual.data.sample import EchoSample, clean_depth, fit_sample
 from base_residual.errors import DataError
+from base_residual.files import read_array
 
 log = logging.getLogger("base_residual")
 
-COLUMNS = ("audio path", "audio file name", "depth path", "depth file name")
-LAYOUT = (
-    "ROOT/LOCATION/{train,val,test}.csv with the columns "
-    + ", ".join(f"'{column}'" for column in COLUMNS)
-    + ", whose paths are relative to ROOT"
-)
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a dataset's tables are and in which columns they name its files.
+
+    Attributes:
+        tables: the tables of a split, as a pattern relative to the root.
+        audio: the columns that make up the path of each sound file: one with both ears, or one per ear, left first.
+        depth: the columns that make up the path of the depth map.
+    """
+
+    tables: str
+    audio: tuple[tuple[str, ...], ...]
+    depth: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that a table must have."""
+        return (*(column for names in self.audio for column in names), *self.depth)
+
+    def __str__(self) -> str:
+        tables = self.tables.replace("*", "LOCATION").replace("{split}", "{" + ",".join(SPLITS) + "}")
+        columns = ", ".join(f"'{column}'" for column in self.columns)
+        return f"ROOT/{tables} with the columns {columns}, whose paths are relative to ROOT"
+
+
+V1 = Layout("{split}.csv", (("audio path left",), ("audio path right",)), ("depth path",))
+V2 = Layout("*/{split}.csv", (("audio path", "audio file name"),), ("depth path", "depth file name"))
 
 
 @dataclass(frozen=True)
@@ -31,34 +57,59 @@ class Recording:
     """The files of one recording, and its name."""
 
     id: str
-    audio: Path
+    audio: tuple[Path, ...]
     depth: Path
 
     @property
-    def files(self) -> tuple[Path, Path]:
+    def files(self) -> tuple[Path, ...]:
         """All that belongs to it."""
-        return self.audio, self.depth
+        return *self.audio, self.depth
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz, without reading what was heard."""
+        return echo_header(self.audio[0]).sample_rate if len(self.audio) == 1 else SAMPLE_RATE
+
+    def read_audio(self) -> tuple[EchoHeader, Tensor]:
+        """What both ears heard, as `read_echo`: from one file, or from one per ear."""
+        return read_echo(*self.audio) if len(self.audio) == 1 else read_ears(*self.audio)
 
 
-def list_recordings(root: Path, split: str) -> list[Recording]:
+def find_layout(root: Path) -> Layout:
+    """The layout that a dataset has, from where its tables are."""
+    return V1 if any((root / V1.tables.format(split=split)).exists() for split in SPLITS) else V2
+
+
+def list_recordings(root: Path, split: str, layout: Layout = V2) -> list[Recording]:
     """The recordings of a split, over all locations in order of their names.
 
     Args:
         root: folder of the dataset.
         split: train, val or test.
+        layout: where the tables are, and what they name.
 
     Raises:
         DataError: nothing is laid out as expected, a column is missing, or a path leaves the root.
     """
     if not root.is_dir():
         raise DataError(f"The dataset folder {root} does not exist.")
-    tables = sorted(root.glob(f"*/{split}.csv"))
+    tables = sorted(root.glob(layout.tables.format(split=split)))
     if not tables:
-        raise DataError(f"No recordings for the split '{split}' under {root}. Expected is {LAYOUT}.")
-    recordings = [recording for table in tables for recording in _read_table(root, table)]
+        raise DataError(f"No recordings for the split '{split}' under {root}. Expected is {layout}.")
+    recordings = [recording for table in tables for recording in _read_table(root, table, layout)]
     if not recordings:
         raise DataError(f"The tables of the split '{split}' under {root} list no recordings.")
     return recordings
+
+
+def write_table(root: Path, location: str, split: str, names: Sequence[str]) -> None:
+    """Write the table of a location in the layout of V2, for recordings `audio/NAME.wav` and `depth/NAME.npy` in it."""
+    with (root / location / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*V2.columns, "camera path", "camera file name"])
+        writer.writerows(
+            [f"{location}/audio", f"{name}.wav", f"{location}/depth", f"{name}.npy", "", ""] for name in names
+        )
 
 
 def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
@@ -74,44 +125,38 @@ def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
     Raises:
         DataError: the file is missing, is no `.npy`, or has another rank or type.
     """
-    try:
-        stored = np.load(path, allow_pickle=False, mmap_mode="r")
-    except FileNotFoundError as error:
-        raise DataError(f"The depth map {path} does not exist.") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"The depth map {path} is not a readable .npy file.") from error
-    if not isinstance(stored, np.ndarray) or stored.ndim != 2 or 0 in stored.shape or stored.dtype.kind not in "uif":
-        shape = getattr(stored, "shape", None)
+    stored = read_array(path, "depth map")
+    if stored.ndim != 2 or 0 in stored.shape or stored.dtype.kind not in "uif":
         raise DataError(
-            f"The depth map {path} has shape {shape} and type {getattr(stored, 'dtype', None)}; "
+            f"The depth map {path} has shape {stored.shape} and type {stored.dtype}; "
             "expected are two dimensions of numbers, in millimetres."
         )
     depth = stored.astype(np.float32)
-    if stored.dtype.kind != "u":
-        depth[~np.isfinite(depth) | (depth < 0)] = 0
     depth *= np.float32(0.001)
-    return np.minimum(depth, np.float32(max_depth), out=depth)
+    return clean_depth(depth, max_depth)
 
 
-class BatVisionV2:
-    """Echoes and depth maps in the layout of BatVision V2, cut and resized to one shape.
+class BatVision:
+    """Echoes and depth maps that tables list, cut and resized to one shape.
 
     Args:
         root: folder of the dataset.
         split: train, val or test.
-        data: gives the depth maps' side and the largest depth.
+        data: gives the depth maps' side, the largest depth, and whether echoes are aligned.
         sample_rate: rate that every echo is brought to, in Hz.
 
     Raises:
         DataError: the dataset is not laid out as expected; reading a sample raises it, too.
     """
 
+    layout: ClassVar[Layout]
+
     def __init__(self, root: Path, split: str, data: DataConfig, sample_rate: int) -> None:
         self.root, self.split, self.data = root, split, data
-        self.recordings = list_recordings(root, split)
+        self.recordings = list_recordings(root, split, self.layout)
         self.sample_rate = sample_rate
         self.frames = echo_frames(data.max_depth, sample_rate)
-        rate = echo_header(self.recordings[0].audio).sample_rate
+        rate = self.recordings[0].sample_rate
         if rate != sample_rate:
             log.warning("The echoes of %s have %d Hz; they are resampled to %d Hz.", root, rate, sample_rate)
 
@@ -120,31 +165,44 @@ class BatVisionV2:
 
     def __getitem__(self, index: int) -> EchoSample:
         recording = self.recordings[index]
-        depth = resize_depth(read_depth(recording.depth, self.data.max_depth), self.data.output_size)
-        header, waveform = read_echo(recording.audio)
-        waveform = fit_echo(waveform, header.sample_rate, self.sample_rate, self.frames)
-        return EchoSample(waveform, torch.from_numpy(depth), recording.id)
+        depth = read_depth(recording.depth, self.data.max_depth)
+        header, waveform = recording.read_audio()
+        return fit_sample(recording.id, waveform, header.sample_rate, depth, self.data, self.sample_rate)
 
 
-def _read_table(root: Path, table: Path) -> list[Recording]:
+class BatVisionV1(BatVision):
+    """BatVision V1: one table per split, and an `.npy` file per ear."""
+
+    layout = V1
+
+
+class BatVisionV2(BatVision):
+    """BatVision V2: a table per location and split, and WAV files; the layout of simulated and converted rooms, too."""
+
+    layout = V2
+
+
+def _read_table(root: Path, table: Path, layout: Layout) -> list[Recording]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            lacking = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            lacking = [column for column in layout.columns if column not in (reader.fieldnames or ())]
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"Cannot read the table {table}: {error}.") from error
     if lacking:
         names = ", ".join(f"'{column}'" for column in lacking)
-        raise DataError(f"The table {table} has no column {names}. Expected is {LAYOUT}.")
+        raise DataError(f"The table {table} has no column {names}. Expected is {layout}.")
+    location = table.resolve().parent.name
     recordings = []
     for line, row in enumerate(rows, start=2):
-        empty = [column for column in COLUMNS if not row[column]]
+        empty = [column for column in layout.columns if not row[column]]
         if empty:
             raise DataError(f"{table}, line {line}: nothing in the column '{empty[0]}'.")
-        audio = _inside(root, table, line, row["audio path"], row["audio file name"])
-        depth = _inside(root, table, line, row["depth path"], row["depth file name"])
-        recordings.append(Recording(f"{table.parent.name}/{audio.stem}", audio, depth))
+        *audio, depth = (
+            _inside(root, table, line, *(row[column] for column in names)) for names in (*layout.audio, layout.depth)
+        )
+        recordings.append(Recording(f"{location}/{audio[0].stem}", tuple(audio), depth))
     return recordings
 
 

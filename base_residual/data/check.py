@@ -1,4 +1,4 @@
-"""Walking a dataset in the BatVision V2 layout: what is there, and what is wrong with which file."""
+"""Walking a dataset in one of the BatVision layouts: what is there, and what is wrong with which file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from base_residual.audio import SILENT, read_echo
+from base_residual.audio import SILENT
 from base_residual.config import SPLITS
-from base_residual.data.batvision import list_recordings, read_depth
+from base_residual.data.batvision import find_layout, list_recordings, read_depth
 from base_residual.data.cache import Progress
 from base_residual.errors import DataError
 
@@ -67,11 +67,11 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
     Raises:
         DataError: the folder does not exist, or holds no table at all.
     """
-    findings = Findings()
+    findings, layout = Findings(), find_layout(root)
     listed = []
     for split in SPLITS:
         try:
-            listed += [(split, recording) for recording in list_recordings(root, split)]
+            listed += [(split, recording) for recording in list_recordings(root, split, layout)]
         except DataError as error:
             findings.problems.append(str(error))
     if not listed:
@@ -82,11 +82,11 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
     for done, (split, recording) in enumerate(listed, start=1):
         findings.recordings[recording.id.split("/")[0], split] += 1
         try:
-            header, waveform = read_echo(recording.audio)
+            header, waveform = recording.read_audio()
             findings.sample_rates[header.sample_rate] += 1
             findings.formats[header.subtype] += 1
             if float(waveform.abs().max()) < SILENT:
-                findings.problems.append(f"The recording {recording.audio} is silent.")
+                findings.problems.append(f"The recording {recording.audio[0]} is silent.")
         except DataError as error:
             findings.problems.append(str(error))
         try:

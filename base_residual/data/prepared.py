@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from base_residual.data.batvision import BatVisionV2, Recording
+from base_residual.data.batvision import BatVision, Recording
 from base_residual.data.cache import Progress, cached
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError
@@ -50,7 +50,7 @@ class Index(BaseModel):
         settings: all that decides the arrays, but the files themselves.
         depth_unit: of the depth array, in metres.
         ids: names of all recordings.
-        stamps: of the sound and the depth file of each recording that is done.
+        stamps: of the files of each recording that is done.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -58,7 +58,7 @@ class Index(BaseModel):
     settings: dict[str, str | int | float]
     depth_unit: float
     ids: list[str]
-    stamps: list[tuple[Stamp, Stamp]]
+    stamps: list[tuple[Stamp, ...]]
 
 
 class PreparedSet:
@@ -99,7 +99,7 @@ class PreparedSet:
         self._open()
 
 
-def prepared(source: BatVisionV2, progress: Progress | None = None) -> PreparedSet:
+def prepared(source: BatVision, progress: Progress | None = None) -> PreparedSet:
     """The prepared set of a split, made on first use and made anew when a file or a setting has changed.
 
     Args:
@@ -125,18 +125,20 @@ def prepared(source: BatVisionV2, progress: Progress | None = None) -> PreparedS
     return made
 
 
-def _settings(source: BatVisionV2) -> dict[str, str | int | float]:
+def _settings(source: BatVision) -> dict[str, str | int | float]:
     return {
         "version": VERSION,
         "root": str(source.root.resolve()),
+        "tables": source.layout.tables,
         "split": source.split,
         "output_size": source.data.output_size,
         "max_depth": source.data.max_depth,
         "sample_rate": source.sample_rate,
+        "align_onset": source.data.align_onset,
     }
 
 
-def _open_fresh(folder: Path, source: BatVisionV2) -> PreparedSet | None:
+def _open_fresh(folder: Path, source: BatVision) -> PreparedSet | None:
     """A set that is there, complete and up to date; None where it must be made."""
     index = _fresh_index(folder, source)
     if index is None or len(index.stamps) < len(source):
@@ -147,7 +149,7 @@ def _open_fresh(folder: Path, source: BatVisionV2) -> PreparedSet | None:
         return None
 
 
-def _fresh_index(folder: Path, source: BatVisionV2) -> Index | None:
+def _fresh_index(folder: Path, source: BatVision) -> Index | None:
     """The index in a folder, if every file that it names is still as it was; it may name only the first ones."""
     try:
         index = Index.model_validate_json((folder / "index.json").read_bytes())
@@ -177,7 +179,7 @@ def _stamp(path: Path) -> Stamp:
         return Stamp(found.st_size, found.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _make(folder: Path, source: BatVisionV2, settings: dict[str, str | int | float], progress: Progress | None) -> None:
+def _make(folder: Path, source: BatVision, settings: dict[str, str | int | float], progress: Progress | None) -> None:
     """Read every recording on all cores, write the arrays beside the set and move them there when all is done.
 
     What was killed is taken up where it ended, as long as the recordings are the same.
@@ -219,17 +221,17 @@ class _Row(NamedTuple):
 
     waveform: NDArray[np.float16]
     depth: NDArray[np.uint16]
-    stamps: tuple[Stamp, Stamp]
+    stamps: tuple[Stamp, ...]
 
 
-def _read(source: BatVisionV2, place: int, unit: float) -> _Row:
+def _read(source: BatVision, place: int, unit: float) -> _Row:
     recording: Recording = source.recordings[place]
     stamps = tuple(_stamp(path) if path.is_file() else Stamp(0, 0, "") for path in recording.files)
     sample = source[place]
     depth = sample.depth.numpy()
     # What was measured stays measured, however near.
     steps = np.where(depth > 0, np.maximum(np.round(depth / unit), 1), 0)
-    return _Row(sample.waveform.numpy().astype(np.float16), steps.astype(np.uint16), (stamps[0], stamps[1]))
+    return _Row(sample.waveform.numpy().astype(np.float16), steps.astype(np.uint16), stamps)
 
 
 def _rows(path: Path, kind: type, shape: tuple[int, ...], done: int) -> BinaryIO:

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from base_residual.audio import echo_frames, fit_echo
+from base_residual.config import DataConfig
 from base_residual.errors import DataError
 
 NAMED = 8  # recordings that a sentence names at most
@@ -92,6 +94,31 @@ def enumerated(ids: Sequence[str]) -> str:
 def spread(length: int, count: int) -> list[int]:
     """At most `count` different indices, spread evenly over a dataset of that length."""
     return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
+
+
+def fit_sample(
+    name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, sample_rate: int
+) -> EchoSample:
+    """A recording brought to the shapes that the settings ask for.
+
+    Args:
+        name: of the recording.
+        waveform: (2, T) in [-1, 1].
+        rate: its rate, in Hz.
+        depth: (H, W) in metres, 0 where nothing was measured.
+        data: gives the depth map's side, the largest depth, and whether echoes are aligned.
+        sample_rate: rate that the echo is brought to, in Hz.
+    """
+    frames = echo_frames(data.max_depth, sample_rate)
+    fitted = fit_echo(waveform, rate, sample_rate, frames, data.align_onset)
+    return EchoSample(fitted, torch.from_numpy(resize_depth(depth, data.output_size)), name)
+
+
+def clean_depth(depth: NDArray[np.float32], max_depth: float) -> NDArray[np.float32]:
+    """Depth in metres, in place: 0 where it is negative, NaN or infinite, and cut to `max_depth`."""
+    if not (depth.min() >= 0 and depth.max() < np.inf):  # nor is NaN; most maps need no mask
+        depth[~np.isfinite(depth) | (depth < 0)] = 0
+    return np.minimum(depth, np.float32(max_depth), out=depth)
 
 
 def resize_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:

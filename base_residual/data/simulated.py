@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from base_residual.audio import echo_frames
 from base_residual.chirp import SAMPLE_RATE
 from base_residual.config import SPLITS, DataConfig, SimulationConfig
+from base_residual.data.batvision import write_table
 from base_residual.data.cache import Progress, cached
 from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
 from base_residual.errors import ConfigError, DataError
@@ -29,7 +29,6 @@ VERSION = 1
 """Raised whenever the same settings would give other recordings."""
 
 LOCATION = "Simulated_Rooms"
-COLUMNS = ["audio path", "audio file name", "depth path", "depth file name", "camera path", "camera file name"]
 
 
 def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> Path:
@@ -237,12 +236,7 @@ def _write_index(folder: Path, simulation: SimulationConfig) -> None:
             if other == split
             for pose in range(simulation.poses)
         ]
-        with (folder / LOCATION / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(
-                [f"{LOCATION}/audio", f"{name}.wav", f"{LOCATION}/depth", f"{name}.npy", "", ""] for name in names
-            )
+        write_table(folder, LOCATION, split, names)
     for path in (folder / LOCATION / "done").iterdir():
         path.unlink()
     (folder / LOCATION / "done").rmdir()

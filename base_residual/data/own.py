@@ -1,0 +1,60 @@
+"""Recordings of one's own: three methods say what they are, and the package does the rest."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base_residual.config import DataConfig
+from base_residual.data.sample import EchoSample, clean_depth, fit_sample
+from base_residual.errors import DataError
+
+
+class Recordings(Protocol):
+    """A split of one's own data, as it was recorded: rates, lengths and sizes may differ between recordings."""
+
+    def __len__(self) -> int:
+        """Number of recordings."""
+
+    def echo(self, index: int) -> tuple[Tensor | NDArray[Any], int]:
+        """What both ears heard, (2, T) in [-1, 1], left ear first, and its rate in Hz."""
+
+    def depth(self, index: int) -> Tensor | NDArray[Any]:
+        """The depth map of the same moment, (H, W) in metres; 0, NaN and infinity say that nothing was measured."""
+
+
+class OwnDataset:
+    """Recordings of one's own as samples of one shape, which are read each time.
+
+    Args:
+        recordings: what was recorded.
+        data: gives the depth maps' side, the largest depth, and whether echoes are aligned.
+        sample_rate: rate that every echo is brought to, in Hz.
+
+    Raises:
+        DataError: there are no recordings; reading a sample whose shape or values are wrong raises it, too.
+    """
+
+    def __init__(self, recordings: Recordings, data: DataConfig, sample_rate: int) -> None:
+        self.recordings, self.data, self.sample_rate = recordings, data, sample_rate
+        if not len(recordings):
+            raise DataError(f"There are no recordings in this {type(recordings).__name__}.")
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, index: int) -> EchoSample:
+        index = range(len(self))[index]
+        heard, rate = self.recordings.echo(index)
+        echo = torch.as_tensor(heard, dtype=torch.float32, device="cpu")
+        if echo.ndim != 2 or len(echo) != 2 or not echo.numel() or not echo.isfinite().all():
+            raise DataError(f"The echo of recording {index} is {tuple(echo.shape)}; expected is (2, T), all finite.")
+        given = torch.as_tensor(self.recordings.depth(index))
+        depth = given.to("cpu", torch.float32, copy=True).numpy()
+        if depth.ndim != 2 or not depth.size:
+            raise DataError(f"The depth map of recording {index} is {depth.shape}; expected is (H, W), in metres.")
+        clean = clean_depth(depth, self.data.max_depth)
+        return fit_sample(f"{index}", echo, rate, clean, self.data, self.sample_rate)

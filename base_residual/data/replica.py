@@ -1,0 +1,204 @@
+"""VisualEchoes, echoes in the 18 scenes of Replica: its one-off conversion into the layout that this package reads.
+
+Its depth maps come as a pickle, a format that can run code. This is the one module that opens such a file, and it calls
+nothing that the file names: each of the few names that numpy's arrays need stands for a class or a function below.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base_residual.data.batvision import write_table
+from base_residual.data.cache import Progress
+from base_residual.data.sample import clean_depth
+from base_residual.errors import DataError
+
+SWEEP = "3ms_sweep"
+SCENES = {
+    "train": [
+        "apartment_0",
+        "frl_apartment_0",
+        "frl_apartment_1",
+        "frl_apartment_2",
+        "frl_apartment_3",
+        "hotel_0",
+        "office_0",
+        "office_1",
+        "office_2",
+        "room_0",
+        "room_1",
+        "room_2",
+    ],
+    "val": ["apartment_1", "frl_apartment_4", "office_3"],
+    "test": ["apartment_2", "frl_apartment_5", "office_4"],
+}
+"""The test scenes are those of the field; the validation scenes are held back from the 15 that it trains on."""
+
+MILLIMETRES = 1000
+FARTHEST = np.iinfo(np.uint16).max / MILLIMETRES  # metres that can be stored
+PLAIN = re.compile(r"[biuf][1248]")  # booleans, integers and floats; no objects
+
+
+def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progress | None = None) -> int:
+    """Write VisualEchoes in the layout of BatVision V2, a location per scene, each scene in one split.
+
+    Args:
+        observations: `scene_observations_128.pkl`, {scene: {(location, angle): {"rgb", "depth"}}}, depth in metres.
+        echoes: the folder `echoes_navigable`, with SCENE/3ms_sweep/ANGLE/LOCATION.wav.
+        out: folder to create.
+        progress: told how far it is.
+
+    Returns:
+        Number of recordings.
+
+    Raises:
+        DataError: a file is missing or not as expected, the pickle names anything but numpy's arrays, or `out` is
+            taken or cannot be written.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists already. Name a folder that does not.")
+    maps = _depth_maps(observations)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    split_of = {scene: split for split, scenes in SCENES.items() for scene in scenes}
+    names: dict[str, list[str]] = {}
+    try:
+        for done, ((scene, location, angle), depth) in enumerate(sorted(maps.items()), start=1):
+            name = f"{location:04d}_{angle:03d}"
+            if scene not in names:
+                for kind in ("audio", "depth"):
+                    (partial / scene / kind).mkdir(parents=True)
+            names.setdefault(scene, []).append(name)
+            echo = echoes / scene / SWEEP / f"{angle}" / f"{location}.wav"
+            if not echo.is_file():
+                raise DataError(f"The recording {echo} does not exist, but {observations} has its depth map.")
+            shutil.copyfile(echo, partial / scene / "audio" / f"{name}.wav")
+            metres = clean_depth(depth.astype(np.float32), FARTHEST)
+            stored = np.round(metres * MILLIMETRES).astype(np.uint16)
+            np.save(partial / scene / "depth" / f"{name}.npy", stored, allow_pickle=False)
+            if progress is not None:
+                progress("Converting recordings", done, len(maps))
+        for scene, listed in names.items():
+            write_table(partial, scene, split_of[scene], listed)
+        partial.replace(out)
+    except OSError as error:
+        raise DataError(f"Cannot convert into {out}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return len(maps)
+
+
+def _depth_maps(path: Path) -> dict[tuple[str, int, int], NDArray[Any]]:
+    """The depth maps (H, W) in metres, by scene, location and angle."""
+    known = [scene for scenes in SCENES.values() for scene in scenes]
+    maps = {}
+    for scene, views in _entries(path, _load(path)):
+        if scene not in known:
+            raise DataError(f"{path} has a scene {scene!r}, which is none of Replica's {len(known)}.")
+        for place, view in _entries(path, views):
+            array = dict(_entries(path, view)).get("depth")
+            whole = isinstance(place, tuple) and len(place) == 2 and all(type(part) is int for part in place)
+            if not whole or not isinstance(array, _Array) or array.values.ndim != 2:
+                raise DataError(f"{path} has no depth map (H, W) for each (location, angle) of {scene}.")
+            maps[scene, *place] = array.values
+    if not maps:
+        raise DataError(f"{path} holds no depth map.")
+    return maps
+
+
+def _entries(path: Path, value: object) -> list[tuple[Any, Any]]:
+    if not isinstance(value, dict):
+        raise DataError(f"{path} does not hold {{scene: {{(location, angle): {{'rgb', 'depth'}}}}}}.")
+    return list(value.items())
+
+
+def _load(path: Path) -> object:
+    """What a pickle of arrays holds, without anything that it names being called."""
+    try:
+        with path.open("rb") as file:
+            _refuse_wide_memo(path, file)
+            file.seek(0)
+            return _Unpickler(file).load()
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except Exception as error:  # what a broken pickle raises is not limited
+        raise DataError(f"{path} is no pickle of numpy arrays.") from error
+
+
+def _refuse_wide_memo(path: Path, file: IO[bytes]) -> None:
+    """A place in the memo costs memory, and so do those before it: an honest pickle fills one after the other."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
+            raise DataError(f"{path} is no pickle of numpy arrays: it asks for more memory than it can fill.")
+
+
+class _Type:
+    """Stands for `numpy.dtype`: plain numbers of either byte order."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not PLAIN.fullmatch(code):
+            raise ValueError
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for `numpy.ndarray`: a view of the bytes that the file holds, so that no shape asks for more of them."""
+
+    values: NDArray[Any]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran, data = state
+        self.values = np.frombuffer(data, kind.numpy).reshape(shape, order="F" if fortran else "C")
+
+
+def _empty(*_: object) -> _Array:
+    """Stands for `_reconstruct`, the array before its state."""
+    return _Array()
+
+
+def _from_buffer(data: bytes, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
+    """Stands for `_frombuffer`, the array and its state in one."""
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", data))
+    return array
+
+
+def _number(kind: _Type, data: bytes) -> int | float:
+    """Stands for `scalar`: the plain number."""
+    value: int | float = np.frombuffer(data, kind.numpy)[0].item()
+    return value
+
+
+ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
+    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): _Array,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+}
+"""What stands for each name that a pickle of arrays may use, from before and after numpy 2."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the admitted names alone."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
+        if (module, name) not in ADMITTED:
+            raise DataError(
+                f"The pickle asks for {module}.{name}, which is no part of a numpy array. Nothing of it was run."
+            )
+        return ADMITTED[module, name]

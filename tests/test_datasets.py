@@ -1,0 +1,188 @@
+"""BatVision V1 and recordings of one's own, on their way through the package."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_batvision_v1
+from numpy.typing import NDArray
+from test_cli import TINY_OPTIONS, brdepth
+
+from base_residual.audio import find_onset
+from base_residual.config import Config, make_config
+from base_residual.data import open_dataset
+from base_residual.data.batvision import BatVisionV1
+from base_residual.data.prepared import PreparedSet
+from base_residual.errors import DataError
+
+
+def settings(**data: object) -> Config:
+    return make_config({"data": {"name": "batvisionv1", "output_size": 32, "prepare": False, **data}})
+
+
+def test_both_ears_and_the_holes_of_v1_read_as_stored(tmp_path: Path) -> None:
+    root = write_batvision_v1(tmp_path / "BatvisionV1")
+    sample = open_dataset("batvisionv1", root, "val", settings())[1]
+    assert sample.id == "BatvisionV1/left_1"
+    assert sample.waveform.shape == (2, 3112)  # 12 m
+    left, right = (np.load(root / "audio" / f"{ear}_1.npy")[:3112] for ear in ("left", "right"))
+    np.testing.assert_allclose(sample.waveform, np.stack([left, right]), rtol=1e-6)
+    depth = sample.depth
+    assert not depth[:8, :16].any()  # NaN, infinity
+    assert not depth[8:16, :8].any()  # minus infinity
+    assert float(depth.max()) == 12.0
+
+
+@pytest.mark.parametrize("kind", ["i2", "i4", "f4"])
+def test_integers_are_scaled_by_their_range(tmp_path: Path, kind: str) -> None:
+    sample = open_dataset("batvisionv1", write_batvision_v1(tmp_path, kind=kind), config=settings())[0]
+    assert float(sample.waveform.abs().max()) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ear", "words"),
+    [
+        (None, r"left_0\.npy does not exist"),
+        (np.zeros((2, 9)), r"left_0\.npy has shape \(2, 9\)"),
+        (np.zeros(0), r"shape \(0,\)"),
+        (np.array(["a"]), "type <U1"),
+        (np.zeros(9), r"left_0\.npy has 9 frames and .*right_0\.npy has 5000"),
+        (np.full(5000, np.nan), "holds NaN, infinite"),
+        (np.full(5000, 1e6), "beyond 32768"),
+        (np.array([{}], dtype=object), "not a readable"),
+    ],
+)
+def test_an_ear_that_is_no_recording_is_named(tmp_path: Path, ear: NDArray[np.generic] | None, words: str) -> None:
+    path = write_batvision_v1(tmp_path) / "audio" / "left_0.npy"
+    path.unlink()
+    if ear is not None:
+        np.save(path, ear, allow_pickle=True)
+    with pytest.raises(DataError, match=words):
+        open_dataset("batvisionv1", tmp_path, config=settings())[0]
+    assert "left_0.npy" in " ".join(json.loads(brdepth("check-data", tmp_path, "--json", code=1))["problems"])
+
+
+def test_a_table_of_v1_that_is_wrong_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"ROOT/\{train,val,test\}\.csv with the columns 'audio path left', 'audio p"):
+        open_dataset("batvisionv1", tmp_path, config=settings())
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["depth path", "audio path left"], ["d.npy", "l.npy"]])
+    with pytest.raises(DataError, match="has no column 'audio path right'"):
+        open_dataset("batvisionv1", tmp_path, config=settings())
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_aligned_recordings_begin_with_the_direct_sound(tmp_path: Path, prepare: bool) -> None:
+    root = write_batvision_v1(tmp_path / "BatvisionV1")
+    late, aligned = (
+        open_dataset("batvisionv1", root, config=settings(prepare=prepare, align_onset=align))
+        for align in (False, True)
+    )
+    for before, after in zip(late, aligned, strict=True):
+        assert int(find_onset(before.waveform[None])) == pytest.approx(980, abs=15)
+        assert int(find_onset(after.waveform[None])) == 44  # 1 ms
+    kind = PreparedSet if prepare else BatVisionV1
+    assert isinstance(late, kind)
+    assert isinstance(aligned, kind)
+
+
+def test_v1_is_checked_prepared_trained_evaluated_and_drawn(tmp_path: Path) -> None:
+    root = write_batvision_v1(tmp_path / "BatvisionV1")
+    found = json.loads(brdepth("check-data", root, "--json", code=0))
+    assert found["recordings"] == {f"BatvisionV1/{split}": 3 for split in ("train", "val", "test")}
+    assert found["sample_rates"] == {"44100": 9}
+    given = ["--dataset", "batvisionv1", "--data-root", root]
+    assert "train: 3 recordings" in brdepth("prepare", *given, "--output-size", 32, "--max-depth", 8)
+    sizes = ["--epochs", 1, "--set", "data.align_onset=true", "--results-dir", tmp_path / "results"]
+    brdepth("train", *TINY_OPTIONS, *given, *sizes)
+    (run,) = (tmp_path / "results").iterdir()
+    assert run.name.startswith("base_residual_batvisionv1_")
+    assert json.loads(brdepth("eval", run / "best.safetensors", "--json"))["metrics"]["images"] == 3
+    assert Path(brdepth("visualize", run / "best.safetensors").strip().removeprefix("Picture: ")).is_file()
+
+
+def test_each_dataset_implies_its_largest_depth_and_says_where_it_comes_from(tmp_path: Path) -> None:
+    for name, max_depth, words in (
+        ("batvisionv1", 12.0, "brdepth download batvisionv1"),
+        ("batvisionv2", 30.0, "brdepth download batvisionv2"),
+        ("replica", 14.104, "brdepth convert-replica"),
+    ):
+        assert make_config({"data": {"name": name}}).data.max_depth == max_depth
+        with pytest.raises(DataError, match=words):
+            open_dataset(name, tmp_path / "none")
+
+
+class Own:
+    """Three recordings, the last of which may be changed."""
+
+    def __init__(self, echo: object = None, depth: object = None) -> None:
+        self.changed = echo, depth
+
+    def __len__(self) -> int:
+        return 3
+
+    def echo(self, index: int) -> tuple[object, int]:
+        changed = self.changed[0] if index == 2 else None
+        return (np.sin(np.arange(9000).reshape(2, -1)) if changed is None else changed), 22_050
+
+    def depth(self, index: int) -> object:
+        changed = self.changed[1] if index == 2 else None
+        return torch.tensor([[2.0, np.nan], [99.0, -1.0]]) if changed is None else changed
+
+
+def test_recordings_of_ones_own_come_in_the_shapes_of_the_settings() -> None:
+    samples = list(open_dataset(Own(), config=make_config(TINY)))
+    assert [sample.id for sample in samples] == ["0", "1", "2"]
+    assert samples[0].waveform.shape == (2, 2075)
+    assert samples[0].waveform.dtype == samples[0].depth.dtype == torch.float32
+    assert samples[0].depth.shape == (32, 32)
+    assert samples[0].depth[[0, 0, 31, 31], [0, 31, 0, 31]].tolist() == [2, 0, 8, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Own(echo=np.zeros(5)), r"echo of recording 2 is \(5,\); expected is \(2, T\)"),
+        (lambda: Own(echo=np.zeros((5, 2))), r"echo of recording 2 is \(5, 2\)"),
+        (lambda: Own(echo=np.full((2, 5), np.inf)), "all finite"),
+        (lambda: Own(depth=np.zeros((5, 5, 1))), r"depth map of recording 2 is \(5, 5, 1\); expected is \(H, W\)"),
+    ],
+)
+def test_recordings_of_ones_own_that_are_wrong_are_named(make: Callable[[], Own], words: str) -> None:
+    samples = open_dataset(make(), config=make_config(TINY))
+    with pytest.raises(DataError, match=words):
+        samples[2]
+
+
+def test_a_run_on_ones_own_recordings_is_not_taken_for_one_on_another_dataset() -> None:
+    assert make_config({"data": {"name": "own"}}).run_name.startswith("base_residual_own_")
+    with pytest.raises(DataError, match=r"'own' stands for recordings that Python code gives"):
+        open_dataset("own")
+
+
+def test_no_recordings_of_ones_own_are_no_dataset() -> None:
+    class Nothing(Own):
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(DataError, match="no recordings in this Nothing"):
+        open_dataset(Nothing())
+
+
+def test_a_model_aligns_the_recordings_that_it_predicts_as_it_did_in_training(tmp_path: Path) -> None:
+    from base_residual.model import create_base_residual_model
+
+    waveform = torch.zeros(2, 6000)
+    waveform[:, 980:1112] = torch.randn(132)
+    waveform[:, 2000:2132] = 0.5 * waveform[:, 980:1112]
+    later = waveform.roll(700, dims=1)
+    for align in (False, True):
+        model = create_base_residual_model(make_config(TINY, {"data": {"align_onset": align}}))
+        same = torch.equal(model.predict(waveform).final, model.predict(later).final)
+        assert same == align

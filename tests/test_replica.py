@@ -1,0 +1,138 @@
+"""The conversion of VisualEchoes: the published layout, and pickles that mean harm."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from base_residual.config import make_config
+from base_residual.data import open_dataset
+from base_residual.data.check import check_data
+from base_residual.data.replica import SCENES, convert_replica
+from base_residual.errors import DataError
+
+PLACES = {"apartment_0": [(3, 90), (12, 270)], "office_3": [(0, 0)], "office_4": [(7, 180)]}
+
+
+@pytest.fixture
+def echoes(tmp_path: Path) -> Path:
+    """The folder echoes_navigable, with a recording per place."""
+    rng = np.random.default_rng(0)
+    for scene, places in PLACES.items():
+        for location, angle in places:
+            path = tmp_path / "echoes_navigable" / scene / "3ms_sweep" / str(angle) / f"{location}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, 0.1 * rng.standard_normal((2000, 2)), 44_100)
+    return tmp_path / "echoes_navigable"
+
+
+def views(order: str = "C", kind: str = "<f4") -> dict[str, dict[tuple[object, object], dict[str, np.ndarray]]]:
+    """What scene_observations_128.pkl holds, with a depth of one metre per location at the left, and a hole."""
+
+    def depth(location: int) -> np.ndarray:
+        values = np.full((128, 128), 4.0)
+        values[:, :64], values[0, 0] = 1.0 + location, 0
+        return np.asarray(values.astype(kind), order=order)
+
+    return {
+        scene: {
+            (location, np.int64(angle)): {"rgb": np.zeros((128, 128, 3), np.uint8), "depth": depth(location)}
+            for location, angle in places
+        }
+        for scene, places in PLACES.items()
+    }
+
+
+def write(path: Path, content: object, protocol: int = 4) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
+    return path
+
+
+@pytest.mark.parametrize(("protocol", "order", "kind"), [(3, "C", "<f4"), (4, "F", "<f8"), (5, "C", ">f4")])
+def test_converted_scenes_read_like_any_other_dataset(
+    tmp_path: Path, echoes: Path, protocol: int, order: str, kind: str
+) -> None:
+    source = write(tmp_path / "scene_observations_128.pkl", views(order, kind), protocol)
+    told: list[tuple[str, int, int]] = []
+    assert convert_replica(source, echoes, tmp_path / "set", lambda *step: told.append(step)) == 4
+    assert told[-1] == ("Converting recordings", 4, 4)
+    config = make_config({"data": {"name": "replica"}})
+    train = open_dataset("replica", tmp_path / "set", "train", config)
+    assert [sample.id for sample in train] == ["apartment_0/0003_090", "apartment_0/0012_270"]
+    assert train[0].waveform.shape == (2, 3658)
+    np.testing.assert_allclose(train[0].depth[0, [0, 1, 127]], [0, 4, 4], atol=0.001)
+    assert float(train[1].depth[5, 5]) == pytest.approx(13.0, abs=0.001)
+    for split, scene in (("val", "office_3"), ("test", "office_4")):
+        (sample,) = open_dataset("replica", tmp_path / "set", split, config)
+        assert sample.id.startswith(f"{scene}/")
+    findings = check_data(tmp_path / "set")
+    assert findings.problems == []
+    assert findings.shared == 0
+
+
+def test_the_eighteen_scenes_are_in_one_split_each() -> None:
+    scenes = [scene for scenes in SCENES.values() for scene in scenes]
+    assert len(scenes) == len(set(scenes)) == 18
+
+
+class Harm:
+    """Pickled as a call of something that a file must never call."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Harm(exec, "open('harm', 'w')"), r"asks for builtins\.exec, which is no part.*Nothing of it was run"),
+        (Harm(np.load, "x.npy"), r"asks for numpy(\.lib\S*)?\.load"),
+        (Harm(getattr, np.zeros(1), "tofile"), r"asks for builtins\.getattr"),
+        ({"office_3": {(0, 0): {"depth": np.array([[{}]], dtype=object)}}}, "no pickle of numpy arrays"),
+        (b"\x80\x04cnumpy\ndtype\n(U\x01Otb.", "no pickle of numpy arrays"),
+        (b"not a pickle", "no pickle of numpy arrays"),
+        (b"", "no pickle of numpy arrays"),
+        (pickle.dumps(np.zeros((4, 4)))[:-30], "no pickle of numpy arrays"),
+        (b"\x80\x04]r" + struct.pack("<I", 2**32 - 1) + b".", "more memory than it can fill"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.", "no pickle of numpy arrays"),
+        ([1, 2], "does not hold"),
+        ({"office_3": [1]}, "does not hold"),
+        ({"../../etc": {(0, 0): {"depth": np.ones((2, 2))}}}, "has a scene '../../etc'"),
+        ({"office_3": {("../..", 0): {"depth": np.ones((2, 2))}}}, "no depth map"),
+        ({"office_3": {(0, 0): {"depth": np.ones((2, 2, 1))}}}, "no depth map"),
+        ({"office_3": {(0, 0): {"rgb": np.ones((2, 2))}}}, "no depth map"),
+        ({}, "holds no depth map"),
+        ({"office_3": {(99, 0): {"depth": np.ones((2, 2))}}}, r"99\.wav does not exist"),
+    ],
+)
+def test_what_is_no_dataset_is_one_sentence_and_runs_nothing(
+    tmp_path: Path, echoes: Path, monkeypatch: pytest.MonkeyPatch, content: object, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=words):
+        convert_replica(write(tmp_path / "bad.pkl", content), echoes, tmp_path / "set")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pkl", "echoes_navigable"]
+
+
+def test_an_array_costs_no_more_memory_than_the_file_holds(tmp_path: Path, echoes: Path) -> None:
+    honest = pickle.dumps({"office_3": {(0, 0): {"depth": np.ones((3, 3))}}}, 4)
+    wide = honest.replace(b"K\x03K\x03", b"M\xff\xffM\xff\xff")
+    assert wide != honest
+    with pytest.raises(DataError, match="no pickle of numpy arrays"):
+        convert_replica(write(tmp_path / "wide.pkl", wide), echoes, tmp_path / "set")
+
+
+def test_a_missing_pickle_and_a_taken_folder_are_named(tmp_path: Path, echoes: Path) -> None:
+    with pytest.raises(DataError, match=r"Cannot read .*none\.pkl: No such file"):
+        convert_replica(tmp_path / "none.pkl", echoes, tmp_path / "set")
+    with pytest.raises(DataError, match="exists already"):
+        convert_replica(tmp_path / "none.pkl", echoes, tmp_path)
