@@ -21,7 +21,7 @@ from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
 STATE = "training_state.safetensors"
-RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json")
+RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json", "report.html")
 
 
 @dataclass
