@@ -282,6 +282,34 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write.", show_default="report.html in the run's folder, or here for several"),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=48, help="Rooms to show, from the best to the worst.")] = 9,
+    data_root: RootOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write a page to look at: criteria, curves, rooms to drag through and what differs; one file, no network."""
+    from base_residual.compare import read_runs
+    from base_residual.console import counting
+    from base_residual.gallery import make_gallery
+    from base_residual.optimization import resolve_device
+    from base_residual.report import require_extra, write_report
+
+    require_extra()
+    comparison = read_runs(runs)
+    with counting(_console()) as progress:
+        gallery = make_gallery(comparison, samples, resolve_device(device), data_root, progress)
+    for name, reason in gallery.missing.items():
+        print(f"No rooms of {name}: {reason}")
+    path = write_report(comparison, gallery, out or (runs[0] if len(runs) == 1 else Path()) / "report.html")
+    print(f"Report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
 def simulate(
     ctx: typer.Context,
     root: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],

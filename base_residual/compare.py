@@ -12,8 +12,10 @@ from typing import Any
 from base_residual.config import Config, load_layer, make_config
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, Criterion, Evaluation, Protocol, success_criteria
+from base_residual.tracking import Record
 
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
+EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,21 @@ class FinishedRun:
     Attributes:
         folder: of the run.
         config: its settings.
-        val_rmse: validation rmse of each epoch, in metres.
+        history: one record per epoch, as in metrics.jsonl.
         test: figures of its best weights on the test split.
+        blind: test rmse of the predictions that hear nothing, in metres.
     """
 
     folder: Path
     config: Config
-    val_rmse: list[float]
+    history: list[Record]
     test: Evaluation
+    blind: dict[str, float]
+
+    @property
+    def val_rmse(self) -> list[float]:
+        """Validation rmse of each epoch, in metres."""
+        return [record["val/rmse"] for record in self.history]
 
     @property
     def rmse(self) -> float:
@@ -97,6 +106,20 @@ class Comparison:
             return success_criteria(run.test, run.val_rmse)
         return success_criteria(run.test, run.val_rmse, self.reference.rmse, BASELINES[name])
 
+    def row(self, run: FinishedRun) -> dict[str, str]:
+        """What a table of runs says about one of them, by column; empty where a run has no such figure."""
+        metrics, figures = run.test.metrics, run.test.decomposition
+        reached = self.epochs_to_reference(run)
+        return {
+            "rmse (m)": f"{run.rmse:.3f}",
+            "ahead": "" if run is self.reference else f"{self.ahead(run):+.1%}",
+            "abs_rel": f"{metrics['abs_rel']:.3f}",
+            "delta1": f"{metrics['delta1']:.3f}",
+            "gain": f"{figures['residual_gain']:.1%}" if figures else "",
+            "converged": f"{run.converged_at()}",
+            "reached": "never" if reached is None else f"{reached}",
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
         return {
@@ -129,12 +152,14 @@ def read_run(folder: Path) -> FinishedRun:
         raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
-        lines = metrics.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        history = [record | {key: float(record[key]) for key in EVERY_EPOCH} for record in records]
         return FinishedRun(
             folder,
             make_config(load_layer(folder / "config.yaml")),
-            [float(json.loads(line)["val/rmse"]) for line in lines],
+            history,
             Evaluation(found["metrics"], found["decomposition"], Protocol(**found["protocol"])),
+            found["blind_rmse"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
@@ -146,16 +171,25 @@ def _alike(paths: Sequence[Sequence[str]]) -> int:
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
-    """Read runs and choose their reference: the plain U-Net if there is one, else the plain network, else the first.
-
-    Args:
-        folders: of finished runs.
+    """Read at least two runs and put them side by side.
 
     Raises:
         RunError: there are fewer than two, one is not finished, or their figures do not compare.
     """
     if len(folders) < 2:
         raise RunError("Give the folders of at least two runs.")
+    return read_runs(folders)
+
+
+def read_runs(folders: Sequence[Path]) -> Comparison:
+    """Read runs and choose their reference: the plain U-Net if there is one, else the plain network, else the first.
+
+    Args:
+        folders: of finished runs, one or more.
+
+    Raises:
+        RunError: one is not finished, or their figures do not compare.
+    """
     runs = [read_run(folder) for folder in folders]
     for run in runs[1:]:
         same_data = (run.config.data.name, run.config.simulation) == (

@@ -24,7 +24,7 @@ from base_residual.tracking import Record, Tracker
 if TYPE_CHECKING:
     from base_residual.data.download import RemoteFile
 
-COMPARED = ("rmse (m)", "ahead", "abs_rel", "delta1", "gain", "converged", "reached")
+IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean")
 HEALTHY = {
     "base_positive": ">= 0",
     "base_smoothness": "well below 1",
@@ -95,17 +95,20 @@ def counting(console: Console, in_bytes: bool = False) -> Iterator[Callable[[str
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
+def figure_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Each figure of an evaluation: its name, its value with the unit, and which values are the better ones."""
+    better = {name: "higher" if name.startswith("delta") else "lower" for name in DEPTH_METRICS} | HEALTHY
+    figures = {name: evaluation.metrics[name] for name in DEPTH_METRICS} | evaluation.decomposition
+    return [(name, f"{value:.4f}{' m' if name in IN_METRES else ''}", better[name]) for name, value in figures.items()]
+
+
 def metrics_table(evaluation: Evaluation, title: str) -> Table:
     """The depth metrics, and the decomposition figures where there are any, as one narrow table."""
     table = Table(
         "figure", Column("value", justify="right"), "better", title=title, title_justify="left", box=box.SIMPLE_HEAD
     )
-    for name in DEPTH_METRICS:
-        unit = " m" if name in ("rmse", "mae") else ""
-        table.add_row(name, f"{evaluation.metrics[name]:.4f}{unit}", "higher" if name.startswith("delta") else "lower")
-    for name, value in evaluation.decomposition.items():
-        unit = " m" if name in ("base_positive", "base_rmse", "residual_abs_mean") else ""
-        table.add_row(name, f"{value:.4f}{unit}", HEALTHY[name])
+    for row in figure_rows(evaluation):
+        table.add_row(*row)
     return table
 
 
@@ -120,8 +123,8 @@ def criteria_table(criteria: Sequence[Criterion]) -> Table:
     """The success criteria with their verdicts."""
     table = Table("", "criterion", "figure", title="Success criteria", title_justify="left", box=box.SIMPLE_HEAD)
     for criterion in criteria:
-        verdict = {True: "[green]yes[/]", False: "[red]NO[/]", None: "[yellow]open[/]"}[criterion.met]
-        table.add_row(verdict, criterion.name, criterion.figure)
+        colour = {True: "green", False: "red", None: "yellow"}[criterion.met]
+        table.add_row(f"[{colour}]{criterion.verdict}[/]", criterion.name, criterion.figure)
     return table
 
 
@@ -157,21 +160,11 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     """Runs side by side, what their settings differ in, and the verdicts on each of them."""
     reference, names = comparison.reference, comparison.names
     against = names[comparison.runs.index(reference)]
-    columns = [Column("run", overflow="fold"), *(Column(name, justify="right") for name in COMPARED)]
+    rows = [comparison.row(run) for run in comparison.runs]
+    columns = [Column("run", overflow="fold"), *(Column(name, justify="right") for name in rows[0])]
     table = Table(*columns, title=f"Test split, against {against}", title_justify="left", box=box.SIMPLE_HEAD)
-    for name, run in zip(names, comparison.runs, strict=True):
-        metrics, figures = run.test.metrics, run.test.decomposition
-        reached = comparison.epochs_to_reference(run)
-        table.add_row(
-            name,
-            f"{run.rmse:.3f}",
-            "" if run is reference else f"{comparison.ahead(run):+.1%}",
-            f"{metrics['abs_rel']:.3f}",
-            f"{metrics['delta1']:.3f}",
-            f"{figures['residual_gain']:.1%}" if figures else "",
-            f"{run.converged_at()}",
-            "never" if reached is None else f"{reached}",
-        )
+    for name, row in zip(names, rows, strict=True):
+        table.add_row(name, *row.values())
     columns = [Column(name, overflow="fold") for name in ("setting", *names)]
     differing = Table(*columns, title="What differs", title_justify="left", box=box.SIMPLE_HEAD)
     for setting, values in comparison.differing.items():

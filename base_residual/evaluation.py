@@ -80,6 +80,11 @@ class Criterion(NamedTuple):
     met: bool | None
     figure: str
 
+    @property
+    def verdict(self) -> str:
+        """The answer in a word."""
+        return {True: "yes", False: "NO", None: "open"}[self.met]
+
 
 @torch.inference_mode()
 def evaluate(

@@ -22,7 +22,7 @@ from base_residual.tracking import Record
 
 STATE = "training_state.safetensors"
 SUMS = 5
-RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json")
+RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json", "report.html")
 
 
 @dataclass

@@ -44,6 +44,15 @@ def panels(parts: DepthDecomposition, gt: Sequence[Map] | None, titles: Sequence
     ]
 
 
+def colour_ends(row: Panel) -> tuple[float, float]:
+    """Where a row's colour scales end, in metres: that of depth, from 0, and that of the residual, either way."""
+    # A stray pixel must not wash out the rest, nor what is predicted into holes.
+    truth = row.gt if row.gt is not None and (row.gt > 0).any() else None
+    measured = np.ones_like(row.final, dtype=bool) if truth is None else truth > 0
+    high = float(np.percentile((row.final if truth is None else truth)[measured], 99.5))
+    return high, max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), LEAST_SCALE)
+
+
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     """base | residual | final | ground truth, one row per recording, in metres.
 
@@ -61,11 +70,7 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     figure = Figure(figsize=(3.1 * len(names), 2.75 * len(rows) + 0.5), dpi=120, layout="constrained")
     axes = figure.subplots(len(rows), len(names), squeeze=False)
     for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
-        # A stray pixel must not wash out the rest, nor what is predicted into holes.
-        truth = row.gt if row.gt is not None and (row.gt > 0).any() else None
-        measured = np.ones_like(row.final, dtype=bool) if truth is None else truth > 0
-        high = float(np.percentile((row.final if truth is None else truth)[measured], 99.5))
-        reach = max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), LEAST_SCALE)
+        high, reach = colour_ends(row)
         for name, axis in zip(names, line, strict=True):
             values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
             axis.set_xticks([])

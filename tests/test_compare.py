@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,8 +79,7 @@ def test_what_is_no_finished_run_is_named(folders: dict[str, Path], tmp_path: Pa
 
 
 def test_convergence_is_the_first_epoch_near_the_best(folders: dict[str, Path]) -> None:
-    run = read_run(folders["unet"])
-    run.val_rmse[:] = [0.9, 0.51, 0.505, 0.5]
+    run = replace(read_run(folders["unet"]), history=[{"val/rmse": rmse} for rmse in (0.9, 0.51, 0.505, 0.5)])
     assert run.converged_at() == 2
     assert run.reached(0.505) == 3
     assert run.reached(0.4) is None
