@@ -4,13 +4,14 @@ Every attempt is a process of its own that gets SIGKILL: at a random time, or at
 one of its files. It begins with nothing, so that rendering rooms, preparing them and training are all struck. Each
 round ends when the run is complete; weights, metrics, figures and data are then compared with the undisturbed ones.
 
-    python benchmarks/kill.py             # the committed result, results/kill.json: 50 kills
-    python benchmarks/kill.py --kills 3   # shows that it runs
+    python benchmarks/kill.py          # the committed result, results/kill.json: 50 kills
+    python benchmarks/kill.py --quick  # 4 kills with a few rooms: shows that it runs
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -26,16 +27,19 @@ from typing import Any, NamedTuple
 import torch
 from accuracy import HERE, commit, machine
 
+from base_residual.checkpoint import read_tensors
 from base_residual.cli import app
 from base_residual.files import replacing
 
+ROOMS = {False: 48, True: 8}  # to train on; quick: so few that one process renders them
 SETTINGS = [
-    *("--set", "simulation.train_rooms=48", "--set", "simulation.val_rooms=4", "--set", "simulation.test_rooms=4"),
+    *("--set", "simulation.val_rooms=2", "--set", "simulation.test_rooms=2"),
     *("--set", "data.output_size=32", "--set", "data.max_depth=8", "--set", "model.base_channels=4"),
     *("--epochs", "3", "--batch-size", "8", "--adaptive", "--warmup-epochs", "1", "--save-every", "0"),
     *("--set", "trainer.picture_every=1", "--set", "trainer.precision=fp32", "--device", "cpu", "--resume"),
 ]
-COMPARED = (".safetensors", ".jsonl", ".json", ".npy", ".wav", ".csv")
+COMPARED = (".jsonl", ".json", ".npy", ".wav", ".csv")
+IMPORTED = ("matplotlib.figure", "pyroomacoustics", "scipy.fft", "scipy.sparse")  # by a run, when it needs them
 POLL = 0.0005  # seconds between looks for a file that is being written
 
 
@@ -46,7 +50,7 @@ class Kill(NamedTuple):
     files: int
 
 
-def attempt(folder: Path, kill: Kill | None = None) -> tuple[bool, str]:
+def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, str]:
     """Run the command until it ends or is killed; whether it ended, and what it was doing."""
     child = os.fork()  # what takes seconds to import is there already
     if not child:
@@ -56,7 +60,16 @@ def attempt(folder: Path, kill: Kill | None = None) -> tuple[bool, str]:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
         try:
-            app(["train", "--results-dir", str(folder / "results"), *SETTINGS])
+            app(
+                [
+                    "train",
+                    "--results-dir",
+                    str(folder / "results"),
+                    "--set",
+                    f"simulation.train_rooms={rooms}",
+                    *SETTINGS,
+                ]
+            )
         except SystemExit as end:
             os._exit(int(end.code or 0))
     status = waited(child, folder, kill) if kill else os.waitpid(child, 0)[1]
@@ -102,12 +115,16 @@ def doing(folder: Path) -> str:
     return "finishing" if any((folder / "results").glob("*/curves.png")) else "training"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path) -> dict[str, object]:
     """All that a finished run and its data hold, by path."""
-    found = {}
+    found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix in COMPARED and path.name != "index.json":  # which holds the times of files
-            found[str(path.relative_to(folder))] = path.read_bytes()
+        name = str(path.relative_to(folder))
+        if path.suffix == ".safetensors":  # whose header has its entries in any order
+            tensors, header = read_tensors(path)
+            found[name] = header, {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
+        elif path.suffix in COMPARED and path.name != "index.json":  # which holds the times of files
+            found[name] = path.read_bytes()
     return found
 
 
@@ -116,13 +133,13 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if ".partial" in path.name]
 
 
-def campaign(work: Path, kills: int, seed: int) -> dict[str, Any]:
+def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
     """Kill that many attempts, round by round, and compare each round's end."""
     rng = random.Random(seed)
     folder = work / "run"  # always the same, for the files name it
     folder.mkdir(parents=True)
     start = time.monotonic()
-    attempt(folder)
+    attempt(folder, rooms)
     duration = time.monotonic() - start
     expected = contents(folder)
     struck: Counter[str] = Counter()
@@ -136,7 +153,7 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, Any]:
         ended = False
         while not ended:
             kill = Kill(rng.uniform(0, duration / 2), rng.choice([0, 0, 1, 2]))
-            ended, what = attempt(folder, kill if sum(struck.values()) < kills else None)
+            ended, what = attempt(folder, rooms, kill if sum(struck.values()) < kills else None)
             struck.update([what] if what else [])
         found = contents(folder)
         names = sorted(expected.keys() | found.keys())
@@ -158,12 +175,15 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many attempts are killed")
+    parser.add_argument("--quick", action="store_true", help="4 kills with a few rooms: shows that it runs")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "kill.json", help="JSON to write")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process with more cannot fork
+    for module in IMPORTED:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as work:
-        found = campaign(Path(work), options.kills, options.seed)
+        found = campaign(Path(work), 4 if options.quick else options.kills, options.seed, ROOMS[options.quick])
     with replacing(options.out) as aside:
         aside.write_text(json.dumps({"machine": machine(), "commit": commit()} | found, indent=2) + "\n")
     print(json.dumps(found, indent=2))

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork are needed to kill and to start again")
+def test_a_killed_run_that_is_resumed_is_the_run_that_nobody_killed(tmp_path: Path) -> None:
+    out = tmp_path / "kill.json"
+    command = [sys.executable, BENCHMARKS / "kill.py", "--quick", "--seed", "1", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert found["kills"] == sum(found["struck"].values()) == 4
+    assert found["files_compared"] > 20
+    assert found["differing"] == found["leftovers"] == []
