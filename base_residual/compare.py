@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from base_residual.config import Config, load_layer, make_config
 from base_residual.errors import RunError
-from base_residual.evaluation import CONVERGED_WITHIN, Criterion, Evaluation, Protocol, success_criteria
+from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
+from base_residual.files import read_at_most
+from base_residual.metrics import DEPTH_METRICS
+from base_residual.tracking import Record
 
+MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
 
 
@@ -128,16 +133,17 @@ def read_run(folder: Path) -> FinishedRun:
     if not report.is_file() or not metrics.is_file():
         raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
     try:
-        found = json.loads(report.read_text(encoding="utf-8"))
-        lines = metrics.read_text(encoding="utf-8").splitlines()
-        return FinishedRun(
-            folder,
-            make_config(load_layer(folder / "config.yaml")),
-            [float(json.loads(line)["val/rmse"]) for line in lines],
-            Evaluation(found["metrics"], found["decomposition"], Protocol(**found["protocol"])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        test = TypeAdapter(Evaluation).validate_json(read_at_most(report, MAX_FILE))
+        record = TypeAdapter(Record)
+        epochs = [record.validate_json(line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
+        lacking = set(DEPTH_METRICS) - test.metrics.keys()
+        lacking |= (set(JUDGED) if test.decomposition else set()) - test.decomposition.keys()
+        if lacking or not epochs:
+            raise ValueError(f"there is no {min(lacking, default='epoch')} in it")
+    except (OSError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
+    config = make_config(load_layer(folder / "config.yaml"))
+    return FinishedRun(folder, config, [epoch["val/rmse"] for epoch in epochs], test)
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:

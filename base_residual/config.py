@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from base_residual.errors import ConfigError
+from base_residual.files import read_at_most, writable
 
 DatasetName = Literal["simulated", "batvisionv2"]
 ModelName = Literal["base_residual", "plain", "unet"]
 Layer = dict[str, Any]
 
+MAX_FILE = 2**16  # bytes of a configuration
+MAX_SIDE = 1024  # pixels
+MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 SPLITS = ("train", "val", "test")
 
 # What each dataset implies, beneath what the user says.
@@ -81,6 +85,15 @@ class Section(BaseModel):
                     raise ValueError(f"there is no setting '{key}' here; {hint}")
         return given
 
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        if isinstance(value, str | Path) and not writable(str(value)):
+            raise ValueError("it holds characters that cannot be written")
+        if isinstance(value, int) and value > MAX_INT:
+            raise ValueError("it is larger than any number that is counted here")
+        return value
+
 
 class DataConfig(Section):
     """Where recordings come from and what a depth map looks like."""
@@ -88,7 +101,7 @@ class DataConfig(Section):
     name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
     root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
     output_size: int = Field(
-        256, ge=16, le=1024, multiple_of=16, description="Side of the square depth map, in pixels."
+        256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )
     max_depth: float = Field(30.0, gt=0, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
     mirror: bool = Field(True, description="Mirror half of the training samples: swap the ears, flip the depth.")
@@ -249,9 +262,11 @@ class Config(Section):
         layer = merge(DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), layer)
         loss = layer.setdefault("loss", {})
         share = loss.pop("lowpass_share", 1 / 16)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError("loss.lowpass_share is the kernel's share of the map's side, from 0 to 1")
         size = layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default)
         if isinstance(size, int):
-            loss.setdefault("lowpass_kernel", max(1, round(share * size)))
+            loss.setdefault("lowpass_kernel", max(1, round(share * min(size, MAX_SIDE))))
         loss.setdefault("curriculum", loss.get("adaptive", False))
         return layer
 
@@ -318,6 +333,8 @@ def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str |
         return Config.model_validate(merge(PRESETS[preset], SIZES[size] if size else {}, *layers))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+    except (RecursionError, UnicodeError) as error:
+        raise ConfigError(f"The settings are nested too deeply, or hold halves of characters: {error}.") from error
 
 
 def load_layer(path: Path) -> Layer:
@@ -327,10 +344,10 @@ def load_layer(path: Path) -> Layer:
         ConfigError: the file is missing, is no YAML or holds something else than sections.
     """
     try:
-        layer = yaml.safe_load(path.read_text(encoding="utf-8"))
+        layer = _parse_yaml(read_at_most(path, MAX_FILE).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if layer is None:
         return {}
@@ -350,8 +367,8 @@ def parse_setting(text: str) -> Layer:
     if not (equals and dot and section and name):
         raise ConfigError(f"Cannot read the setting '{text}'. Write it as section.key=value, such as trainer.epochs=3.")
     try:
-        return {section: {name: yaml.safe_load(value)}}
-    except yaml.YAMLError as error:
+        return {section: {name: _parse_yaml(value)}}
+    except ValueError as error:
         raise ConfigError(f"The value in '{text}' is not valid YAML.") from error
 
 
@@ -365,10 +382,42 @@ def explain(error: ValidationError) -> str:
             section, name = problem["loc"]
             known = Config.model_fields[str(section)].annotation.model_fields[str(name)]  # type: ignore[union-attr]
             what = known.description.rstrip(".")
-        came = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
+        came = "" if problem["type"] == "value_error" else f", not {_shown(problem['input'])}"
         sentences.append(f"{where}: {what}{came}" if where else what)
     text = "; ".join(sentences).rstrip(".")
     return f"Wrong configuration: {text}{'' if text.endswith('?') else '.'}"
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in a sentence: cut short where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets
+        return f"such a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="aliases (*name) are not read here; write the value out")
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: str) -> Any:
+    """What a YAML text stands for.
+
+    Raises:
+        ValueError: it is no YAML, has aliases, or a value that is not what its tag says.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def choices(kind: Any) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""Writing files so that a killed process or a full disk never leaves half of one behind."""
+"""Writing files so that nothing leaves half of one behind, and reading them so that none takes all memory."""
 
 from __future__ import annotations
 
+import errno
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,3 +28,21 @@ def replacing(path: Path) -> Iterator[Path]:
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """All of a file that has no reason to be larger than `most` bytes; no more than that is ever read.
+
+    Raises:
+        OSError: it is larger, or cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return content
+
+
+def writable(text: str) -> bool:
+    """Whether a text can go into a file and on a terminal: it holds no control character and no half of a character."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
