@@ -394,7 +394,7 @@ def _shown(value: object) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets
         return f"such a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= 200 else f"{text[:200]} and so on"
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -118,7 +118,8 @@ def map_array(path: Path) -> NDArray[Any]:
         if int.from_bytes(file.read(2 if major == 1 else 4), "little") > MAX_HEADER:
             raise ValueError(f"{path} has a header of more than {MAX_HEADER} bytes")
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="raise"):  # a shape of more bytes than can be counted
+            return np.lib.format.open_memmap(path, mode="r")
     except (ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError) as error:
         raise ValueError(f"{path} has a damaged header") from error  # numpy has it parsed as Python
 
