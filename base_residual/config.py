@@ -333,8 +333,10 @@ def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str |
         return Config.model_validate(merge(PRESETS[preset], SIZES[size] if size else {}, *layers))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
-    except (RecursionError, UnicodeError) as error:
-        raise ConfigError(f"The settings are nested too deeply, or hold halves of characters: {error}.") from error
+    except RecursionError as error:
+        raise ConfigError("The settings are nested too deeply.") from error
+    except UnicodeError as error:
+        raise ConfigError("The name of a setting holds half of a character.") from error
 
 
 def load_layer(path: Path) -> Layer:
