@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from base_residual.baseline import create_model
 from base_residual.config import Config, make_config
 from base_residual.errors import CheckpointError, ConfigError
-from base_residual.files import replacing
+from base_residual.files import from_json, replacing
 from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
@@ -82,7 +81,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")
     try:
         config = make_config(json.loads(header["config"]))
-        epoch, history = int(header["epoch"]), TypeAdapter(list[Record]).validate_json(header["history"])
+        epoch, history = int(header["epoch"]), from_json(list[Record], header["history"])
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"The header of {path} is damaged: {error}") from error
     with torch.device("meta"):  # takes no memory, whatever the header says

@@ -8,12 +8,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from base_residual.config import Config, load_layer, make_config
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
-from base_residual.files import read_at_most
+from base_residual.files import from_json, read_at_most
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.tracking import Record
 
@@ -133,9 +131,8 @@ def read_run(folder: Path) -> FinishedRun:
     if not report.is_file() or not metrics.is_file():
         raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
     try:
-        test = TypeAdapter(Evaluation).validate_json(read_at_most(report, MAX_FILE))
-        record = TypeAdapter(Record)
-        epochs = [record.validate_json(line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
+        test: Evaluation = from_json(Evaluation, read_at_most(report, MAX_FILE))
+        epochs = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
         lacking = set(DEPTH_METRICS) - test.metrics.keys()
         lacking |= (set(JUDGED) if test.decomposition else set()) - test.decomposition.keys()
         if lacking or not epochs:

@@ -8,6 +8,9 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from base_residual.errors import RunError
 
@@ -41,6 +44,20 @@ def read_at_most(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return content
+
+
+def from_json(kind: Any, content: str | bytes) -> Any:
+    """JSON as the type that it is meant to be of.
+
+    Raises:
+        ValueError: it is no JSON, or of another type; in one sentence.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{where}: {problem['msg']}" if where else problem["msg"]) from error
 
 
 def writable(text: str) -> bool:

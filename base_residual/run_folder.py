@@ -25,6 +25,7 @@ from base_residual.checkpoint import (
 )
 from base_residual.config import Config
 from base_residual.errors import RunError
+from base_residual.files import from_json
 from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
@@ -116,7 +117,7 @@ def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.
     """
     header = read_header(path)
     try:
-        place, settings = _Place.model_validate_json(header["position"]), json.loads(header["config"])
+        place, settings = from_json(_Place, header["position"]), json.loads(header["config"])
         if len(place.history) != place.epoch - 1:
             raise ValueError(f"{len(place.history)} epochs are recorded before epoch {place.epoch}")
         differing = sorted(differing_settings(settings, config.model_dump(mode="json")))

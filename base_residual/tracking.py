@@ -19,13 +19,13 @@ from base_residual.files import replacing
 log = logging.getLogger("base_residual")
 
 
-def _judged(record: dict[str, float]) -> dict[str, float]:
+def _judged(record: dict[str, int | float]) -> dict[str, int | float]:
     if "val/rmse" not in record:
         raise ValueError("an epoch without val/rmse")
     return record
 
 
-Record = Annotated[dict[str, float], AfterValidator(_judged)]
+Record = Annotated[dict[str, int | float], AfterValidator(_judged)]
 """One epoch: `epoch`, `train/loss_total`, ..., `val/rmse`, ..."""
 
 
