@@ -22,6 +22,8 @@ log = logging.getLogger("base_residual")
 def _judged(record: dict[str, int | float]) -> dict[str, int | float]:
     if "val/rmse" not in record:
         raise ValueError("an epoch without val/rmse")
+    if any(isinstance(value, int) and abs(value) >= 2**63 for value in record.values()):
+        raise ValueError("a whole number that nothing here counts to")
     return record
 
 

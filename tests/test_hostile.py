@@ -427,9 +427,6 @@ def test_a_run_that_was_tampered_with_is_damaged(fuzz: ModuleType, tmp_path: Pat
     folder = tmp_path / "runs" / "bad"
     assert read_run(folder).rmse == 0.5
     (folder / name).write_text(content)
-    if content.startswith('{"val/rmse": 1'):
-        assert read_run(folder).val_rmse == [float("inf")]
-        return
     with pytest.raises(RunError, match="is damaged"):
         read_run(folder)
 
