@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from base_residual.arrays import read_array
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.config import AudioConfig
 from base_residual.errors import DataError, ShapeError
-from base_residual.files import read_array
 
 SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
+SLOWEST_RATE, FASTEST_RATE = 8_000, 192_000  # Hz; a filter that resamples from any other would have no end
 MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
 COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
 ONSET = 0.1  # of the loudest sample: what is as loud for the first time is where the direct sound begins
@@ -48,11 +49,11 @@ def echo_header(path: Path) -> EchoHeader:
     Raises:
         DataError: the file is missing or no sound file.
     """
-    if not path.is_file():
-        raise DataError(f"The recording {path} does not exist.")
     try:
+        if not path.is_file():
+            raise DataError(f"The recording {path} does not exist.")
         info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error
     return EchoHeader(info.samplerate, info.channels, info.frames, info.subtype)
 
@@ -67,13 +68,18 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         What the file says of itself, and float32 (2, T) in [-1, 1], left ear first.
 
     Raises:
-        DataError: the file is missing, broken, empty, not two-channel, or holds NaN.
+        DataError: the file is missing, broken, empty, too long, not two-channel, of a rate that no echo has, or holds
+            NaN.
     """
     header = echo_header(path)
     if header.channels != 2:
         raise DataError(
             f"The recording {path} has {header.channels} channel{'s'[: header.channels != 1]}; expected are 2, left "
             "and right ear. One ear cannot tell left from right."
+        )
+    if not SLOWEST_RATE <= header.sample_rate <= FASTEST_RATE:
+        raise DataError(
+            f"The recording {path} has {header.sample_rate} Hz; expected are {SLOWEST_RATE} to {FASTEST_RATE} Hz."
         )
     if not 0 < header.frames <= MAX_SECONDS * header.sample_rate:
         raise DataError(
@@ -83,6 +89,10 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error
+    if len(samples) != header.frames:
+        raise DataError(
+            f"The recording {path} says that it has {header.frames} frames, and {len(samples)} can be read."
+        )
     if not np.isfinite(samples).all():
         raise DataError(f"The recording {path} holds NaN or infinite samples.")
     return header, torch.from_numpy(samples.T.copy())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +18,15 @@ from torch import Tensor
 from base_residual.baseline import create_model
 from base_residual.config import Config, make_config
 from base_residual.errors import CheckpointError, ConfigError, TrainingError
-from base_residual.files import replacing
+from base_residual.files import from_json, replacing
 from base_residual.model import DepthNet
+from base_residual.tracking import Record
+
+Tensors = dict[str, Tensor]
 
 FORMAT = "base-residual-depth/1"
+KINDS = {torch.float32: "F32", torch.int64: "I64"}  # the types that a network's tensors have, as the file names them
+ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimiser keeps of each parameter
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,11 @@ class Checkpoint:
     model: DepthNet
     config: Config
     epoch: int
-    history: list[dict[str, float]]
+    history: list[Record]
     version: str
 
 
-def save_checkpoint(path: Path, model: DepthNet, epoch: int, history: list[dict[str, float]]) -> None:
+def save_checkpoint(path: Path, model: DepthNet, epoch: int, history: list[Record]) -> None:
     """Write a model's weights, with its settings and its history in the header.
 
     Raises:
@@ -69,21 +76,21 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         CheckpointError: the file is missing, broken, or no checkpoint of this package.
     """
     path = Path(path)
-    tensors, header = read_tensors(path)
+    header = read_header(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")
     try:
         config = make_config(json.loads(header["config"]))
-        epoch, history = int(header["epoch"]), json.loads(header["history"])
-    except (KeyError, ValueError, ConfigError) as error:
+        epoch, history = int(header["epoch"]), from_json(list[Record], header["history"])
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"The header of {path} is damaged: {error}") from error
+    with torch.device("meta"):  # takes no memory, whatever the header says
+        outline = create_model(config)
+    tensors = read_tensors(path, outline.state_dict())
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"The weights in {path} are damaged: they hold NaN or infinite values.")
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
         model = create_model(config)
-    expected = model.state_dict()
-    for name in expected.keys() | tensors.keys():
-        came, wanted = tensors.get(name), expected.get(name)
-        if came is None or wanted is None or came.shape != wanted.shape:
-            raise CheckpointError(f"The weights in {path} do not fit the network that its header describes ({name}).")
     model.load_state_dict(tensors)
     return Checkpoint(model.to(device).eval(), config, epoch, history, header.get("version", "unknown"))
 
@@ -101,7 +108,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> DepthNet
     return load_checkpoint(path, device).model
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+def write_tensors(path: Path, tensors: Tensors, header: dict[str, str]) -> None:
     """Write a safetensors file aside and rename it into place.
 
     Raises:
@@ -116,25 +123,52 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
         aside.write_bytes(content)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file.
+def read_header(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; its tensors are not read.
 
     Raises:
         CheckpointError: the file is missing or broken.
     """
+    with _opened(path) as file:
+        header: dict[str, str] = file.metadata() or {}
+        return header
+
+
+def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[str, Tensor] | None = None) -> Tensors:
+    """Tensors of a safetensors file, once all their names, shapes and types have been found to be those expected.
+
+    Raises:
+        CheckpointError: the file is missing or broken, or its tensors are others.
+    """
+    allowed = {**required, **(optional or {})}
+    with _opened(path) as file:
+        names = set(file.keys())
+        for name in sorted(required.keys() | names):
+            came = file.get_slice(name) if name in names else None
+            wanted = allowed.get(name)
+            if came is None or wanted is None or (came.get_shape(), came.get_dtype()) != _kind(wanted):
+                raise CheckpointError(f"The weights in {path} do not fit the network that they are for ({name}).")
+        return {name: file.get_tensor(name) for name in names}
+
+
+def _kind(tensor: Tensor) -> tuple[list[int], str]:
+    return list(tensor.shape), KINDS[tensor.dtype]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name the file in it, such as {path / 'best.safetensors'}.")
     if not path.is_file():
         raise CheckpointError(f"The checkpoint {path} does not exist.")
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
     """An optimiser's state as named tensors: `optimizer.PARAMETER.KEY`."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {
@@ -145,11 +179,28 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimiser the state that `optimizer_tensors` took from another one of the same parameters."""
+def optimizer_outline(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The names, and the shapes, of all that `optimizer_tensors` can give."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    scalar = torch.zeros(())
+    return {
+        f"optimizer.{number}.{key}": scalar if key == "step" else parameter
+        for number, parameter in enumerate(parameters)
+        for key in ADAM
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Give an optimiser the state that `optimizer_tensors` took from another one of the same parameters.
+
+    Raises:
+        ValueError: a part of a parameter's state is missing.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = tensor
+    if any(values.keys() != set(ADAM) for values in state.values()):
+        raise ValueError("the optimiser's state is incomplete")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from base_residual.config import Config, load_layer, make_config
 from base_residual.errors import RunError
-from base_residual.evaluation import CONVERGED_WITHIN, Criterion, Evaluation, Protocol, success_criteria
+from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
+from base_residual.files import from_json, read_at_most
+from base_residual.metrics import DEPTH_METRICS
 from base_residual.tracking import Record
 
+MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
+
+
+class Blind(TypedDict):
+    """The part of evaluation.json about predictions that hear nothing: rmse in metres by name."""
+
+    blind_rmse: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -151,18 +159,18 @@ def read_run(folder: Path) -> FinishedRun:
     if not report.is_file() or not metrics.is_file():
         raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
     try:
-        found = json.loads(report.read_text(encoding="utf-8"))
-        records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        history = [record | {key: float(record[key]) for key in EVERY_EPOCH} for record in records]
-        return FinishedRun(
-            folder,
-            make_config(load_layer(folder / "config.yaml")),
-            history,
-            Evaluation(found["metrics"], found["decomposition"], Protocol(**found["protocol"])),
-            found["blind_rmse"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        noted = read_at_most(report, MAX_FILE)
+        test: Evaluation = from_json(Evaluation, noted)
+        blind: dict[str, float] = from_json(Blind, noted)["blind_rmse"]
+        history = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
+        lacking = set(DEPTH_METRICS) - test.metrics.keys()
+        lacking |= (set(JUDGED) if test.decomposition else set()) - test.decomposition.keys()
+        lacking |= {key for key in EVERY_EPOCH for record in history if key not in record}
+        if lacking or not history:
+            raise ValueError(f"there is no {min(lacking, default='epoch')} in it")
+    except (OSError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
+    return FinishedRun(folder, make_config(load_layer(folder / "config.yaml")), history, test, blind)
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from base_residual.errors import ConfigError
+from base_residual.files import read_at_most, writable
 
 DatasetName = Literal["simulated", "batvisionv2", "batvisionv1", "replica", "own"]
 ModelName = Literal["base_residual", "plain", "unet"]
 Layer = dict[str, Any]
 
+MAX_FILE = 2**16  # bytes of a configuration
+MAX_SIDE = 1024  # pixels
+MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 SPLITS = ("train", "val", "test")
 
 # What each dataset implies, beneath what the user says.
@@ -86,6 +89,15 @@ class Section(BaseModel):
                     raise ValueError(f"there is no setting '{key}' here; {hint}")
         return given
 
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        if isinstance(value, str | Path) and not writable(str(value)):
+            raise ValueError("it holds characters that cannot be written")
+        if isinstance(value, int) and value > MAX_INT:
+            raise ValueError("it is larger than any number that is counted here")
+        return value
+
 
 class DataConfig(Section):
     """Where recordings come from and what a depth map looks like."""
@@ -93,7 +105,7 @@ class DataConfig(Section):
     name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
     root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
     output_size: int = Field(
-        256, ge=16, le=1024, multiple_of=16, description="Side of the square depth map, in pixels."
+        256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )
     max_depth: float = Field(30.0, gt=0, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
     align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
@@ -260,9 +272,11 @@ class Config(Section):
         layer = merge(DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), layer)
         loss = layer.setdefault("loss", {})
         share = loss.pop("lowpass_share", 1 / 16)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError("loss.lowpass_share is the kernel's share of the map's side, from 0 to 1")
         size = layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default)
         if isinstance(size, int):
-            loss.setdefault("lowpass_kernel", max(1, round(share * size)))
+            loss.setdefault("lowpass_kernel", max(1, round(share * min(size, MAX_SIDE))))
         loss.setdefault("curriculum", loss.get("adaptive", False))
         return layer
 
@@ -295,7 +309,9 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The complete settings as YAML, which `load_config` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        from base_residual import plain_yaml  # slow to import
+
+        return plain_yaml.text(self.model_dump(mode="json"))
 
 
 def merge(*layers: Mapping[str, Any]) -> Layer:
@@ -329,6 +345,10 @@ def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str |
         return Config.model_validate(merge(PRESETS[preset], SIZES[size] if size else {}, *layers))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+    except RecursionError as error:
+        raise ConfigError("The settings are nested too deeply.") from error
+    except UnicodeError as error:
+        raise ConfigError("The name of a setting holds half of a character.") from error
 
 
 def load_layer(path: Path) -> Layer:
@@ -337,11 +357,13 @@ def load_layer(path: Path) -> Layer:
     Raises:
         ConfigError: the file is missing, is no YAML or holds something else than sections.
     """
+    from base_residual import plain_yaml
+
     try:
-        layer = yaml.safe_load(path.read_text(encoding="utf-8"))
+        layer = plain_yaml.parse(read_at_most(path, MAX_FILE).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if layer is None:
         return {}
@@ -360,9 +382,11 @@ def parse_setting(text: str) -> Layer:
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and section and name):
         raise ConfigError(f"Cannot read the setting '{text}'. Write it as section.key=value, such as trainer.epochs=3.")
+    from base_residual import plain_yaml
+
     try:
-        return {section: {name: yaml.safe_load(value)}}
-    except yaml.YAMLError as error:
+        return {section: {name: plain_yaml.parse(value)}}
+    except ValueError as error:
         raise ConfigError(f"The value in '{text}' is not valid YAML.") from error
 
 
@@ -376,10 +400,19 @@ def explain(error: ValidationError) -> str:
             section, name = problem["loc"]
             known = Config.model_fields[str(section)].annotation.model_fields[str(name)]  # type: ignore[union-attr]
             what = known.description.rstrip(".")
-        came = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
+        came = "" if problem["type"] == "value_error" else f", not {_shown(problem['input'])}"
         sentences.append(f"{where}: {what}{came}" if where else what)
     text = "; ".join(sentences).rstrip(".")
     return f"Wrong configuration: {text}{'' if text.endswith('?') else '.'}"
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in a sentence: cut short where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets
+        return f"such a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]} and so on"
 
 
 def choices(kind: Any) -> tuple[str, ...]:

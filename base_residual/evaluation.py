@@ -22,6 +22,7 @@ LOWPASS_SHARE = (
 SMOOTH_BASE = 0.25  # of the detail's energy in the ground truth; "well below 1"
 IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
+JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
 AHEAD = 0.05  # share by which rmse must lie below the plain network's
 
 
@@ -222,8 +223,7 @@ def success_criteria(
     figures, rmse = evaluation.decomposition, evaluation.metrics["rmse"]
     criteria = []
     if figures:
-        smooth, lowest = figures["base_smoothness"], figures["base_positive"]
-        size, gain, corr = figures["residual_abs_mean"], figures["residual_gain"], figures["residual_detail_corr"]
+        smooth, lowest, size, gain, corr = (figures[name] for name in JUDGED)
         idle = " - the residual is idle: final and base are alike" if gain < IDLE_GAIN else ""
         criteria += [
             Criterion(

@@ -1,17 +1,18 @@
-"""Arrays are read without running code; files are written so that nothing ever leaves half of one behind."""
+"""Writing files so that nothing leaves half of one behind; reading them so that none takes all memory."""
 
 from __future__ import annotations
 
+import errno
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from base_residual.errors import DataError, RunError
+from base_residual.errors import RunError
 
 
 @contextmanager
@@ -32,23 +33,33 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def read_array(path: Path, kind: str) -> NDArray[Any]:
-    """Map the one array of an `.npy` file; objects in it are refused, for they could run code.
-
-    Args:
-        path: file to read.
-        kind: what it is to the user ("depth map"), for the error.
+def read_at_most(path: Path, most: int) -> bytes:
+    """All of a file that has no reason to be larger than `most` bytes; no more than that is ever read.
 
     Raises:
-        DataError: the file is missing or no `.npy` of numbers or text.
+        OSError: it is larger, or cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
+    return content
+
+
+def from_json(kind: Any, content: str | bytes) -> Any:
+    """JSON as the type that it is meant to be of.
+
+    Raises:
+        ValueError: it is no JSON, or of another type; in one sentence.
     """
     try:
-        stored: Any = np.load(path, allow_pickle=False, mmap_mode="r")
-    except FileNotFoundError as error:
-        raise DataError(f"The {kind} {path} does not exist.") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"The {kind} {path} is not a readable .npy file.") from error
-    if not isinstance(stored, np.ndarray):  # several arrays in an .npz
-        stored.close()
-        raise DataError(f"The {kind} {path} is not a readable .npy file.")
-    return stored
+        return TypeAdapter(kind).validate_json(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{where}: {problem['msg']}" if where else problem["msg"]) from error
+
+
+def writable(text: str) -> bool:
+    """Whether a text can go into a file and on a terminal: it holds no control character and no half of a character."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)

@@ -12,11 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from base_residual.checkpoint import optimizer_tensors, read_tensors, restore_optimizer, write_tensors
+from base_residual.checkpoint import (
+    optimizer_outline,
+    optimizer_tensors,
+    read_header,
+    read_tensors,
+    restore_optimizer,
+    write_tensors,
+)
 from base_residual.config import Config
 from base_residual.errors import RunError
+from base_residual.files import from_json
 from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
@@ -38,6 +47,14 @@ class Position:
     def best_epoch(self) -> int:
         """The epoch with the lowest validation rmse so far."""
         return 1 + int(np.argmin([record["val/rmse"] for record in self.history]))
+
+
+class _Place(BaseModel):
+    """A position as it stands in the header of a saved state."""
+
+    epoch: int = Field(ge=1)
+    step: int = Field(ge=0)
+    history: list[Record]
 
 
 @contextmanager
@@ -96,22 +113,26 @@ def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.
     """Bring a model and its optimiser to a saved state.
 
     Raises:
-        CheckpointError: the file is broken.
-        RunError: it was saved by a run with other settings.
+        CheckpointError: the file is broken, or holds the weights of another network.
+        RunError: it was saved by a run with other settings, or its header is damaged.
     """
-    tensors, header = read_tensors(path)
+    header = read_header(path)
     try:
-        place, settings = json.loads(header["position"]), json.loads(header["config"])
+        place, settings = from_json(_Place, header["position"]), json.loads(header["config"])
+        if len(place.history) != place.epoch - 1:
+            raise ValueError(f"{len(place.history)} epochs are recorded before epoch {place.epoch}")
         differing = sorted(differing_settings(settings, config.model_dump(mode="json")))
         if differing:
             raise RunError(
                 f"{path} was saved with other settings: {', '.join(differing)}. "
                 "Resume with the same ones, or use another --experiment-name."
             )
+        outline = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors = read_tensors(path, outline | {"sums": torch.zeros(SUMS)}, optimizer_outline(optimizer))
         model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
         restore_optimizer(optimizer, tensors)
-        return Position(place["epoch"], place["step"], tensors["sums"].reshape(SUMS), place["history"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        return Position(place.epoch, place.step, tensors["sums"], place.history)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
 
 

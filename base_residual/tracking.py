@@ -6,10 +6,11 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import AfterValidator
 
 from base_residual.config import Config
 from base_residual.errors import MissingExtraError
@@ -17,7 +18,16 @@ from base_residual.files import replacing
 
 log = logging.getLogger("base_residual")
 
-Record = dict[str, float]
+
+def _judged(record: dict[str, int | float]) -> dict[str, int | float]:
+    if "val/rmse" not in record:
+        raise ValueError("an epoch without val/rmse")
+    if any(isinstance(value, int) and abs(value) >= 2**63 for value in record.values()):
+        raise ValueError("a whole number that nothing here counts to")
+    return record
+
+
+Record = Annotated[dict[str, int | float], AfterValidator(_judged)]
 """One epoch: `epoch`, `train/loss_total`, ..., `val/rmse`, ..."""
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from base_residual.baseline import create_model
-from base_residual.checkpoint import FORMAT, load_checkpoint, load_model, read_tensors, save_checkpoint, write_tensors
+from base_residual.checkpoint import FORMAT, load_checkpoint, load_model, read_header, save_checkpoint, write_tensors
 from base_residual.config import Config
 from base_residual.errors import CheckpointError, RunError
 
@@ -44,7 +44,7 @@ def test_what_is_no_checkpoint_is_refused_in_words(tiny: Callable[..., Config], 
 def test_a_damaged_checkpoint_is_refused_in_words(tiny: Callable[..., Config], tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, create_model(tiny()), 1, [])
-    tensors, header = read_tensors(path)
+    tensors, header = load_file(path), read_header(path)
     write_tensors(path, tensors, header | {"config": "{}"})
     with pytest.raises(CheckpointError, match="do not fit the network"):
         load_model(path)
@@ -73,5 +73,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(RunError, match="No space left on device"):
         write_tensors(path, {"a": torch.zeros(3)}, {})
-    assert torch.equal(read_tensors(path)[0]["a"], torch.ones(3))
+    assert torch.equal(load_file(path)["a"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]

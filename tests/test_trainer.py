@@ -12,11 +12,11 @@ import torch
 from conftest import write_batvision
 from safetensors.torch import load_file
 
-from base_residual.checkpoint import load_checkpoint, save_checkpoint
+from base_residual.checkpoint import load_checkpoint, read_header, save_checkpoint, write_tensors
 from base_residual.config import Config
 from base_residual.console import ConsoleTracker, epoch_line
 from base_residual.data.sample import EchoDataset, EchoSample
-from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted
+from base_residual.errors import CheckpointError, DataError, RunError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import evaluate
 from base_residual.model import BaseResidualNet, DepthNet
 from base_residual.run_folder import STATE
@@ -194,11 +194,22 @@ def test_two_runs_do_not_share_a_folder(tiny: MakeConfig) -> None:
 def test_a_damaged_state_is_refused_in_words(tiny: MakeConfig) -> None:
     result = fit(tiny())
     state = result.run_dir / STATE
-    from base_residual.checkpoint import read_tensors, write_tensors
-
-    tensors, header = read_tensors(state)
-    write_tensors(state, tensors, {"config": header["config"]})
-    with pytest.raises(RunError, match=r"damaged.*--overwrite"):
+    tensors, header = load_file(state), read_header(state)
+    place = json.loads(header["position"])
+    for damaged in (
+        {"config": header["config"]},
+        header | {"config": "[]"},
+        header | {"position": json.dumps(place | {"history": []})},
+        header | {"position": json.dumps(place | {"epoch": "many"})},
+    ):
+        write_tensors(state, tensors, damaged)
+        with pytest.raises(RunError, match=r"damaged.*--overwrite"):
+            fit(tiny(), resume=True)
+    write_tensors(state, {name: tensor for name, tensor in tensors.items() if not name.endswith(".step")}, header)
+    with pytest.raises(RunError, match=r"optimiser's state is incomplete.*--overwrite"):
+        fit(tiny(), resume=True)
+    write_tensors(state, tensors | {"sums": torch.zeros(3)}, header)
+    with pytest.raises(CheckpointError, match=r"do not fit .*sums"):
         fit(tiny(), resume=True)
 
 

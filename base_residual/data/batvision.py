@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,14 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from base_residual.arrays import read_array
 from base_residual.audio import EchoHeader, echo_frames, echo_header, read_ears, read_echo
 from base_residual.chirp import SAMPLE_RATE
 from base_residual.config import SPLITS, DataConfig
 from base_residual.data.sample import EchoSample, clean_depth, fit_sample
 from base_residual.errors import DataError
-from base_residual.files import read_array
+from base_residual.files import read_at_most, writable
 
 log = logging.getLogger("base_residual")
+
+MAX_TABLE = 2**26  # bytes of a CSV file: half a million recordings
+MAX_SIDE = 4096  # pixels of a stored depth map
 
 
 @dataclass(frozen=True)
@@ -123,15 +128,16 @@ def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
         float32 (H, W) in metres, 0 where nothing was measured (0, negative, NaN or infinite in the file).
 
     Raises:
-        DataError: the file is missing, is no `.npy`, or has another rank or type.
+        DataError: the file is missing, is no `.npy`, has another rank or type, or a side beyond `MAX_SIDE`.
     """
     stored = read_array(path, "depth map")
-    if stored.ndim != 2 or 0 in stored.shape or stored.dtype.kind not in "uif":
+    if stored.ndim != 2 or not all(0 < side <= MAX_SIDE for side in stored.shape) or stored.dtype.kind not in "uif":
         raise DataError(
             f"The depth map {path} has shape {stored.shape} and type {stored.dtype}; "
-            "expected are two dimensions of numbers, in millimetres."
+            f"expected are two dimensions of numbers, in millimetres, at most {MAX_SIDE} x {MAX_SIDE} of them."
         )
-    depth = stored.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        depth = stored.astype(np.float32)
     depth *= np.float32(0.001)
     return clean_depth(depth, max_depth)
 
@@ -182,32 +188,38 @@ class BatVisionV2(BatVision):
     layout = V2
 
 
-def _read_table(root: Path, table: Path, layout: Layout) -> list[Recording]:
+def _read_table(root: Path, table: Path, layout: Layout) -> Iterator[Recording]:
+    location = table.resolve().parent.name
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            lacking = [column for column in layout.columns if column not in (reader.fieldnames or ())]
-            rows = list(reader)
+        rows = csv.reader(io.StringIO(read_at_most(table, MAX_TABLE).decode("utf-8-sig"), newline=""), strict=True)
+        columns = next(rows, [])
+        lacking = [column for column in layout.columns if column not in columns]
+        if lacking:
+            names = ", ".join(f"'{column}'" for column in lacking)
+            raise DataError(f"The table {table} has no column {names}. Expected is {layout}.")
+        places = {column: columns.index(column) for column in layout.columns}
+        for row in filter(None, rows):
+            cells = {column: row[place] if place < len(row) else "" for column, place in places.items()}
+            empty = [column for column in layout.columns if not cells[column]]
+            if empty:
+                raise DataError(f"{table}, line {rows.line_num}: nothing in the column '{empty[0]}'.")
+            *audio, depth = (
+                _inside(root, table, rows.line_num, *(cells[column] for column in names))
+                for names in (*layout.audio, layout.depth)
+            )
+            yield Recording(f"{location}/{audio[0].stem}", tuple(audio), depth)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"Cannot read the table {table}: {error}.") from error
-    if lacking:
-        names = ", ".join(f"'{column}'" for column in lacking)
-        raise DataError(f"The table {table} has no column {names}. Expected is {layout}.")
-    location = table.resolve().parent.name
-    recordings = []
-    for line, row in enumerate(rows, start=2):
-        empty = [column for column in layout.columns if not row[column]]
-        if empty:
-            raise DataError(f"{table}, line {line}: nothing in the column '{empty[0]}'.")
-        *audio, depth = (
-            _inside(root, table, line, *(row[column] for column in names)) for names in (*layout.audio, layout.depth)
-        )
-        recordings.append(Recording(f"{location}/{audio[0].stem}", tuple(audio), depth))
-    return recordings
 
 
 def _inside(root: Path, table: Path, line: int, *parts: str) -> Path:
+    if not writable("".join(parts)):
+        raise DataError(f"{table}, line {line}: a path with control characters, {'/'.join(parts)[:200]!r}.")
     path = root.joinpath(*parts)
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise DataError(f"{table}, line {line}: the path {'/'.join(parts)} cannot be followed.") from error
+    if not inside:
         raise DataError(f"{table}, line {line}: the path {'/'.join(parts)} leaves the dataset folder {root}.")
     return path

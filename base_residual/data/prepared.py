@@ -7,6 +7,8 @@ that the index states, and `index.json`: the settings, and size, time and SHA-25
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,16 +23,18 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from base_residual.arrays import map_array
 from base_residual.data.batvision import BatVision, Recording
 from base_residual.data.cache import Progress, cached
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError
-from base_residual.files import replacing
+from base_residual.files import read_at_most, replacing
 
 VERSION = 1
 """Raised whenever the same files and settings would give other arrays."""
 
 MILLIMETRE = 0.001
+MAX_STAMPS = 512  # bytes in the index for the two stamps of a recording
 AT_ONCE = 64  # recordings in memory at a time
 NOTES = 50  # times that a preparing writes down how far it is
 
@@ -73,9 +77,17 @@ class PreparedSet:
         self.folder, self.ids, self.unit = folder, index.ids, index.depth_unit
         self._open()
 
+    def fits(self, source: BatVision) -> bool:
+        """Whether the arrays have the types and shapes of a split's."""
+        arrays = {"waveform.npy": self._waveform, "depth.npy": self._depth}
+        return all(
+            arrays[name].dtype == kind and arrays[name].shape == shape
+            for name, (kind, shape) in _arrays(source).items()
+        )
+
     def _open(self) -> None:
-        self._waveform = np.load(self.folder / "waveform.npy", mmap_mode="r", allow_pickle=False)
-        self._depth = np.load(self.folder / "depth.npy", mmap_mode="r", allow_pickle=False)
+        self._waveform = map_array(self.folder / "waveform.npy")
+        self._depth = map_array(self.folder / "depth.npy")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -109,14 +121,13 @@ def prepared(source: BatVision, progress: Progress | None = None) -> PreparedSet
     Raises:
         DataError: a recording cannot be read, or the set cannot be written.
     """
-    settings = _settings(source)
-    folder = cached("prepared", settings)
+    folder = cached("prepared", _settings(source))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             made = _open_fresh(folder, source)
             if made is None:
-                _make(folder, source, settings, progress)
+                _make(folder, source, progress)
                 made = _open_fresh(folder, source)
     except OSError as error:
         raise DataError(f"Cannot prepare {source.root} in {folder}: {error.strerror or error}.") from error
@@ -144,22 +155,48 @@ def _open_fresh(folder: Path, source: BatVision) -> PreparedSet | None:
     if index is None or len(index.stamps) < len(source):
         return None
     try:
-        return PreparedSet(folder, index)
+        found = PreparedSet(folder, index)
     except (OSError, ValueError):  # an array is gone or cut short
         return None
+    return found if found.fits(source) else None
 
 
 def _fresh_index(folder: Path, source: BatVision) -> Index | None:
     """The index in a folder, if every file that it names is still as it was; it may name only the first ones."""
+    expected = _empty_index(source)
+    most = len(expected.model_dump_json().encode()) + MAX_STAMPS * len(source)
     try:
-        index = Index.model_validate_json((folder / "index.json").read_bytes())
+        index = Index.model_validate_json(read_at_most(folder / "index.json", most))
     except (OSError, ValidationError):
         return None
-    if index.settings != _settings(source) or index.ids != [recording.id for recording in source.recordings]:
+    if index.model_copy(update={"stamps": []}) != expected or len(index.stamps) > len(source):
         return None
     done = zip(source.recordings, index.stamps, strict=False)
     files = ((path, stamp) for item, stamps in done for path, stamp in zip(item.files, stamps, strict=True))
     return index if all(_unchanged(path, stamp) for path, stamp in files) else None
+
+
+def _empty_index(source: BatVision) -> Index:
+    """The index of a split of which nothing is done yet."""
+    unit = max(MILLIMETRE, source.data.max_depth / np.iinfo(np.uint16).max)
+    return Index(settings=_settings(source), depth_unit=unit, ids=[item.id for item in source.recordings], stamps=[])
+
+
+def _arrays(source: BatVision) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Type and shape of the arrays of a split, by the names of their files."""
+    count, size = len(source), source.data.output_size
+    return {"waveform.npy": (np.float16, (count, 2, source.frames)), "depth.npy": (np.uint16, (count, size, size))}
+
+
+def _has_rows(folder: Path, source: BatVision, done: int) -> bool:
+    """Whether both arrays are long enough to hold the first `done` recordings."""
+    try:
+        return all(
+            (folder / name).stat().st_size >= len(_header(kind, shape)) + done * _row_size(kind, shape)
+            for name, (kind, shape) in _arrays(source).items()
+        )
+    except OSError:
+        return False
 
 
 def _unchanged(path: Path, stamp: Stamp) -> bool:
@@ -179,24 +216,24 @@ def _stamp(path: Path) -> Stamp:
         return Stamp(found.st_size, found.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _make(folder: Path, source: BatVision, settings: dict[str, str | int | float], progress: Progress | None) -> None:
+def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
     """Read every recording on all cores, write the arrays beside the set and move them there when all is done.
 
     What was killed is taken up where it ended, as long as the recordings are the same.
     """
-    partial, count, size = folder.with_name(f"{folder.name}.partial"), len(source), source.data.output_size
+    partial, count = folder.with_name(f"{folder.name}.partial"), len(source)
     index = _fresh_index(partial, source)
-    if index is None:
+    if index is None or not _has_rows(partial, source, len(index.stamps)):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        unit = max(MILLIMETRE, source.data.max_depth / np.iinfo(np.uint16).max)
-        ids = [recording.id for recording in source.recordings]
-        index = Index(settings=settings, depth_unit=unit, ids=ids, stamps=[])
+        index = _empty_index(source)
     done = len(index.stamps)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
-        waveforms = stack.enter_context(_rows(partial / "waveform.npy", np.float16, (count, 2, source.frames), done))
-        depths = stack.enter_context(_rows(partial / "depth.npy", np.uint16, (count, size, size), done))
+        waveforms, depths = (
+            stack.enter_context(_rows(partial / name, kind, shape, done))
+            for name, (kind, shape) in _arrays(source).items()
+        )
         next_note = done
         for places in _chunks(range(done, count)):
             for item in pool.map(lambda place: _read(source, place, index.depth_unit), places):
@@ -237,11 +274,23 @@ def _read(source: BatVision, place: int, unit: float) -> _Row:
 def _rows(path: Path, kind: type, shape: tuple[int, ...], done: int) -> BinaryIO:
     """An `.npy` file of that type and shape, opened to write the row after the first `done`."""
     file = path.open("r+b" if done else "w+b")
-    descr = np.lib.format.dtype_to_descr(np.dtype(kind))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
-    file.seek(done * int(np.prod(shape[1:])) * np.dtype(kind).itemsize, os.SEEK_CUR)
+    file.write(_header(kind, shape))
+    file.seek(done * _row_size(kind, shape), os.SEEK_CUR)
     file.truncate()
     return file
+
+
+def _header(kind: type, shape: tuple[int, ...]) -> bytes:
+    """The header of an `.npy` file of that type and shape."""
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(kind))
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _row_size(kind: type, shape: tuple[int, ...]) -> int:
+    """Bytes of one recording in an array of that type and shape."""
+    return math.prod(shape[1:]) * np.dtype(kind).itemsize
 
 
 def _chunks(places: range) -> Iterator[range]:

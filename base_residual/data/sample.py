@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -149,7 +149,7 @@ def resize_depth(depth: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.where(share >= 0.5, mean(depth) / np.maximum(share, 1e-6), 0).astype(np.float32)  # holes add nothing
 
 
-@cache
+@lru_cache(maxsize=64)
 def _area_weights(old: int, new: int) -> Any:
     """(new, old) sparse matrix whose rows average the few old pixels that each new one covers."""
     edges = np.arange(new + 1) * old / new

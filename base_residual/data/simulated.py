@@ -122,8 +122,8 @@ def simulate(
 
 def _complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> bool:
     """Whether a folder holds all rooms with these settings."""
-    note = root / "rooms.json"
-    return note.exists() and json.loads(note.read_text()) == _description(data, simulation)
+    note, text = root / "rooms.json", json.dumps(_description(data, simulation), indent=2)
+    return note.exists() and note.stat().st_size == len(text) and note.read_bytes() == text.encode()
 
 
 def _count_done(folder: Path) -> int:

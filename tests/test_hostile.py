@@ -1,0 +1,524 @@
+"""Files that lie, from whoever made them: each is read or ends in one sentence, within bounded memory and time."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import write_batvision
+
+import base_residual
+from base_residual.arrays import map_array
+from base_residual.audio import read_echo
+from base_residual.baseline import create_model
+from base_residual.checkpoint import load_checkpoint, load_model, read_header, save_checkpoint, write_tensors
+from base_residual.compare import read_run
+from base_residual.config import Config, load_layer, make_config, parse_setting
+from base_residual.data.batvision import MAX_TABLE, V2, list_recordings, read_depth
+from base_residual.data.simulated import simulate
+from base_residual.errors import BaseResidualError, CheckpointError, ConfigError, DataError, RunError
+from base_residual.files import read_at_most
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+COMMITTED = BENCHMARKS / "results" / "fuzz.json"
+INPUTS = 2000
+READERS = ("wav", "npy", "csv", "yaml", "checkpoint", "state", "run", "prepared")
+LINUX = sys.platform == "linux"
+
+
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("fuzz")
+
+
+@contextmanager
+def bounded(seconds: float = 5.0, mebibytes: float = 64.0) -> Iterator[None]:
+    """Fails where the block takes more processor time, or holds more memory at once."""
+    mark = Path("/proc/self/clear_refs")
+    if mark.exists():
+        mark.write_text("5")  # the most memory held so far is what is held now
+    start, before = time.process_time(), peak_memory()
+    yield
+    assert time.process_time() - start < seconds
+    assert peak_memory() - before < mebibytes
+
+
+def peak_memory() -> float:
+    """Most memory held so far, in MiB; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
+
+
+def sparse(path: Path, size: int, content: bytes = b"") -> Path:
+    """A file that begins with `content` and says that it has `size` bytes, of which the disk holds almost none."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.truncate(size)
+    return path
+
+
+# The campaign.
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_works_or_ends_in_its_own_error(
+    fuzz: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
+    reader, share = fuzz.READERS[name].make(tmp_path), fuzz.READERS[name].share
+    kinds: Counter[str] = Counter()
+    for number in range(INPUTS * share // 1000):
+        outcome = fuzz.judge(reader.read, fuzz.make_input(reader, name, 1, number))
+        assert outcome.kind != "failed", (number, outcome.words)
+        assert number >= len(reader.seeds) or outcome.kind == "works", (number, outcome.words)
+        kinds[outcome.kind] += 1
+    assert kinds["works"] > len(reader.seeds)
+    assert kinds["refused"] or name == "prepared"  # a damaged set is made anew
+
+
+def test_the_campaign_has_every_reader(fuzz: ModuleType) -> None:
+    assert tuple(fuzz.READERS) == READERS
+    assert sum(target.share for target in fuzz.READERS.values()) == 1000
+
+
+def test_a_reader_that_breaks_its_promise_is_found(fuzz: ModuleType) -> None:
+    def broken(data: bytes) -> None:
+        raise KeyError("rmse")
+
+    def refusing(data: bytes) -> None:
+        raise DataError("no sound file")
+
+    limits = fuzz.LIMITS._replace(seconds=0.05, resident=32.0)
+    assert fuzz.judge(lambda data: None, b"").kind == "works"
+    assert fuzz.judge(refusing, b"")[:2] == ("refused", "no sound file")
+    assert "KeyError: 'rmse'" in fuzz.judge(broken, b"").words
+    assert "processor time" in fuzz.judge(lambda data: sum(range(10**7)), b"", limits).words
+    if LINUX:
+        grown = int(peak_memory() + 64) * 2**20  # beyond anything that was held before
+        assert "MiB more memory" in fuzz.judge(lambda data: bytearray(grown), b"", limits).words
+
+
+def test_the_campaign_says_what_it_found(fuzz: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(BENCHMARKS / "fuzz.py"), "--readers", "npy", "--inputs", "500", "--out", str(out)]
+    done = subprocess.run([*command, "--failures", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(out.read_text())
+    assert result["readers"]["npy"]["inputs"] == 140
+    assert result["readers"]["npy"]["failed"] == 0
+    assert {"machine", "commit", "seed", "limits"} <= result.keys()
+    assert out.with_suffix(".md").read_text(encoding="utf-8") == fuzz.markdown(result)
+
+
+def test_the_committed_campaign_is_large_and_found_nothing(fuzz: ModuleType) -> None:
+    result = json.loads(COMMITTED.read_text())
+    assert {name for name in result["readers"] if "guided" not in name} == set(READERS)
+    assert sum(found["inputs"] for found in result["readers"].values()) >= 100_000
+    assert not any(found["failed"] for found in result["readers"].values())
+    assert COMMITTED.with_suffix(".md").read_text(encoding="utf-8") == fuzz.markdown(result)
+
+
+# Recordings.
+
+
+def riff(rate: int = 44_100, channels: int = 2, claimed: int = 2**32 - 1, sound: bytes = bytes(400)) -> bytes:
+    fmt = np.array([16, rate, rate * 4 % 2**32], "<u4").tobytes()
+    head = fmt[:4] + np.array([1, channels], "<u2").tobytes() + fmt[4:] + np.array([4, 16], "<u2").tobytes()
+    size = np.uint32(claimed).tobytes()
+    return b"RIFF" + size + b"WAVEfmt " + head + b"data" + size + sound
+
+
+def test_a_recording_that_claims_four_gigabytes_costs_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "echo.wav"
+    path.write_bytes(riff())
+    with bounded():
+        assert read_echo(path)[1].shape == (2, 100)
+    with bounded(), pytest.raises(DataError, match=r"1,?073,?741,?\d+ frames; expected are 1 frame to 60 s"):
+        read_echo(sparse(path, 2**32, riff()))
+
+
+@pytest.mark.parametrize("rate", [1, 7999, 192_001, 2**31 - 1])
+def test_a_rate_that_would_resample_for_ever_is_refused(tmp_path: Path, rate: int) -> None:
+    (tmp_path / "echo.wav").write_bytes(riff(rate))
+    with bounded(), pytest.raises(DataError, match=f"has {rate} Hz; expected are 8000 to 192000 Hz"):
+        read_echo(tmp_path / "echo.wav")
+
+
+def test_a_recording_that_ends_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "echo.wav", np.zeros((100, 2)), 44_100)
+    read = soundfile.read
+    monkeypatch.setattr(soundfile, "read", lambda *args, **options: (read(*args, **options)[0][:60], 44_100))
+    with pytest.raises(DataError, match="says that it has 100 frames, and 60 can be read"):
+        read_echo(tmp_path / "echo.wav")
+
+
+# Depth maps.
+
+
+def npy(header: str, payload: bytes = b"", version: int = 1) -> bytes:
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header.encode("latin-1") + payload
+
+
+def header(shape: str = "(24, 40)", descr: str = "'<u2'") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy(header("(2147483648, 2147483648)"), bytes(100)),
+        npy(header("(4611686018427387904, 4)"), bytes(100)),
+        npy(header(f"({10**30}, 1)"), bytes(100)),
+        npy(header("(-4, -5)"), bytes(100)),
+        npy(header("(24, 40"), bytes(5000)),
+        npy(header(descr="'|O'"), b"\x80\x04N."),
+        npy(header(descr="'<u99999999999'"), bytes(100)),
+        npy("-" * 9000 + "1\n"),
+        npy("(" * 9000),
+        npy("{[]: 1}\n"),
+        npy("'\x00"),
+        b"PK\x03\x04 not a zip archive",
+        b"\x80\x04N.",
+        b"",
+    ],
+)
+def test_a_map_whose_header_lies_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "d.npy").write_bytes(content)
+    with bounded(), pytest.raises(DataError, match=r"d\.npy is not a readable \.npy file"):
+        read_depth(tmp_path / "d.npy", 30.0)
+
+
+def test_a_map_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = sparse(tmp_path / "d.npy", 2**33, npy(header("(65536, 65535)")))
+    with bounded(), pytest.raises(DataError, match=r"shape \(65536, 65535\).*at most 4096 x 4096"):
+        read_depth(path, 30.0)
+    head = b"\x93NUMPY\x02\x00\xff\xff\xff\xff"
+    with bounded(), pytest.raises(DataError, match="not a readable"):
+        read_depth(sparse(path, 2**32, head), 30.0)
+    with pytest.raises(ValueError, match="header of more than 10000 bytes"):
+        map_array(path)
+
+
+def test_a_map_beyond_float32_holds_no_measurement_there(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.array([[1e300, -1e300, 2000.0]]))
+    np.testing.assert_array_equal(read_depth(tmp_path / "d.npy", 30.0), [[0, 0, 2]])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("pipe.npy", "pipe.wav"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="does not exist"):
+        read_depth(tmp_path / "pipe.npy", 30.0)
+    with pytest.raises(DataError, match="does not exist"):
+        read_echo(tmp_path / "pipe.wav")
+
+
+# Tables.
+
+
+def table(root: Path, *cells: str, columns: tuple[str, ...] = V2.columns) -> Path:
+    with (root / "Attic" / "train.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, cells or ["Attic/audio", "audio_0.wav", "Attic/depth", "depth_0.npy"]])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "words"),
+    [
+        ("..", "..", "leaves the dataset folder"),
+        ("Attic/audio/../../..", "x.wav", "leaves the dataset folder"),
+        ("/etc", "passwd", "leaves the dataset folder"),
+        ("Attic/audio", "/etc/passwd", "leaves the dataset folder"),
+        ("Attic/outside", "secret.wav", "leaves the dataset folder"),
+        ("Attic", "link.wav", "leaves the dataset folder"),
+        ("Attic/loop", "x.wav", "cannot be followed|does not exist|not a readable"),
+        ("Attic/audio", "a\0b.wav", "line 2: a path with control characters"),
+        ("Attic/audio", "\x1b[2Jb.wav", r"line 2: a path with control characters, 'Attic/audio/\\x1b"),
+        ("Attic/audio", "x" * 300, "not a readable sound file"),
+        ("Attic/audio", "=cmd|' /C calc'!A0", "does not exist"),
+        ("Attic/audio", "", "line 2: nothing in the column 'audio file name'"),
+    ],
+)
+def test_a_table_leads_nowhere_but_into_its_root(tmp_path: Path, place: str, name: str, words: str) -> None:
+    root = write_batvision(tmp_path / "root")
+    (tmp_path / "secret.wav").write_bytes((root / "Attic" / "audio" / "audio_0.wav").read_bytes())
+    (root / "Attic" / "outside").symlink_to(tmp_path)
+    (root / "Attic" / "link.wav").symlink_to(tmp_path / "secret.wav")
+    (root / "Attic" / "loop").symlink_to("loop")
+    table(root, place, name, "Attic/depth", "depth_0.npy")
+    with pytest.raises(DataError, match=words):
+        read_echo(list_recordings(root, "train")[0].audio)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_table_of_a_million_columns_is_read(tmp_path: Path, encoding: str) -> None:
+    root = write_batvision(tmp_path)
+    row = "Attic/audio,audio_0.wav,Attic/depth,depth_0.npy\n"
+    text = ",".join(V2.columns) + ",x" * 1_000_000 + "\n" + row * 1000
+    (root / "Attic" / "train.csv").write_text(text, encoding=encoding)
+    with bounded(mebibytes=128):
+        assert len(list_recordings(root, "train")) == 1000
+
+
+def test_a_table_in_another_encoding_or_without_end_is_refused(tmp_path: Path) -> None:
+    path = write_batvision(tmp_path) / "Attic" / "train.csv"
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(DataError, match=r"Cannot read the table .*train.csv: 'utf-8' codec"):
+        list_recordings(tmp_path, "train")
+    with bounded(mebibytes=256), pytest.raises(DataError, match=f"larger than {MAX_TABLE:,} bytes"):
+        list_recordings(sparse(path, 2**36).parents[1], "train")
+    path.write_text(",".join(V2.columns) + '\n"' + "x" * 200_000)
+    with pytest.raises(DataError, match="field larger than field limit"):
+        list_recordings(tmp_path, "train")
+
+
+# Settings.
+
+
+def bomb(kind: str) -> str:
+    """Nine levels of nine aliases each: 9^9 values, or keys, in less than a kilobyte."""
+    lines = ["a: &a [x, x]" if kind == "list" else "a: &a {x: 1}"]
+    for name, before in zip("bcdefghij", "abcdefghi", strict=True):
+        inner = ", ".join(f"*{before}" if kind == "list" else f"k{number}: *{before}" for number in range(9))
+        lines.append(f"{name}: &{name} [{inner}]" if kind == "list" else f"{name}: &{name} {{{inner}}}")
+    return "\n".join([*lines, "loss: *j"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (bomb("list"), r"aliases \(\*name\) are not read here; write the value out"),
+        (bomb("mapping"), r"aliases \(\*name\) are not read here"),
+        ("a: &a {b: 1}\nloss: {<<: [*a, *a]}", "aliases"),
+        ("[" * 20_000, "nested too deeply"),
+        ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("!!timestamp x", "not valid YAML"),
+        ("!!int x", "not valid YAML"),
+        ("!!bool x", "not valid YAML"),
+        ("!!int ''", "not valid YAML"),
+        ("a: 2021-99-99", "not valid YAML"),
+        ("trainer: {seed: 0x" + "F" * 9000 + "}", "trainer.seed: it is larger than any number"),
+        ("trainer: {epochs: [0x" + "F" * 9000 + "]}", "trainer.epochs: .*not such a list"),
+        ("loss: {recon: " + "x" * 9000 + "}", r"loss.recon: .*xxx and so on\."),
+        ("loss: {lowpass_share: wide}", "lowpass_share is the kernel's share"),
+        ("loss: {lowpass_share: .inf}", "lowpass_share is the kernel's share"),
+        ('data: {root: "a\\0b"}', "data.root: it holds characters that cannot be written"),
+        ('data: {root: "\\ud800"}', "data.root: it holds characters that cannot be written"),
+        ('loss: {"\\ud800": 1}', "name of a setting holds half of a character"),
+        ("x" * 70_000, "it is larger than 65,536 bytes"),
+    ],
+)
+def test_settings_that_explode_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with bounded(), pytest.raises(ConfigError, match=words) as refused:
+        make_config(load_layer(tmp_path / "c.yaml"))
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_setting_on_the_command_line_is_read_as_plainly() -> None:
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        parse_setting("trainer.epochs=!!timestamp x")
+    deep: dict[str, object] = {}
+    for _ in range(5000):
+        deep = {"name": deep}
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        make_config({"data": deep})
+
+
+# Checkpoints and runs.
+
+
+def test_a_checkpoint_says_no_more_than_it_holds(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, create_model(tiny()), 1, [])
+    whole = path.read_bytes()
+    for content in ((2**60).to_bytes(8, "little") + whole[8:], whole[:-1], whole[:100], whole[:8], b""):
+        path.write_bytes(content)
+        with bounded(), pytest.raises(CheckpointError, match="is not a readable safetensors file"):
+            load_model(path)
+    path.write_bytes(whole)
+    assert load_model(path) is not None
+
+
+def test_a_checkpoint_with_the_settings_of_a_giant_builds_none(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    path, model = tmp_path / "m.safetensors", create_model(tiny())
+    giant = make_config(
+        {"model": {"base_channels": 512, "encoder": "unet", "decoder": "unet", "base_decoder": "unet"}},
+        {"audio": {"front_end": "spectrogram"}},
+    )
+    save_checkpoint(path, model, 1, [])
+    write_tensors(path, model.state_dict(), read_header(path) | {"config": giant.model_dump_json()})
+    with bounded(), pytest.raises(CheckpointError, match="do not fit the network"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": "[]"}, "header .* is damaged"),
+        ({"config": "[" * 100_000}, "header .* is damaged"),
+        ({"history": "5"}, "header .* is damaged"),
+        ({"history": '[{"epoch": 1}]'}, "header .* is damaged.*val/rmse"),
+        ({"epoch": "first"}, "header .* is damaged"),
+    ],
+)
+def test_a_checkpoint_of_which_the_header_is_wrong_is_refused(
+    tiny: Callable[..., Config], tmp_path: Path, change: dict[str, str], words: str
+) -> None:
+    path, model = tmp_path / "m.safetensors", create_model(tiny())
+    save_checkpoint(path, model, 1, [])
+    write_tensors(path, model.state_dict(), read_header(path) | change)
+    with pytest.raises(CheckpointError, match=f"(?s){words}"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", ["nan", "double", "foreign"])
+def test_foreign_or_broken_weights_are_refused(tiny: Callable[..., Config], tmp_path: Path, damage: str) -> None:
+    path, model = tmp_path / "m.safetensors", create_model(tiny())
+    save_checkpoint(path, model, 1, [])
+    weights = model.state_dict()
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    match damage:
+        case "nan":
+            changed = weights | {name: torch.full_like(weights[name], float("nan"))}
+        case "double":
+            changed = weights | {name: weights[name].double()}
+        case _:
+            changed = weights | {"__class__": torch.zeros(1)}
+    write_tensors(path, changed, read_header(path))
+    with pytest.raises(CheckpointError, match="NaN or infinite" if damage == "nan" else "do not fit the network"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluation.json", "[" * 100_000),
+        ("evaluation.json", "[]"),
+        ("evaluation.json", '{"metrics": {"rmse": "low"}, "decomposition": {}, "protocol": {}}'),
+        ("metrics.jsonl", ""),
+        ("metrics.jsonl", '{"val/rmse": null}'),
+        ("metrics.jsonl", '{"val/rmse": 1' + "0" * 400 + "}"),
+        ("metrics.jsonl", '{"val/rmse": "low"}'),
+    ],
+)
+def test_a_run_that_was_tampered_with_is_damaged(fuzz: ModuleType, tmp_path: Path, name: str, content: str) -> None:
+    fuzz.run_reader(tmp_path)
+    folder = tmp_path / "runs" / "bad"
+    assert read_run(folder).rmse == 0.5
+    (folder / name).write_text(content)
+    with pytest.raises(RunError, match="is damaged"):
+        read_run(folder)
+
+
+def test_simulated_rooms_are_not_put_over_something_else(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "rooms.json").write_bytes(b"\xff[")
+    with pytest.raises(DataError, match="is not empty"):
+        simulate(tmp_path, tiny().data, tiny().simulation)
+
+
+def test_a_file_is_read_as_far_as_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    assert read_at_most(tmp_path / "f", 5) == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        read_at_most(tmp_path / "f", 4)
+
+
+# Pickle.
+
+WITHOUT_PICKLE = """
+import _pickle, pickle
+
+def forbidden(*args, **options):
+    raise AssertionError("something was pickled")
+
+class Forbidden:
+    __init__ = forbidden
+
+for module in (pickle, _pickle):
+    for name in ("dump", "dumps", "load", "loads", "_dump", "_dumps", "_load", "_loads"):
+        setattr(module, name, forbidden)
+    for name in ("Pickler", "Unpickler", "_Pickler", "_Unpickler"):
+        setattr(module, name, Forbidden)
+
+from base_residual.cli import app
+
+sizes = ["--output-size", "32", "--max-depth", "8"]
+rooms = ["--rooms", "8", "--val-rooms", "2", "--test-rooms", "2", "--poses", "1"]
+settings = ["data.output_size=32", "data.max_depth=8", "model.base_channels=4"]
+train = ["train", "--data-root", "rooms", "--batch-size", "4"] + [word for one in settings for word in ("--set", one)]
+run = "results/base_residual_simulated_BS4_Lr0.002_AdamW_default/best.safetensors"
+for command in (
+    ["simulate", "rooms", *rooms, *sizes],
+    ["prepare", "--data-root", "rooms", *sizes],
+    [*train, "--epochs", "1"],
+    [*train, "--epochs", "2", "--resume"],
+    ["eval", run, "--json"],
+    ["visualize", run],
+):
+    app(command, standalone_mode=False)
+    print("done:", command[0])
+"""
+
+
+def test_nothing_is_pickled_from_preparing_to_the_picture(tmp_path: Path) -> None:
+    environment = os.environ | {"BRDEPTH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PICKLE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done:") == 6
+    assert list(tmp_path.glob("results/*/*decomposition.png"))
+
+
+def test_no_module_of_the_package_can_unpickle() -> None:
+    """Neither pickle and its relatives, nor what calls them: `torch.load`, `numpy.load` with `allow_pickle`."""
+    for path in Path(base_residual.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import(names=names):
+                    imported = {name.name.split(".")[0] for name in names}
+                case ast.ImportFrom(module=str(module), names=names):
+                    imported = {module.split(".")[0]}
+                    assert not (module == "torch" and {"load", "save"} & {name.name for name in names}), path
+                case ast.Call(keywords=keywords):
+                    allowed = [word.value for word in keywords if word.arg == "allow_pickle"]
+                    assert all(isinstance(value, ast.Constant) and value.value is False for value in allowed), path
+                    continue
+                case ast.Attribute(value=ast.Name(id="torch"), attr=attribute):
+                    assert attribute not in ("load", "save", "hub"), path
+                    continue
+                case _:
+                    continue
+            assert not imported & {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def test_every_mistake_is_of_one_family() -> None:
+    for kind in (CheckpointError, ConfigError, DataError, RunError):
+        assert issubclass(kind, BaseResidualError)
