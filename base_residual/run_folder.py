@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from base_residual.errors import RunError
 from base_residual.files import from_json
 from base_residual.model import DepthNet
 from base_residual.tracking import Record
+
+log = logging.getLogger("base_residual")
 
 STATE = "training_state.safetensors"
 SUMS = 5
@@ -126,6 +129,13 @@ def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.
             raise RunError(
                 f"{path} was saved with other settings: {', '.join(differing)}. "
                 "Resume with the same ones, or use another --experiment-name."
+            )
+        planned, schedule = settings["trainer"]["epochs"], config.trainer.lr_schedule
+        if planned != config.trainer.epochs and schedule != "constant":
+            log.warning(
+                "The run was begun with %d epochs and now has %d: its learning rate goes on along the new schedule.",
+                planned,
+                config.trainer.epochs,
             )
         outline = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         tensors = read_tensors(path, outline | {"sums": torch.zeros(SUMS)}, optimizer_outline(optimizer))

@@ -20,7 +20,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,6 +164,16 @@ def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
     }
 
 
+def markdown(found: Mapping[str, Any]) -> str:
+    """The campaign as a table for the documentation."""
+    rows = [["killed while", "times"], ["---", "---"]]
+    rows += [[what, str(count)] for what, count in sorted(found["struck"].items())]
+    rows.append(["all", f"{found['kills']}, in {found['rounds']} runs"])
+    compared = f"{len(found['differing'])} of {found['rounds'] * found['files_compared']}"
+    rows += [["files that differ", compared], ["half-written files left", str(len(found["leftovers"]))]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many attempts are killed")
@@ -178,7 +188,9 @@ def main() -> None:
         found = campaign(Path(work), 3 if options.quick else options.kills, options.seed, ROOMS[options.quick])
     with replacing(options.out) as aside:
         aside.write_text(json.dumps({"machine": machine(), "commit": commit()} | found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    with replacing(options.out.with_suffix(".md")) as aside:
+        aside.write_text(markdown(found))
+    print("\n".join([markdown(found), *found["differing"], *found["leftovers"]]))
     raise SystemExit(1 if found["differing"] or found["leftovers"] else 0)
 
 

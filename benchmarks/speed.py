@@ -67,6 +67,34 @@ open_dataset("batvisionv2", root, split, make_config({"data": json.loads(data)})
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
+TRAIN = """
+import json, sys, time
+import torch
+from base_residual.audio import echo_frames
+from base_residual.baseline import create_model
+from base_residual.config import make_config
+from base_residual.data.sample import EchoBatch
+from base_residual.optimization import Updater, make_optimizer
+from base_residual.processes import joined, share_norms
+config, batch, steps = make_config(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+with joined(torch.device("cpu")) as processes:
+    model = create_model(config).train()
+    if processes.world > 1:
+        share_norms(model)
+    updater = Updater(model, make_optimizer(model, config.trainer), config, steps, processes)
+    count, side = batch // processes.world, config.data.output_size
+    depth = config.data.max_depth * torch.rand(count, 1, side, side)
+    share = EchoBatch(0.1 * torch.randn(count, 2, echo_frames(config.data.max_depth)), depth, [""] * count)
+    updater.update(share, 1, 0)
+    processes.wait()
+    start = time.perf_counter()
+    for step in range(steps):
+        updater.update(share, 1, step)
+    processes.wait()
+    if processes.leads:
+        print(steps * batch / (time.perf_counter() - start))
+"""
+
 Way = Callable[[], int]
 """One of several ways to do the same; returns how many samples it has dealt with."""
 
@@ -85,13 +113,14 @@ class Sizes(NamedTuple):
     sides: tuple[int, ...] = (64, 128, 256)
     rooms: int = 200  # to render
     repeats: int = 5  # in one turn, of what takes milliseconds
+    process_steps: int = 8  # training steps in one turn of several processes
     card_steps: int = 20  # training steps in one turn on a graphics card
     turns: int = 6  # of each way; of several, the first does not count
     long_turns: int = 4  # the same, where a turn takes seconds
     growth_turns: int = 3
 
 
-QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1)
+QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1, 1)
 
 
 # The reference's way.
@@ -417,6 +446,23 @@ def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> di
     return {"x": x, "y": y, "at": at, "series": {name: [values[name, place] for place in at] for name, _ in ways}}
 
 
+def training_in(processes: int, sizes: Sizes) -> float:
+    """Samples per second of the default network in that many processes with one thread each, by torchrun."""
+    config = package_config(sizes).model_dump_json(include={"data", "model"})
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "train.py"
+        script.write_text(TRAIN)
+        done = subprocess.run(
+            [*command, script, config, str(sizes.batch), str(sizes.process_steps)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return float(done.stdout)
+
+
 def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     """What it costs as the work grows."""
     config, side, turns = package_config(sizes), sizes.side, sizes.growth_turns
@@ -447,6 +493,10 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
         "recordings": swept("recordings read", "samples/s", turns, read),
         "workers": swept("worker processes that read", "samples/s", turns, share),
     }
+    counts = [1, 2]
+    turns_of = [[training_in(count, sizes) for count in counts] for _ in range(turns)]
+    panels["processes"] = {"x": "processes, with one thread each", "y": "samples/s of training", "at": counts}
+    panels["processes"]["series"] = {"package": [statistics.median(found) for found in zip(*turns_of, strict=True)]}
     if LINUX:
         peaks = [peak_of_preparing(root, split, config) for split in splits.values()]
         panels["memory"] = {"x": "recordings prepared", "y": "peak memory (MB)", "at": list(splits)}
@@ -476,6 +526,7 @@ GOALS = {
     "echo_ratio": Goal("from one echo to a map"),
     "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
     "onnx_ms": Goal("from one echo to a map in ONNX Runtime", most=30, unit=" ms"),
+    "processes_ratio": Goal("training in two processes with a core each, of one", least=1.8),
     "simulate_per_s": Goal("simulated poses on all cores", least=100, unit="/s"),
     "import_ratio": Goal("time to import the package, of that of torch alone", most=1.2),
     "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
@@ -580,7 +631,8 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
         card = {"device": torch.cuda.get_device_name(), "step": medians(card["step"]), "epoch_s": epochs}
     per_second = {name: medians(ways) for name, ways in speeds.items()}
     kept = {name: found[name] for name in ("sizes", "growth")}
-    return {"ratios": headline(speeds), "per_second": per_second, "card": card} | kept
+    one, two = found["growth"]["processes"]["series"]["package"]
+    return {"ratios": headline(speeds) | {"processes_ratio": two / one}, "per_second": per_second, "card": card} | kept
 
 
 def main() -> None:

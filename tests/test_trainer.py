@@ -149,10 +149,15 @@ def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_d
     assert again.picture == first.picture
 
 
-def test_more_epochs_may_be_added_and_other_settings_may_not(tiny: MakeConfig) -> None:
+def test_more_epochs_may_be_added_and_other_settings_may_not(
+    tiny: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     fit(tiny())
     longer = fit(tiny({"trainer": {"epochs": 3}}), resume=True)
     assert [record["epoch"] for record in longer.history] == [1, 2, 3]
+    assert caplog.messages == [
+        "The run was begun with 2 epochs and now has 3: its learning rate goes on along the new schedule."
+    ]
     with pytest.raises(RunError, match=r"other settings: loss.lambda_base"):
         fit(tiny({"loss": {"lambda_base": 0.1}}), resume=True)
 
