@@ -367,8 +367,7 @@ def mel_filters(bands: int, n_fft: int, sample_rate: int) -> Tensor:
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)  # Hz
     bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
-    # A filter narrower than the distance between bins would see none of them.
-    step = float(bins[1])
+    step = sample_rate / n_fft  # a filter narrower than the distance between bins would see none of them
     rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2]).clamp(min=step)[:, None]
     fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1]).clamp(min=step)[:, None]
     filters = torch.minimum(rise, fall).clamp(min=0)

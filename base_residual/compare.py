@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from base_residual.config import Config, load_layer, make_config
 from base_residual.errors import RunError
@@ -20,7 +20,8 @@ BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first i
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
 
 
-class Blind(TypedDict):
+@dataclass(frozen=True)
+class Blind:
     """The part of evaluation.json about predictions that hear nothing: rmse in metres by name."""
 
     blind_rmse: dict[str, float]
@@ -161,7 +162,7 @@ def read_run(folder: Path) -> FinishedRun:
     try:
         noted = read_at_most(report, MAX_FILE)
         test: Evaluation = from_json(Evaluation, noted)
-        blind: dict[str, float] = from_json(Blind, noted)["blind_rmse"]
+        blind: Blind = from_json(Blind, noted)
         history = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
         lacking = set(DEPTH_METRICS) - test.metrics.keys()
         lacking |= (set(JUDGED) if test.decomposition else set()) - test.decomposition.keys()
@@ -170,7 +171,7 @@ def read_run(folder: Path) -> FinishedRun:
             raise ValueError(f"there is no {min(lacking, default='epoch')} in it")
     except (OSError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
-    return FinishedRun(folder, make_config(load_layer(folder / "config.yaml")), history, test, blind)
+    return FinishedRun(folder, make_config(load_layer(folder / "config.yaml")), history, test, blind.blind_rmse)
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:

@@ -21,6 +21,7 @@ import pytest
 import soundfile
 import torch
 from conftest import write_batvision
+from safetensors.torch import save
 
 import base_residual
 from base_residual.arrays import map_array
@@ -268,7 +269,7 @@ def test_a_table_leads_nowhere_but_into_its_root(tmp_path: Path, place: str, nam
     (root / "Attic" / "loop").symlink_to("loop")
     table(root, place, name, "Attic/depth", "depth_0.npy")
     with pytest.raises(DataError, match=words):
-        read_echo(list_recordings(root, "train")[0].audio)
+        list_recordings(root, "train")[0].read_audio()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -406,7 +407,7 @@ def test_foreign_or_broken_weights_are_refused(tiny: Callable[..., Config], tmp_
             changed = weights | {name: weights[name].double()}
         case _:
             changed = weights | {"__class__": torch.zeros(1)}
-    write_tensors(path, changed, read_header(path))
+    path.write_bytes(save(changed, read_header(path)))
     with pytest.raises(CheckpointError, match="NaN or infinite" if damage == "nan" else "do not fit the network"):
         load_model(path)
 
@@ -497,8 +498,11 @@ def test_nothing_is_pickled_from_preparing_to_the_picture(tmp_path: Path) -> Non
     assert list(tmp_path.glob("results/*/*decomposition.png"))
 
 
-def test_no_module_of_the_package_can_unpickle() -> None:
-    """Neither pickle and its relatives, nor what calls them: `torch.load`, `numpy.load` with `allow_pickle`."""
+def test_no_module_but_the_converter_can_unpickle() -> None:
+    """Neither pickle and its relatives, nor what calls them: `torch.load`, `numpy.load` with `allow_pickle`.
+
+    `replica.py` alone converts a pickle, by an unpickler that admits numpy's arrays and nothing else (test_replica.py).
+    """
     for path in Path(base_residual.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
@@ -516,7 +520,8 @@ def test_no_module_of_the_package_can_unpickle() -> None:
                     continue
                 case _:
                     continue
-            assert not imported & {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+            unpicklers = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+            assert imported & unpicklers <= ({"pickle"} if path.name == "replica.py" else set()), path
 
 
 def test_every_mistake_is_of_one_family() -> None:

@@ -64,7 +64,8 @@ def test_an_update_reports_the_loss_of_the_whole_batch(tiny: MakeConfig, batch: 
         config = tiny({"trainer": {"accumulate": count}})
         model = create_model(config).eval()
         sums.append(Updater(model, make_optimizer(model, config.trainer), config, steps=1).update(batch, 1, 0))
-    assert sums[0].shape == (4,)
+    assert sums[0].shape == (5,)
+    assert sums[0][-1] == 1  # the step counts
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-5)
 
 
