@@ -44,7 +44,7 @@ from accuracy import HERE, commit, machine
 from base_residual.audio import echo_frames, fit_echo, read_echo
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
-from base_residual.compare import compare_runs
+from base_residual.compare import EVERY_EPOCH, compare_runs
 from base_residual.config import Layer, load_layer, make_config, parse_setting
 from base_residual.data.batvision import V2, BatVisionV2, list_recordings, read_depth
 from base_residual.data.prepared import prepared
@@ -62,7 +62,7 @@ TINY: Layer = {
     "data": {"name": "batvisionv2", "output_size": SIDE, "max_depth": MAX_DEPTH},
     "model": {"base_channels": 4, "base_grid": 4},
 }
-HISTORY = [{"epoch": 1.0, "val/rmse": 0.5}]
+HISTORY = [{"epoch": 1.0} | dict.fromkeys(EVERY_EPOCH, 0.5)]
 
 
 class Limits(NamedTuple):
