@@ -196,11 +196,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
     Raises:
         ValueError: a part of a parameter's state is missing.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = tensor
+            # A fused step runs through memory, in which a parameter's state has to lie as the parameter does.
+            like = tensor if key == "step" else torch.empty_like(parameters[int(number)]).copy_(tensor)
+            state.setdefault(int(number), {})[key] = like
     if any(values.keys() != set(ADAM) for values in state.values()):
         raise ValueError("the optimiser's state is incomplete")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

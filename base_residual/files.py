@@ -6,7 +6,7 @@ import errno
 import os
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        discard(aside)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, if it is there and its disk lets it go."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def read_at_most(path: Path, most: int) -> bytes:

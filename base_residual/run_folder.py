@@ -26,7 +26,7 @@ from base_residual.checkpoint import (
 )
 from base_residual.config import Config
 from base_residual.errors import RunError
-from base_residual.files import from_json
+from base_residual.files import discard, from_json
 from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
@@ -92,7 +92,7 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        (run_dir / ".lock").unlink(missing_ok=True)
+        discard(run_dir / ".lock")
         if not any(run_dir.iterdir()):  # the run failed before it had anything to keep
             run_dir.rmdir()
 

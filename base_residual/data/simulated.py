@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 from filelock import FileLock
-from numpy.typing import NDArray
 
 from base_residual.audio import echo_frames
 from base_residual.chirp import SAMPLE_RATE
@@ -23,7 +23,7 @@ from base_residual.data.batvision import write_table
 from base_residual.data.cache import Progress, cached
 from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
 from base_residual.errors import ConfigError, DataError
-from base_residual.files import replacing
+from base_residual.files import discard, replacing
 
 VERSION = 1
 """Raised whenever the same settings would give other recordings."""
@@ -115,9 +115,9 @@ def simulate(
     except OSError as error:
         raise DataError(f"Cannot write the simulated rooms to {root}: {error.strerror or error}.") from error
     finally:
-        Path(own_lock).unlink(missing_ok=True)
+        discard(Path(own_lock))
         if not partial.exists():
-            Path(f"{partial}.lock").unlink(missing_ok=True)
+            discard(Path(f"{partial}.lock"))
 
 
 def _complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> bool:
@@ -159,13 +159,13 @@ def _render_room(
         echo = render_echo(room, pose, draw_chance(rng, style, echo_frames(max_depth)))
         depth = np.minimum(render_depth(room, pose, size), max_depth)
         name = _pose_name(split, number, index)
-        soundfile.write(folder / LOCATION / "audio" / f"{name}.wav", np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16")
-        _save(folder / LOCATION / "depth" / f"{name}.npy", np.round(depth * 1000).astype(np.uint16))
+        # Written in memory first: of what can go wrong on a disk, the file system alone says what it is.
+        sound, stored = io.BytesIO(), io.BytesIO()
+        soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
+        np.save(stored, np.round(depth * 1000).astype(np.uint16), allow_pickle=False)
+        (folder / LOCATION / "audio" / f"{name}.wav").write_bytes(sound.getvalue())
+        (folder / LOCATION / "depth" / f"{name}.npy").write_bytes(stored.getvalue())
     _done(folder, split, number).touch()
-
-
-def _save(path: Path, array: NDArray[np.uint16]) -> None:
-    np.save(path, array, allow_pickle=False)
 
 
 def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, object]:
@@ -224,7 +224,10 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
 
 
 def _work(folder: str, first: str, step: str) -> None:
-    render_every(Path(folder), int(first), int(step))
+    try:
+        render_every(Path(folder), int(first), int(step))
+    except OSError as error:
+        sys.exit(f"{error.filename or folder}: {error.strerror or error}")
 
 
 def _write_index(folder: Path, simulation: SimulationConfig) -> None:
