@@ -44,7 +44,7 @@ POLL = 0.0005  # seconds between looks for a file that is being written
 
 
 class Kill(NamedTuple):
-    """When an attempt is killed: after so many seconds, or when it writes its n-th file after them."""
+    """When an attempt is killed: after so many seconds, or when it writes its n-th file, or prepared set, after them."""
 
     after: float
     files: int
@@ -90,20 +90,20 @@ def waited(child: int, folder: Path, kill: Kill) -> int | None:
 
 
 def being_written(folder: Path) -> Iterator[Path]:
-    """Files that are not yet in their place."""
-    for runs in (folder / "results").glob("*"):
-        yield from runs.glob(".*.partial*")
+    """Files of the run, and prepared sets, that are not yet in their place."""
+    yield from (folder / "results").glob("*/.*.partial*")
+    yield from (folder / "cache").glob("prepared-*.partial")
 
 
 def doing(folder: Path) -> str:
     """What a run is at, told from outside."""
-    if any(being_written(folder)):
-        return "writing"
     cache = folder / "cache"
     if not any(cache.glob("rooms-*[0-9a-f]")):
         return "rendering"
     if any(cache.glob("prepared-*.partial")) or not any(cache.glob("prepared-*[0-9a-f]")):
         return "preparing"
+    if any(being_written(folder)):
+        return "writing"
     return "finishing" if any((folder / "results").glob("*/curves.png")) else "training"
 
 
