@@ -44,7 +44,7 @@ POLL = 0.0005  # seconds between looks for a file that is being written
 
 
 class Kill(NamedTuple):
-    """When an attempt is killed: after so many seconds, or when it writes its n-th file, or prepared set, after them."""
+    """When an attempt is killed: after so many seconds, or when it begins its n-th file or prepared set after them."""
 
     after: float
     files: int
