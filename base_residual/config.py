@@ -38,9 +38,9 @@ DATASET_DEFAULTS: dict[str, Layer] = {
     "own": {},
 }
 
-# The two baselines that every claim is measured against (see baseline.py).
+# What each model implies: the decomposition, and the two baselines that every claim is measured against.
 MODEL_DEFAULTS: dict[str, Layer] = {
-    "base_residual": {},
+    "base_residual": {"model": {"decoder": "lookup"}},
     "plain": {},
     "unet": {"audio": {"front_end": "spectrogram"}, "model": {"encoder": "unet", "decoder": "unet"}},
 }
@@ -164,8 +164,10 @@ class ModelConfig(Section):
     encoder: Literal["time", "unet"] = Field(
         "time", description="time: 1-D over the echo; unet: 2-D over a spectrogram."
     )
-    decoder: Literal["map", "unet"] = Field(
-        "map", description="Decoder at full resolution: of the residual, or of a baseline."
+    decoder: Literal["lookup", "map", "unet"] = Field(
+        "map",
+        description="Decoder at full resolution: of the residual, or of a baseline; lookup: listens where the base is.",
+        json_schema_extra={"implied": "lookup; map for a baseline"},
     )
     base_decoder: Literal["grid", "map", "unet"] = Field("grid", description="Decoder of the base; grid: a coarse one.")
     base_grid: int = Field(4, ge=2, le=64, description="Control points per side of the grid decoder.")
@@ -288,9 +290,17 @@ class Config(Section):
             raise ValueError(
                 f"the front end '{self.audio.front_end}' needs model.encoder={fitting}, not {self.model.encoder}"
             )
-        decoders = (self.model.decoder, self.model.base_decoder if self.model.name == "base_residual" else "map")
-        if self.model.encoder == "time" and "unet" in decoders:
+        splits = self.model.name == "base_residual"
+        if self.model.decoder == "lookup" and not splits:
+            raise ValueError("a lookup decoder listens where the base lies, and a baseline has none; use map or unet")
+        decoders = {self.model.decoder, self.model.base_decoder} if splits else {self.model.decoder}
+        if flat and "unet" in decoders:
             raise ValueError("a unet decoder needs the skip connections of model.encoder=unet")
+        if not flat and decoders != {"unet"}:
+            raise ValueError(
+                "model.encoder=unet needs unet decoders: set model.decoder=unet"
+                + " and model.base_decoder=unet" * splits
+            )
         return self
 
     @property

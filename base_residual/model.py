@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
 from base_residual.config import Config, make_config
 from base_residual.errors import ConfigError, ShapeError
+from base_residual.lookup import LookupDecoder
 from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, UNetDecoder, UNetEncoder
 
 LATENT = 32  # length of an echo's latent vector, per base channel
@@ -46,14 +47,17 @@ def compose(
     Returns:
         base in [0, max_depth], residual in +-bound * max_depth, final in [0, max_depth].
     """
-    base_raw, residual_raw = base_raw.float(), residual_raw.float()
-    if activations == "smooth":
-        shares = torch.sigmoid(base_raw), torch.tanh(residual_raw)
-    else:
-        shares = (0.5 + base_raw / 4).clamp(0, 1), residual_raw.clamp(-1, 1)
-    base, residual = shares[0] * max_depth, shares[1] * (bound * max_depth)
+    residual_raw = residual_raw.float()
+    part = torch.tanh(residual_raw) if activations == "smooth" else residual_raw.clamp(-1, 1)
+    base, residual = base_share(base_raw, activations) * max_depth, part * (bound * max_depth)
     final = ((base.detach() if detach_base else base) + residual).clamp(0, max_depth)
     return DepthDecomposition(base, residual, final)
+
+
+def base_share(base_raw: Tensor, activations: Literal["smooth", "hard"] = "smooth") -> Tensor:
+    """The base as a share of max_depth, from 0 to 1, in full precision."""
+    base_raw = base_raw.float()
+    return torch.sigmoid(base_raw) if activations == "smooth" else (0.5 + base_raw / 4).clamp(0, 1)
 
 
 class DepthNet(nn.Module):
@@ -147,7 +151,7 @@ class BaseResidualNet(DepthNet):
     Args:
         encoder: from features to an `EchoCode`.
         base_decoder: from the code to the base's raw map.
-        residual_decoder: from the code to the residual's raw map.
+        residual_decoder: from the code, the base now part of it, to the residual's raw map.
         max_depth: in metres.
         output_size: side S of the maps, in pixels.
         residual_bound: largest residual, as a share of max_depth.
@@ -188,7 +192,8 @@ class BaseResidualNet(DepthNet):
             ShapeError: the network cannot take the shape.
         """
         code: EchoCode = self.encoder(x)
-        base_raw, residual_raw = self.base_decoder(code), self.residual_decoder(code)  # (B, 1, S, S) each
+        base_raw = self.base_decoder(code)  # (B, 1, S, S)
+        residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw, self.activations)))
         return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base, self.activations)
 
     def start_at(self, depth: float) -> None:
@@ -225,7 +230,7 @@ def make_encoder(config: Config) -> nn.Module:
 
 
 def make_decoder(name: str, config: Config) -> nn.Module:
-    """The decoder of that name: grid, map or unet."""
+    """The decoder of that name: grid, map, lookup or unet."""
     data, model = config.data, config.model
     latent_size = LATENT * model.base_channels
     match name:
@@ -233,6 +238,8 @@ def make_decoder(name: str, config: Config) -> nn.Module:
             return GridDecoder(latent_size, model.base_grid, data.output_size)
         case "map":
             return MapDecoder(latent_size, model.base_channels, data.output_size)
+        case "lookup":
+            return LookupDecoder(latent_size, model.base_channels, data.output_size, model.residual_bound)
         case _:
             return UNetDecoder(model.base_channels, model.bilinear, data.output_size)
 

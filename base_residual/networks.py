@@ -31,10 +31,12 @@ class EchoCode(NamedTuple):
     Attributes:
         latent: (B, D) one vector for the whole echo; None from an encoder that keeps a map.
         scales: feature maps, finest first: (B, C, H, W) of a 2-D, (B, C, T) of a 1-D encoder.
+        base: (B, 1, S, S) what the base decoder has made of it, as a share of the largest depth; None until it has.
     """
 
     latent: Tensor | None
     scales: tuple[Tensor, ...]
+    base: Tensor | None = None
 
 
 class DoubleConv(nn.Sequential):

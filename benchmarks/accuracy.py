@@ -3,10 +3,11 @@
 One command searches each model's learning rate, trains it with every seed for the same number of epochs, tests the
 weights of the best validation epoch on two splits that nothing was tuned on, and writes a table, a figure and JSON.
 With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
-Runs that are complete are kept, so that a campaign that was stopped goes on where it ended.
+Runs that are complete are kept, so that a campaign that was stopped goes on where it ended. Models that are not asked
+for keep the figures that an earlier call with the same budget has written, and the commit that they were trained at.
 
-    python benchmarks/accuracy.py --models unet plain default  # the committed result, results/accuracy.json
-    python benchmarks/accuracy.py --ablations                  # results/ablations.json
+    python benchmarks/accuracy.py --models unet plain default --epochs 24  # the committed result, results/accuracy.json
+    python benchmarks/accuracy.py --ablations                              # results/ablations.json
     python benchmarks/accuracy.py --quick                      # all models on a few tiny rooms, in about a minute
 """
 
@@ -54,6 +55,7 @@ ABLATIONS: dict[str, Layer] = {
     "spectrogram": {key: PRESETS["original"][key] for key in ("audio", "model")},
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
+    "map-decoder": {"model": {"decoder": "map"}},
     "bound-0.1": {"model": {"residual_bound": 0.1}},
     "bound-0.4": {"model": {"residual_bound": 0.4}},
     "hard-activations": {"model": {"activations": "hard"}},
@@ -69,6 +71,7 @@ ABLATIONS: dict[str, Layer] = {
     "recon-rmse": {"loss": {"recon": "rmse"}},
     "no-mirror": {"data": {"mirror": False}},
     "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
+    "original": merge(MODELS["original"], {"loss": {"warmup_epochs": ABLATION_EPOCHS // 2}}),
     "half-the-rooms": {"simulation": {"train_rooms": 750}},
     "size-tiny": SIZES["tiny"],
     "size-base": SIZES["base"],
@@ -141,10 +144,11 @@ def over_seeds(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     return {name: spread([figure[name] for figure in figures]) for name in figures[0] if name != "images"}
 
 
-def epochs_to(target: float, runs: list[FinishedRun]) -> float | None:
+def epochs_to(target: float, curves: list[list[float]]) -> float | None:
     """Mean number of epochs until the validation rmse reaches a target; None where a run never does."""
-    reached = [run.reached(target) for run in runs]
-    return None if None in reached else statistics.fmean(epoch for epoch in reached if epoch is not None)
+    if any(min(curve) > target for curve in curves):
+        return None
+    return statistics.fmean(next(epoch for epoch, rmse in enumerate(curve, 1) if rmse <= target) for curve in curves)
 
 
 def machine() -> str:
@@ -154,6 +158,11 @@ def machine() -> str:
 def commit() -> str:
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def provenance(jobs: int) -> dict[str, str]:
+    """Where figures come from."""
+    return {"machine": f"{machine()}, {jobs} runs at once", "commit": commit()}
 
 
 def table(models: Mapping[str, Any]) -> Table:
@@ -255,6 +264,7 @@ def model_markdown(models: Mapping[str, Any]) -> str:
         "GFLOPs": lambda s: f"{s['gflops']:.2f}",
         "parameters": lambda s: f"{s['parameters'] / 1e6:.2f} M",
         "learning rate": lambda s: f"{s['learning_rate']:g}",
+        "trained at commit": lambda s: s["commit"][:7],
     }
     rows = [["", *models], ["---"] * (len(models) + 1)]
     rows += [[name, *(cell(summary) for summary in models.values())] for name, cell in columns.items()]
@@ -287,24 +297,28 @@ def compare_models(options: argparse.Namespace) -> None:
         for seed in seeds
     ]
     finished = finished_runs(configs, options.jobs)
-    runs = {name: finished[place * len(seeds) : (place + 1) * len(seeds)] for place, name in enumerate(names)}
-    baseline = runs.get("unet", runs[names[0]])
-    target = statistics.fmean(min(run.val_rmse) for run in baseline)
-    models: dict[str, Any] = {}
-    for name in names:
-        models[name] = summarise(runs[name], [report(run, "test", hard=True) for run in runs[name]])
-        models[name] |= cost(runs[name][0].config)
-        models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
-        models[name]["epochs_to_baseline"] = epochs_to(target, runs[name])
     budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": search_epochs}
-    write(
-        options,
-        {"budget": budget, "models": models},
-        model_markdown(models),
-    )
+    models = earlier_models(options.out, budget)
+    for place, name in enumerate(names):
+        runs = finished[place * len(seeds) : (place + 1) * len(seeds)]
+        models[name] = summarise(runs, [report(run, "test", hard=True) for run in runs]) | cost(runs[0].config)
+        models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
+        models[name] |= provenance(options.jobs)
+    models = {name: models[name] for name in MODELS if name in models}
+    baseline = models["unet" if "unet" in models else names[0]]
+    target = statistics.fmean(min(curve) for curve in baseline["val_rmse"])
+    for summary in models.values():
+        summary["epochs_to_baseline"] = epochs_to(target, summary["val_rmse"])
+    write(options, {"budget": budget, "models": models}, model_markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
     Console(highlight=False).print(table(models))
+
+
+def earlier_models(path: Path, budget: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call with the same budget has written."""
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    return earlier["models"] if earlier.get("budget") == budget else {}
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -327,9 +341,8 @@ def ablate(options: argparse.Namespace) -> None:
 
 def write(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
     """JSON and the table of a campaign, side by side."""
-    where = {"machine": f"{machine()}, {options.jobs} runs at once", "commit": commit()}
     with replacing(options.out) as aside:
-        aside.write_text(json.dumps(where | result, indent=2) + "\n")
+        aside.write_text(json.dumps(provenance(options.jobs) | result, indent=2) + "\n")
     with replacing(options.out.with_suffix(".md")) as aside:
         aside.write_text(text, encoding="utf-8")
 

@@ -66,6 +66,15 @@ def test_a_configuration_cannot_be_changed() -> None:
         ({"data": 5}, "data"),
         ({"audio": {"front_end": "spectrogram"}}, "needs model.encoder=unet"),
         ({"model": {"decoder": "unet"}}, "skip connections of model.encoder=unet"),
+        ({"model": {"name": "plain", "decoder": "lookup"}}, "listens where the base lies, and a baseline has none"),
+        (
+            {"audio": {"front_end": "mel"}, "model": {"encoder": "unet"}},
+            "needs unet decoders: set model.decoder=unet and model.base_decoder=unet",
+        ),
+        (
+            {"audio": {"front_end": "mel"}, "model": {"name": "plain", "encoder": "unet"}},
+            "needs unet decoders: set model.decoder=unet",
+        ),
         ({"audio": {"win_length": 1024}}, "longer than n_fft"),
         ({"tracking": {"experiment_name": "../up"}}, "tracking.experiment_name"),
     ],

@@ -1,0 +1,105 @@
+"""The residual's decoder: it listens again to that moment of the echo at which the base says that a surface is."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base_residual.networks import TIME_STAGES, EchoCode
+
+LOOKUP_SCALE = 1  # stage of the time encoder that is listened to: a step is 16 samples, 6 cm of range
+MOST_CELLS = 16  # per side of the grid of directions: two ears tell no finer ones apart
+BEAMS = 8  # features that a column of the map takes from each moment
+TAPS = 25  # moments around the base's own
+
+
+class EchoLookup(nn.Module):
+    """What an echo holds around the moments that belong to given depths, for each cell of a grid of directions.
+
+    Each column of the grid, and so each azimuth, hears the encoder's features through beams of its own: what the ears
+    tell apart lies in the same columns. The moments are spread evenly over what the residual can reach. After the
+    lookups of RAFT (Teed and Deng, ECCV 2020), with time in the place of a second image.
+
+    Args:
+        channels: C of the encoder's features.
+        cells: per side of the grid, N.
+        reach: how far before and after a depth to listen, as a share of the largest depth.
+    """
+
+    def __init__(self, channels: int, cells: int, reach: float) -> None:
+        super().__init__()
+        self.cells = cells
+        self.beams = nn.Conv1d(channels, cells * BEAMS, 1)
+        self.register_buffer("around", torch.linspace(-reach, reach, TAPS), persistent=False)
+
+    around: Tensor
+
+    def forward(self, features: Tensor, share: Tensor) -> Tensor:
+        """Features (B, C, T) of an echo whose last moment belongs to the largest depth, at shares of it (B, 1, N, N).
+
+        Returns:
+            (B, BEAMS * TAPS, N, N); moments before the first and after the last step are like those.
+        """
+        heard = self.beams(features).unflatten(1, (self.cells, BEAMS)).flatten(0, 1)[:, :, None]  # (B * N, BEAMS, 1, T)
+        columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (B * N, N): the rows of each column
+        place = 2 * (columns[:, :, None] + self.around) - 1  # (B * N, N, TAPS), -1 at the first moment, 1 at the last
+        place = torch.stack([place, torch.zeros_like(place)], dim=3)
+        found = F.grid_sample(heard, place, padding_mode="border", align_corners=False)  # (B * N, BEAMS, N, TAPS)
+        cells: Tensor = found.unflatten(0, (-1, self.cells)).permute(0, 2, 4, 3, 1)  # (B, BEAMS, TAPS, N, N)
+        return cells.flatten(1, 2)
+
+
+class LookupDecoder(nn.Module):
+    """From what the latent says of each direction, and what the echo holds where the base lies, to the residual.
+
+    Args:
+        latent_size: D of the latent.
+        base_channels: of the time encoder.
+        output_size: side S of the map, in pixels.
+        reach: largest residual, as a share of the largest depth.
+    """
+
+    def __init__(self, latent_size: int, base_channels: int, output_size: int, reach: float) -> None:
+        super().__init__()
+        doublings, cells = 1, output_size // 2
+        while cells % 2 == 0 and cells > MOST_CELLS:
+            doublings, cells = doublings + 1, cells // 2
+        narrow, wide = 2 * base_channels, 4 * base_channels
+        self.lookup = EchoLookup(base_channels * TIME_STAGES[LOOKUP_SCALE], cells, reach)
+        self.mix = nn.Sequential(
+            nn.Conv2d(BEAMS * TAPS, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)
+        )
+        half = (cells + 1) // 2
+        self.start = nn.Sequential(
+            nn.Linear(latent_size, narrow * half * half),
+            nn.Unflatten(1, (narrow, half, half)),
+            nn.ReLU(inplace=True),
+            nn.Upsample((cells, cells), mode="nearest"),
+        )
+        self.direction = nn.Parameter(0.5 * torch.randn(1, base_channels, cells, cells))  # what a cell knows of itself
+        between = 3 * base_channels
+        stages = [*_conv(wide + narrow + base_channels + 1, wide), *_conv(wide, between)]
+        for place in range(doublings - 1):
+            stages += [nn.Upsample(scale_factor=2, mode="nearest"), *_conv(narrow if place else between, narrow)]
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Conv2d(narrow if doublings > 1 else between, 4, 3, padding=1)
+
+    def forward(self, code: EchoCode) -> Tensor:
+        """Raw map (B, 1, S, S); moves neither the base nor its decoder."""
+        assert code.latent is not None
+        assert code.base is not None
+        cells = self.lookup.cells
+        share = F.avg_pool2d(code.base.detach(), code.base.shape[-1] // cells)  # (B, 1, N, N)
+        found = self.mix(self.lookup(code.scales[LOOKUP_SCALE], share))
+        direction = self.direction.expand(share.shape[0], -1, -1, -1)  # len would fix it in an export
+        known = torch.cat([found, self.start(code.latent), direction, 4 * share - 1], dim=1)
+        return F.pixel_shuffle(self.head(self.stages(known)), 2)
+
+
+def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inside, outside, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
+    )
