@@ -42,6 +42,7 @@ class EchoLookup(nn.Module):
             (B, BEAMS * TAPS, N, N); moments before the first and after the last step are like those.
         """
         heard = self.beams(features).unflatten(1, (self.cells, BEAMS)).flatten(0, 1)[:, :, None]  # (B * N, BEAMS, 1, T)
+        share = share.nan_to_num()  # there is no memory at a place that is not a number
         columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (B * N, N): the rows of each column
         place = 2 * (columns[:, :, None] + self.around) - 1  # (B * N, N, TAPS), -1 at the first moment, 1 at the last
         place = torch.stack([place, torch.zeros_like(place)], dim=3)

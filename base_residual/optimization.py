@@ -18,8 +18,8 @@ from base_residual.data.sample import EchoBatch
 from base_residual.errors import ConfigError
 from base_residual.losses import LossTerms, make_loss
 from base_residual.model import DepthNet
-from base_residual.networks import recompute_stages
 from base_residual.processes import ALONE, Processes
+from base_residual.recompute import recompute_stages
 
 RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 

@@ -59,3 +59,12 @@ def test_the_residual_depends_on_where_the_base_lies() -> None:
     scales = tuple(torch.randn(1, 4 * factor, 40) for factor in TIME_STAGES)
     near, far = (decoder(EchoCode(torch.zeros(1, 8), scales, torch.full((1, 1, 32, 32), at))) for at in (0.3, 0.6))
     assert not torch.allclose(near, far)
+
+
+def test_a_base_that_is_not_finite_is_looked_up_without_harm() -> None:
+    lookup = lookup_that_hears(torch.ones(2), 2, 0.1)
+    features = torch.ones(1, 1, 50, requires_grad=True)
+    shares = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.5]).view(1, 1, 2, 2)
+    lookup(features, shares).sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
