@@ -19,8 +19,9 @@ from base_residual.data import open_dataset
 from base_residual.data.augment import augment, damp, hiss, mirror
 from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
 from base_residual.data.check import check_data
+from base_residual.data.rendering import LOCATION, render_every
 from base_residual.data.sample import EchoDataset, EchoSample, collate, resize_depth, spread
-from base_residual.data.simulated import Shard, render_every, simulate, simulated_root
+from base_residual.data.simulated import Shard, simulate, simulated_root
 from base_residual.errors import ConfigError, DataError
 
 
@@ -313,10 +314,10 @@ def test_a_killed_rendering_goes_on_where_it_ended(tmp_path: Path, tiny: Callabl
 
     simulated._prepare(partial, config.data, config.simulation)
     render_every(partial, 0, 2)
-    kept = next((partial / simulated.LOCATION / "audio").glob("train_000000_0.wav"))
+    kept = next((partial / LOCATION / "audio").glob("train_000000_0.wav"))
     stamp = kept.stat().st_mtime_ns
     simulate(tmp_path / "set", config.data, config.simulation)
-    assert (tmp_path / "set" / simulated.LOCATION / "audio" / kept.name).stat().st_mtime_ns == stamp
+    assert (tmp_path / "set" / LOCATION / "audio" / kept.name).stat().st_mtime_ns == stamp
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 

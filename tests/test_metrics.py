@@ -43,6 +43,18 @@ def test_metrics_equal_a_float64_reference(seed: int, holes: float, min_depth: f
             assert float(found[name][number]) == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.parametrize("side", [1, 3, 600])
+def test_metrics_of_maps_of_any_size_from_a_micrometre_to_max_depth_equal_the_reference(side: int) -> None:
+    chance = torch.Generator().manual_seed(side)
+    gt = 10 ** (7 * torch.rand(3, 1, side, side, generator=chance) - 6)
+    pred = 12 * torch.rand(gt.shape, generator=chance)
+    found = depth_metrics(pred, gt, 12.0)
+    for number in range(3):
+        expected = reference(pred[number].numpy(), gt[number].numpy(), 12.0, 0.0)
+        for name in DEPTH_METRICS:
+            assert float(found[name][number]) == pytest.approx(expected[name], rel=1e-5), name
+
+
 def test_a_perfect_prediction_scores_perfectly() -> None:
     _, gt = scene(0)
     metrics = DepthMetrics(12.0)

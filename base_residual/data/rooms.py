@@ -6,14 +6,16 @@ drawn from one generator, so that a seed decides it; rendering itself is determi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.data.reflections import Blocks, Faces, mirror_reflections
 
 Array = NDArray[np.float64]
 
@@ -140,8 +142,7 @@ def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
     for _ in range(30):
         x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
         pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
-        around = cast_rays(room, np.array(pose.position), _sphere_rays(pose)[0].T)
-        if around.distance.min() < 0.25 or any(_inside(box, pose.position) for box in room.boxes):
+        if _look_around(room, pose).distance.min() < 0.25 or any(_inside(box, pose.position) for box in room.boxes):
             continue
         if np.median(render_depth(room, pose, 16)) >= 0.8:  # not nose to the wall
             return pose
@@ -163,33 +164,18 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     Args:
         room: the room and its furniture.
         origin: (3,) start of all rays, inside the room.
-        rays: their x, y and z, three arrays that broadcast to the shape of all rays, of any length. What does not
-            depend on a row or a column of a camera is then worked out once for all of it.
+        rays: their x, y and z, three arrays (N,), of any length.
 
     Returns:
         The hits; a distance of 1 is one ray length.
     """
-    x, y, z = (np.where(np.abs(part) < 1e-12, 1e-12, part) for part in rays)
-    walls = [
-        np.where(part > 0, side - place, -place) / part
-        for part, side, place in zip((x, y, z), room.size, origin, strict=True)
-    ]
+    x, y, z = map(_nonzero, rays)
+    walls = _way_to_walls(room, origin, (x, y, z))
     axis = np.where(walls[2] < np.minimum(*walls[:2]), 2, walls[1] < walls[0])
     distance = np.minimum(np.minimum(*walls[:2]), walls[2])
     surface = np.full(distance.shape, -1)
     for number, box in enumerate(room.boxes):
-        turn = _to_box(box)
-        enter, leave = [], []
-        for part, start, side in zip(
-            (turn[0, 0] * x + turn[0, 1] * y, turn[1, 0] * x + turn[1, 1] * y, z),
-            turn @ (origin - np.array(box.center)),
-            box.size,
-            strict=True,
-        ):
-            part = np.where(np.abs(part) < 1e-12, 1e-12, part)
-            half = np.sign(part) * 0.5 * side
-            enter.append((-half - start) / part)
-            leave.append((half - start) / part)
+        enter, leave = _through_slabs(box, origin, (x, y, z))
         level = np.maximum(*enter[:2])
         near, far = np.maximum(level, enter[2]), np.minimum(np.minimum(*leave[:2]), leave[2])
         hit = (near > 0) & (near < far) & (near < distance)
@@ -199,8 +185,41 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     return Hits(distance, surface, axis)
 
 
+def _nonzero(part: Array) -> Array:
+    """Coordinates of rays that can be divided by."""
+    return np.where(np.abs(part) < 1e-12, 1e-12, part)
+
+
+def _way_to_walls(room: Room, origin: Array, rays: Sequence[Array]) -> list[Array]:
+    """Distance to the walls across each axis, in ray lengths."""
+    return [
+        np.where(part > 0, side - place, -place) / part
+        for part, side, place in zip(rays, room.size, origin, strict=True)
+    ]
+
+
+def _through_slabs(box: Box, origin: Array, rays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    """Where rays enter and leave the space between each two opposite faces of a box, in ray lengths."""
+    turn = _to_box(box)
+    x, y, z = rays
+    enter, leave = [], []
+    for part, start, side in zip(
+        (turn[0, 0] * x + turn[0, 1] * y, turn[1, 0] * x + turn[1, 1] * y, z),
+        turn @ (origin - np.array(box.center)),
+        box.size,
+        strict=True,
+    ):
+        part = _nonzero(part)
+        half = np.copysign(0.5 * side, part)
+        enter.append((-half - start) / part)
+        leave.append((half - start) / part)
+    return enter, leave
+
+
 def render_depth(room: Room, pose: Pose, size: int) -> Array:
     """Depth along the camera's axis, as a stereo camera reports it.
+
+    The camera looks level: where a ray is horizontally depends on its column only, and how high it is on its row.
 
     Args:
         room: the room.
@@ -213,8 +232,28 @@ def render_depth(room: Room, pose: Pose, size: int) -> Array:
     forward, right, _ = pose.axes()
     edge = np.tan(FIELD_OF_VIEW / 2)
     offset = ((np.arange(size) + 0.5) / size * 2 - 1) * edge  # (S,)
-    x, y = (forward[axis] + offset * right[axis] for axis in range(2))  # (S,), by column; the camera looks level
-    return cast_rays(room, np.array(pose.position), (x, y, -offset[:, None])).distance
+    x, y = (_nonzero(forward[axis] + offset * right[axis]) for axis in range(2))  # by column
+    rays, origin = (x, y, _nonzero(-offset)), np.array(pose.position)  # z by row
+    walls = _way_to_walls(room, origin, rays)
+    depth = np.minimum(np.minimum(*walls[:2]), walls[2][:, None])
+    for box in room.boxes:
+        enter, leave = _through_slabs(box, origin, rays)
+        level, past = np.maximum(*enter[:2]), np.minimum(*leave[:2])
+        columns = _extent((level < past) & (past > 0))
+        if columns.stop == 0:
+            continue
+        rows = _extent((enter[2] < past[columns].max()) & (leave[2] > level[columns].min()) & (leave[2] > 0))
+        seen = depth[rows, columns]
+        near = np.maximum(level[columns], enter[2][rows, None])
+        hit = (near > 0) & (near < np.minimum(past[columns], leave[2][rows, None])) & (near < seen)
+        np.copyto(seen, near, where=hit)
+    return depth
+
+
+def _extent(found: NDArray[np.bool_]) -> slice:
+    """From the first to the last place that holds; `slice(0, 0)` if none does."""
+    places = np.flatnonzero(found)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 @dataclass(frozen=True)
@@ -239,9 +278,9 @@ def draw_chance(rng: np.random.Generator, style: Style, frames: int) -> Chance:
 def render_echo(room: Room, pose: Pose, chance: Chance, chirp: ChirpDesign | None = None, max_order: int = 3) -> Array:
     """What the two ears hear of one chirp that starts with the first sample.
 
-    Mirror reflections come from the image-source method (Allen and Berkley, JASA 65(4), 1979) as pyroomacoustics
-    implements it for rooms with obstacles. Diffuse reflections are first order: every surface patch that the robot
-    can see scatters its share of the energy by Lambert's law, with a random sign for the patch's roughness.
+    Mirror reflections come from the image-source method, with furniture both as mirror and as obstacle. Diffuse
+    reflections are first order: every surface patch that the robot can see scatters its share of the energy by
+    Lambert's law, with a random sign for the patch's roughness.
 
     Args:
         room: the room.
@@ -257,7 +296,7 @@ def render_echo(room: Room, pose: Pose, chance: Chance, chirp: ChirpDesign | Non
     _, right, _ = pose.axes()
     head = np.array(pose.position)
     ears = np.stack([head - right * EAR_DISTANCE / 2, head + right * EAR_DISTANCE / 2])  # (2, 3)
-    specular = _image_sources(room, pose, ears, max_order)
+    specular = _image_sources(room, pose, ears, max_order, frames)
     diffuse = _scattered(room, pose, ears, chance.roughness)
     emitted = (chirp or ChirpDesign()).waveform()
     pressure = []
@@ -268,45 +307,45 @@ def render_echo(room: Room, pose: Pose, chance: Chance, chirp: ChirpDesign | Non
     return LOUDNESS * (np.stack(pressure) + chance.noise)
 
 
-def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int) -> list[tuple[Array, Array]]:
+def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int, frames: int) -> list[tuple[Array, Array]]:
     """Delay in seconds and amplitude of each mirror reflection, the direct sound included, for each ear."""
-    import pyroomacoustics as pra
-
-    class Furnished(pra.Room):  # type: ignore[misc]
-        """Knows which of its walls stand in the way; to find them out takes the library longer than all the rest."""
-
-        def _init_room_engine(self) -> None:
-            super()._init_room_engine(self.walls, list(range(6, len(self.walls))))
-
-    absorption, scattering = np.array([room.absorption]), np.array([room.scattering])
-    walls = [pra.wall_factory(face.T, absorption, scattering) for face in _faces(np.array(room.size) / 2, room.size)]
-    for box in room.boxes:
-        # Seen from the air, a box is a hole: its faces are wound the other way round.
-        walls += [
-            pra.wall_factory(face.T[:, ::-1], np.array([box.absorption]), np.array([box.scattering]))
-            for face in _faces(np.array(box.center), box.size, _to_box(box))
-        ]
-    model = Furnished(walls, fs=SAMPLE_RATE, max_order=max_order)
-    model.add_source(np.array(pose.position))
-    model.add_microphone_array(ears.T)
-    model.image_source_model()
-    source = model.sources[0]
-    images, damping = source.images.T.astype(np.float64), source.damping[0].astype(np.float64)  # (N, 3), (N,)
+    reach = frames / SAMPLE_RATE * SPEED_OF_SOUND  # what comes from further away comes too late
     arrivals = []
-    for ear in range(2):
-        seen = model.visibility[0][ear].astype(bool)
-        ray = images[seen] - ears[ear]
-        distance = np.linalg.norm(ray, axis=1)
-        leaving = source.directions[ear][:, seen].T.astype(np.float64)
-        gain = damping[seen] / distance * _ear_gain(pose, ear, ray / distance[:, None]) * _speaker_gain(pose, leaving)
-        arrivals.append((distance / SPEED_OF_SOUND, gain))
+    for ear, heard in enumerate(mirror_reflections(*_surfaces(room), np.array(pose.position), ears, max_order, reach)):
+        directivity = _ear_gain(pose, ear, heard.arriving) * _speaker_gain(pose, heard.leaving)
+        arrivals.append((heard.distance / SPEED_OF_SOUND, heard.gain / heard.distance * directivity))
     return arrivals
+
+
+@lru_cache(maxsize=1)
+def _surfaces(room: Room) -> tuple[Faces, Blocks]:
+    """All that reflects in a room, walls first, and what stands in the way; the same for all poses."""
+    middle = (room.size[0] / 2, room.size[1] / 2, room.size[2] / 2)
+    solids = [Box(middle, room.size, 0.0, room.absorption, room.scattering), *room.boxes]
+    center, half = np.array([solid.center for solid in solids]), np.array([solid.size for solid in solids]) / 2
+    turn = np.stack([*map(_to_box, solids)])  # (K + 1, 3, 3)
+    air = np.where(np.arange(len(solids)) == 0, -1, 1)[:, None]  # is inside the room, and outside the furniture
+    centers, axes, halves = [], [], []
+    for axis in range(3):
+        along = [(axis + 1) % 3, (axis + 2) % 3]
+        for side in (-1, 1):
+            centers.append(center + side * half[:, axis, None] * turn[:, axis])
+            axes.append(np.concatenate([turn[:, along], (side * air * turn[:, axis])[:, None]], axis=1))
+            halves.append(half[:, along])
+    gain = np.sqrt(1 - np.array([solid.absorption for solid in solids]))
+    faces = Faces(
+        np.stack(centers, axis=1).reshape(-1, 3),
+        np.stack(axes, axis=1).reshape(-1, 3, 3),
+        np.stack(halves, axis=1).reshape(-1, 2),
+        gain.repeat(6),
+    )
+    return faces, Blocks(center[1:], turn[1:], half[1:])
 
 
 def _scattered(room: Room, pose: Pose, ears: Array, roughness: Array) -> list[tuple[Array, Array]]:
     """Delay in seconds and amplitude of the first-order diffuse reflection of each visible patch, for each ear."""
     rays, solid_angle = _sphere_rays(pose)
-    hits = cast_rays(room, np.array(pose.position), rays.T)
+    hits = _look_around(room, pose)
     points = np.array(pose.position) + hits.distance[:, None] * rays
     # The room itself comes last, where the surface number -1 finds it.
     surfaces: list[Box | Room] = [*room.boxes, room]
@@ -323,6 +362,12 @@ def _scattered(room: Room, pose: Pose, ears: Array, roughness: Array) -> list[tu
         amplitude = roughness.ravel() * np.sqrt(scattered * cosine) / distance * _ear_gain(pose, ear, ray)
         arrivals.append(((hits.distance + distance) / SPEED_OF_SOUND, amplitude))
     return arrivals
+
+
+@lru_cache(maxsize=16)
+def _look_around(room: Room, pose: Pose) -> Hits:
+    """What a robot hits all around, which finding its place and hearing its echoes both ask for."""
+    return cast_rays(room, np.array(pose.position), _sphere_rays(pose)[0].T)
 
 
 def _sphere_rays(pose: Pose) -> tuple[Array, float]:
@@ -372,18 +417,3 @@ def _to_box(box: Box) -> Array:
 def _inside(box: Box, point: tuple[float, float, float]) -> bool:
     local = _to_box(box) @ (np.array(point) - np.array(box.center))
     return bool(np.all(np.abs(local) <= 0.5 * np.array(box.size)))
-
-
-def _faces(center: Array, size: tuple[float, float, float], turn: Array | None = None) -> list[Array]:
-    """The six faces (4, 3) of a cuboid, wound so that their normals point outward."""
-    faces = []
-    for axis in range(3):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        for sign in (-1, 1):
-            corners = np.zeros((4, 3))
-            corners[:, axis] = sign
-            corners[:, first] = [-1, 1, 1, -1]
-            corners[:, second] = [-1, -1, 1, 1]
-            corners = (corners if sign > 0 else corners[::-1]) * 0.5 * np.array(size)
-            faces.append((corners @ turn if turn is not None else corners) + center)
-    return faces

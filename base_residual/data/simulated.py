@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -12,23 +11,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import soundfile
 from filelock import FileLock
 
 from base_residual.audio import echo_frames
-from base_residual.chirp import SAMPLE_RATE
 from base_residual.config import SPLITS, DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.data.cache import Progress, cached
-from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
+from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
 from base_residual.files import discard, replacing
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other recordings."""
-
-LOCATION = "Simulated_Rooms"
 
 
 def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> Path:
@@ -106,7 +100,7 @@ def simulate(
                 _prepare(partial, data, simulation)
             _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):
-                if not _complete(root, data, simulation) and _count_done(partial) == len(_rooms(simulation)):
+                if not _complete(root, data, simulation) and count_done(partial) == len(list_rooms(simulation)):
                     _write_index(partial, simulation)
                     if root.exists():
                         root.rmdir()
@@ -126,48 +120,6 @@ def _complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> boo
     return note.exists() and note.stat().st_size == len(text) and note.read_bytes() == text.encode()
 
 
-def _count_done(folder: Path) -> int:
-    done = folder / LOCATION / "done"
-    return sum(1 for _ in done.iterdir()) if done.exists() else 0
-
-
-def render_every(folder: Path, first: int, step: int) -> None:
-    """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared."""
-    description = json.loads((folder / "rooms.json.partial").read_text())
-    simulation = SimulationConfig(**description["simulation"])
-    parent = os.getppid()
-    for split, number in _rooms(simulation)[first::step]:
-        if os.getppid() != parent:  # whoever asked for the rooms is gone
-            return
-        if not _done(folder, split, number).exists():
-            _render_room(folder, split, number, simulation, description["output_size"], description["max_depth"])
-
-
-def _render_room(
-    folder: Path, split: str, number: int, simulation: SimulationConfig, size: int, max_depth: float
-) -> None:
-    """Write the echoes and depth maps of one room, which its own seed decides."""
-    style = STYLES[simulation.style]
-    rng = np.random.default_rng([simulation.seed, SPLITS.index(split), number])
-    while True:
-        room = draw_room(rng, style)
-        poses = [draw_pose(rng, room) for _ in range(simulation.poses)]
-        if all(poses):
-            break
-    for index, pose in enumerate(poses):
-        assert pose is not None
-        echo = render_echo(room, pose, draw_chance(rng, style, echo_frames(max_depth)))
-        depth = np.minimum(render_depth(room, pose, size), max_depth)
-        name = _pose_name(split, number, index)
-        # Written in memory first: of what can go wrong on a disk, the file system alone says what it is.
-        sound, stored = io.BytesIO(), io.BytesIO()
-        soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
-        np.save(stored, np.round(depth * 1000).astype(np.uint16), allow_pickle=False)
-        (folder / LOCATION / "audio" / f"{name}.wav").write_bytes(sound.getvalue())
-        (folder / LOCATION / "depth" / f"{name}.npy").write_bytes(stored.getvalue())
-    _done(folder, split, number).touch()
-
-
 def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, object]:
     """All that decides the recordings, as JSON."""
     return {
@@ -175,12 +127,13 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
         "simulation": simulation.model_dump(mode="json"),
         "output_size": data.output_size,
         "max_depth": data.max_depth,
+        "frames": echo_frames(data.max_depth),
     }
 
 
 def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> None:
     """Make the folders, and forget what another setting left there."""
-    note, text = folder / "rooms.json.partial", json.dumps(_description(data, simulation), indent=2)
+    note, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
     if folder.exists() and not (note.exists() and note.read_text() == text):
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -192,13 +145,13 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> No
 
 def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None, shard: Shard) -> None:
     """Run one process per core, each with its share of a part of the rooms, and watch them."""
-    total = len(_rooms(simulation))
+    total = len(list_rooms(simulation))
     cores = min(os.cpu_count() or 1, max(1, total // shard.of // 8))
     shares = [(shard.part - 1 + shard.of * core, shard.of * cores) for core in range(cores)]
     if cores == 1:
         render_every(folder, *shares[0])
         return
-    command = [sys.executable, "-c", "import sys; from base_residual.data.simulated import _work; _work(*sys.argv[1:])"]
+    command = [sys.executable, "-c", "import sys; from base_residual.data.rendering import work; work(*sys.argv[1:])"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with ExitStack() as stack:
         workers = [
@@ -214,7 +167,7 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
         while any(worker.poll() is None for worker in workers):
             time.sleep(0.1)
             if progress is not None:
-                progress("Rendering rooms", _count_done(folder), total)
+                progress("Rendering rooms", count_done(folder), total)
         for worker in workers:
             if worker.returncode != 0:
                 assert worker.stderr is not None
@@ -223,19 +176,12 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
                 raise DataError(f"Rendering the simulated rooms failed: {reason}.")
 
 
-def _work(folder: str, first: str, step: str) -> None:
-    try:
-        render_every(Path(folder), int(first), int(step))
-    except OSError as error:
-        sys.exit(f"{error.filename or folder}: {error.strerror or error}")
-
-
 def _write_index(folder: Path, simulation: SimulationConfig) -> None:
     """The CSV file of each split, and the note that says that all is there."""
     for split in SPLITS:
         names = [
-            _pose_name(split, number, pose)
-            for other, number in _rooms(simulation)
+            pose_name(split, number, pose)
+            for other, number in list_rooms(simulation)
             if other == split
             for pose in range(simulation.poses)
         ]
@@ -243,17 +189,4 @@ def _write_index(folder: Path, simulation: SimulationConfig) -> None:
     for path in (folder / LOCATION / "done").iterdir():
         path.unlink()
     (folder / LOCATION / "done").rmdir()
-    (folder / "rooms.json.partial").replace(folder / "rooms.json")
-
-
-def _rooms(simulation: SimulationConfig) -> list[tuple[str, int]]:
-    counts = {"train": simulation.train_rooms, "val": simulation.val_rooms, "test": simulation.test_rooms}
-    return [(split, number) for split in SPLITS for number in range(counts[split])]
-
-
-def _pose_name(split: str, number: int, pose: int) -> str:
-    return f"{split}_{number:06d}_{pose}"
-
-
-def _done(folder: Path, split: str, number: int) -> Path:
-    return folder / LOCATION / "done" / f"{split}_{number:06d}"
+    (folder / UNFINISHED).replace(folder / "rooms.json")
