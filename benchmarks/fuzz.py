@@ -5,10 +5,13 @@ memory than `LIMITS` allow. A worker process runs all inputs; one that it dies o
 worker goes on behind it. Failing inputs are kept in a folder. Input number n of a reader is decided by the seed, the
 reader and n. Writes JSON and a table, and exits with 1 if an input has failed.
 
-    python benchmarks/fuzz.py                # the committed result, results/fuzz.json, in about half an hour
-    python benchmarks/fuzz.py --quick        # 3,000 inputs, in a minute
-    python benchmarks/fuzz.py --guided 5000  # coverage-guided inputs on top, after: pip install atheris
+    python benchmarks/fuzz.py              # the committed result, results/fuzz.json, in about half an hour
+    python benchmarks/fuzz.py --quick      # 3,000 inputs, in a minute
+    python benchmarks/fuzz.py --guided 60  # results/guided.json, after: pip install atheris
     python benchmarks/fuzz.py --readers wav --inputs 5000 --seed 7
+
+With --guided, each reader gets inputs for that many seconds, and those that reach lines of code which none has reached
+before are kept and changed further.
 """
 
 from __future__ import annotations
@@ -620,8 +623,11 @@ def peak_memory() -> float:
 # The worker, which runs inputs, and the process that watches it.
 
 
-def work(name: str, seed: int, first: int, last: int, guided: bool, folder: Path) -> None:
-    """Run inputs of a reader and print an outcome for each, as a line of JSON; `current` holds the one at work."""
+def work(name: str, seed: int, first: int, last: int, guided: int, folder: Path, corpus: Path) -> None:
+    """Run inputs of a reader and print an outcome for each, as a line of JSON; `current` holds the one at work.
+
+    They are those from number `first` to `last`, or as many as `guided` seconds allow, with the corpus in a folder.
+    """
     os.environ["BRDEPTH_CACHE"] = str(folder / "cache")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -655,17 +661,10 @@ def work(name: str, seed: int, first: int, last: int, guided: bool, folder: Path
         ]
         return rng.choice(ways)()[:most]
 
-    corpus = folder / "corpus"
-    corpus.mkdir()
     for number, valid in enumerate(reader.seeds):
-        (corpus / str(number)).write_bytes(valid)
-    options = [
-        f"-runs={last - first}",
-        f"-seed={seed + first + 1}",
-        "-max_len=65536",
-        "-rss_limit_mb=0",
-        "-verbosity=0",
-    ]
+        (corpus / f"seed-{number}").write_bytes(valid)
+    options = [f"-max_total_time={guided}", f"-seed={seed + first + 1}", "-max_len=65536", "-rss_limit_mb=0"]
+    options += ["-verbosity=0", f"-artifact_prefix={folder}/"]
     atheris.Setup(["fuzz", *options, str(corpus)], run, custom_mutator=invent)
     atheris.Fuzz()
 
@@ -676,12 +675,13 @@ with atheris.instrument_imports(include=["base_residual", "yaml", "csv", "numpy.
 """
 
 
-def outcomes(name: str, seed: int, inputs: int, guided: bool) -> Iterator[tuple[Outcome, bytes | None]]:
+def outcomes(name: str, seed: int, inputs: int, guided: int, corpus: Path) -> Iterator[tuple[Outcome, bytes | None]]:
     """What became of each input, and the input itself where it failed."""
-    done = 0
-    while done < inputs:
+    done, start = 0, time.monotonic()
+    while guided - (time.monotonic() - start) >= 1 if guided else done < inputs:
         with tempfile.TemporaryDirectory(dir="/dev/shm" if LINUX else None) as folder:
-            call = f"fuzz.work({name!r}, {seed}, {done}, {inputs}, {guided}, Path({folder!r}))"
+            left = max(1, guided - int(time.monotonic() - start)) if guided else 0
+            call = f"fuzz.work({name!r}, {seed}, {done}, {inputs}, {left}, Path({folder!r}), Path({str(corpus)!r}))"
             program = f"{GUIDED if guided else 'import fuzz'}\nfrom pathlib import Path\n{call}"
             environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
             with (
@@ -702,37 +702,43 @@ def outcomes(name: str, seed: int, inputs: int, guided: bool) -> Iterator[tuple[
             current = Path(folder) / "current"
             if not current.exists():
                 raise SystemExit(f"The worker for {name} did not start:\n{last_words}")
-            if done < inputs and not (guided and worker.returncode == 0):
+            if worker.returncode if guided else done < inputs:
                 done += 1
                 words = f"the worker ended with code {worker.returncode}: {last_words}"
                 yield Outcome("failed", words, 0.0, 0.0), current.read_bytes()
+            elif guided:
+                return
 
 
-def campaign(name: str, seed: int, inputs: int, guided: bool, failures: Path) -> dict[str, Any]:
+def campaign(name: str, seed: int, inputs: int, guided: int, failures: Path) -> dict[str, Any]:
     """All inputs of a reader: how many work, are refused and fail, and what the dearest of them cost."""
     counts, slowest, first, peak = Counter[str](), 0.0, 0.0, 0.0
-    for outcome, data in outcomes(name, seed, inputs, guided):
-        counts[outcome.kind] += 1
-        slowest, peak, first = max(slowest, outcome.seconds), max(peak, outcome.peak), first or outcome.peak
-        if data is not None:
-            failures.mkdir(parents=True, exist_ok=True)
-            kept = failures / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}"
-            kept.write_bytes(data)
-            print(f"{kept}: {outcome.words}", flush=True)
+    with tempfile.TemporaryDirectory() as corpus:
+        for outcome, data in outcomes(name, seed, inputs, guided, Path(corpus)):
+            counts[outcome.kind] += 1
+            slowest, peak, first = max(slowest, outcome.seconds), max(peak, outcome.peak), first or outcome.peak
+            if data is not None:
+                failures.mkdir(parents=True, exist_ok=True)
+                kept = failures / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}"
+                kept.write_bytes(data)
+                print(f"{kept}: {outcome.words}", flush=True)
+        found = {"paths": sum(not path.name.startswith("seed-") for path in Path(corpus).iterdir())} if guided else {}
     kinds = {kind: counts[kind] for kind in COUNTS[1:]}
-    return {"inputs": counts.total(), **kinds, "slowest_s": slowest, "peak_mib": peak, "growth_mib": peak - first}
+    cost = {"slowest_s": slowest, "peak_mib": peak, "growth_mib": peak - first}
+    return {"inputs": counts.total(), **kinds, **cost, **found}
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The figures as a table for the documentation."""
-    head = ["reader", "inputs", "read", "refused in words", "failed", "slowest (s)", "memory grown by (MiB)"]
+    guided = all("paths" in found for found in result["readers"].values())
+    head = ["reader", "inputs", *["that reach new code"] * guided, "read", "refused in words", "failed", "slowest (s)"]
+    head.append("memory grown by (MiB)")
     rows = [head, ["---"] * len(head)]
+    kinds = (COUNTS[0], *["paths"] * guided, *COUNTS[1:])
     for name, found in result["readers"].items():
-        counts = [f"{found[key]:,}" for key in COUNTS]
+        counts = [f"{found[key]:,}" for key in kinds]
         rows.append([name, *counts, f"{found['slowest_s']:.2f}", f"{found['growth_mib']:.0f}"])
-    totals = [
-        sum(found[key] for found in result["readers"].values()) for key in ("inputs", "works", "refused", "failed")
-    ]
+    totals = [sum(found[key] for found in result["readers"].values()) for key in kinds]
     rows.append(["all", *(f"{total:,}" for total in totals), "", ""])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -741,27 +747,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=102_000, help="of all readers (102000)")
     parser.add_argument("--quick", action="store_true", help="3000 inputs: shows that it runs")
-    parser.add_argument("--guided", type=int, default=0, help="coverage-guided inputs on top, by atheris (0)")
+    parser.add_argument("--guided", type=int, metavar="SECONDS", help="of coverage-guided inputs for each reader")
     parser.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--failures", type=Path, default=Path("results/fuzz"), help="folder for failing inputs")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "fuzz.json", help="JSON to write")
+    parser.add_argument("--out", type=Path, help="JSON to write (results/fuzz.json or results/guided.json)")
     options = parser.parse_args()
     if options.guided and importlib.util.find_spec("atheris") is None:
         raise SystemExit("--guided needs atheris: pip install atheris")
-    found = {}
-    for guided, inputs in ((False, 3000 if options.quick else options.inputs), (True, options.guided)):
-        for name in options.readers if inputs else ():
-            shown = f"{name}, guided" if guided else name
-            share = inputs * READERS[name].share // 1000
-            found[shown] = campaign(name, options.seed, share, guided, options.failures)
-            print(f"{shown}: {found[shown]}", flush=True)
+    inputs, found = 3000 if options.quick else options.inputs, {}
+    for name in options.readers:
+        share = inputs * READERS[name].share // 1000
+        found[name] = campaign(name, options.seed, share, options.guided or 0, options.failures)
+        print(f"{name}: {found[name]}", flush=True)
     where = {"machine": machine(), "commit": commit(), "seed": options.seed, "limits": LIMITS._asdict()}
-    result = where | {"readers": found}
-    with replacing(options.out) as aside:
+    result = where | ({"seconds": options.guided} if options.guided else {}) | {"readers": found}
+    out = options.out or HERE / "results" / ("guided.json" if options.guided else "fuzz.json")
+    with replacing(out) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n")
     text = markdown(result)
-    with replacing(options.out.with_suffix(".md")) as aside:
+    with replacing(out.with_suffix(".md")) as aside:
         aside.write_text(text, encoding="utf-8")
     print(text)
     raise SystemExit(any(one["failed"] for one in found.values()))

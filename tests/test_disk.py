@@ -13,7 +13,7 @@ from conftest import write_batvision
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
 from base_residual.checkpoint import load_model
-from base_residual.run_folder import STATE
+from base_residual.run_folder import STATE, claimed
 
 FULL = "No space left on device"
 
@@ -104,6 +104,26 @@ def test_a_read_only_disk_is_named_and_left_as_it_is(disk: Path) -> None:
     assert "Read-only file system" in sentence(train(disk / "results", 2, code=2))
     assert "Read-only file system" in sentence(brdepth("simulate", disk / "rooms", "--rooms", 1, code=2))
     assert {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_in_which_another_process_trains_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    (run,) = tmp_path.iterdir()
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with claimed(run, resume=True, overwrite=False):
+        for option in ((), ("--overwrite",)):
+            resume = () if option else ("--resume",)
+            said = brdepth("train", *TINY_OPTIONS, "--results-dir", tmp_path, "--epochs", 2, *resume, *option, code=2)
+            assert f"Another process is training in {run}." in sentence(said)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    train(tmp_path, 2)
+
+
+def test_a_results_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    said = sentence(train(tmp_path / "results", 1, code=2))
+    assert "Cannot write to" in said
+    assert (tmp_path / "results").read_text() == "mine"
 
 
 @pytest.mark.parametrize("prepare", ["true", "false"])

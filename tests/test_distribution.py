@@ -83,9 +83,10 @@ def test_the_same_files_give_the_same_archives(archives: list[dict[str, Path]]) 
         assert path.read_bytes() == second[kind].read_bytes()
 
 
-def test_the_wheel_works_on_its_own(archives: list[dict[str, Path]], tmp_path: Path) -> None:
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(tmp_path)]
-    subprocess.run([*install, str(archives[0][".whl"])], check=True, capture_output=True)
+@pytest.mark.parametrize("kind", [".whl", ".gz"])
+def test_each_archive_works_on_its_own(archives: list[dict[str, Path]], kind: str, tmp_path: Path) -> None:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(tmp_path), str(archives[0][kind])], check=True, capture_output=True)
     assert (tmp_path / "base_residual" / "py.typed").is_file()
     assert not list(tmp_path.rglob("test_*.py"))
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}

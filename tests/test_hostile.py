@@ -19,15 +19,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
-import torch
 from conftest import write_batvision
-from safetensors.torch import save
 
 import base_residual
 from base_residual.arrays import map_array
 from base_residual.audio import read_echo
 from base_residual.baseline import create_model
-from base_residual.checkpoint import load_checkpoint, load_model, read_header, save_checkpoint, write_tensors
+from base_residual.checkpoint import load_model, read_header, save_checkpoint, write_tensors
 from base_residual.compare import read_run
 from base_residual.config import Config, load_layer, make_config, parse_setting
 from base_residual.data.batvision import MAX_TABLE, V2, list_recordings, read_depth
@@ -132,10 +130,18 @@ def test_the_campaign_says_what_it_found(fuzz: ModuleType, tmp_path: Path) -> No
 
 def test_the_committed_campaign_is_large_and_found_nothing(fuzz: ModuleType) -> None:
     result = json.loads(COMMITTED.read_text())
-    assert {name for name in result["readers"] if "guided" not in name} == set(READERS)
+    assert set(result["readers"]) == set(READERS)
     assert sum(found["inputs"] for found in result["readers"].values()) >= 100_000
     assert not any(found["failed"] for found in result["readers"].values())
     assert COMMITTED.with_suffix(".md").read_text(encoding="utf-8") == fuzz.markdown(result)
+
+
+def test_guided_inputs_reach_new_code_and_are_counted(fuzz: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="coverage-guided fuzzing needs atheris, which is no part of the extras")
+    found = fuzz.campaign("npy", 1, 0, 3, tmp_path)
+    assert found["inputs"] == found["works"] + found["refused"] > 10
+    assert found["failed"] == 0
+    assert found["paths"] > 0
 
 
 # Recordings.
@@ -371,44 +377,6 @@ def test_a_checkpoint_with_the_settings_of_a_giant_builds_none(tiny: Callable[..
     save_checkpoint(path, model, 1, [])
     write_tensors(path, model.state_dict(), read_header(path) | {"config": giant.model_dump_json()})
     with bounded(), pytest.raises(CheckpointError, match="do not fit the network"):
-        load_model(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"config": "[]"}, "header .* is damaged"),
-        ({"config": "[" * 100_000}, "header .* is damaged"),
-        ({"history": "5"}, "header .* is damaged"),
-        ({"history": '[{"epoch": 1}]'}, "header .* is damaged.*val/rmse"),
-        ({"epoch": "first"}, "header .* is damaged"),
-    ],
-)
-def test_a_checkpoint_of_which_the_header_is_wrong_is_refused(
-    tiny: Callable[..., Config], tmp_path: Path, change: dict[str, str], words: str
-) -> None:
-    path, model = tmp_path / "m.safetensors", create_model(tiny())
-    save_checkpoint(path, model, 1, [])
-    write_tensors(path, model.state_dict(), read_header(path) | change)
-    with pytest.raises(CheckpointError, match=f"(?s){words}"):
-        load_checkpoint(path)
-
-
-@pytest.mark.parametrize("damage", ["nan", "double", "foreign"])
-def test_foreign_or_broken_weights_are_refused(tiny: Callable[..., Config], tmp_path: Path, damage: str) -> None:
-    path, model = tmp_path / "m.safetensors", create_model(tiny())
-    save_checkpoint(path, model, 1, [])
-    weights = model.state_dict()
-    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
-    match damage:
-        case "nan":
-            changed = weights | {name: torch.full_like(weights[name], float("nan"))}
-        case "double":
-            changed = weights | {name: weights[name].double()}
-        case _:
-            changed = weights | {"__class__": torch.zeros(1)}
-    path.write_bytes(save(changed, read_header(path)))
-    with pytest.raises(CheckpointError, match="NaN or infinite" if damage == "nan" else "do not fit the network"):
         load_model(path)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,8 @@ from base_residual.losses import (
     decomposition_terms,
     low_pass,
     make_loss,
+    masked_mean,
+    reconstruction,
 )
 
 
@@ -85,8 +89,20 @@ def test_low_pass_is_zero_where_nothing_is_valid() -> None:
 
 
 def test_low_pass_refuses_a_kernel_of_zero() -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match=r"^The low-pass kernel is 0 pixels; expected is at least 1\.$"):
         low_pass(torch.ones(1, 1, 8, 8), 0)
+
+
+def test_low_pass_takes_every_pixel_without_a_mask() -> None:
+    depth = random_scene(8, holes=0.5)["gt"]
+    torch.testing.assert_close(low_pass(depth, 3), low_pass(depth, 3, torch.ones_like(depth, dtype=torch.bool)))
+
+
+def test_a_single_pixel_far_away_weighs_as_much_as_any() -> None:
+    depth, valid = torch.full((1, 1, 1, 9), 4.0), torch.zeros(1, 1, 1, 9, dtype=torch.bool)
+    valid[..., 8] = True
+    assert low_pass(depth, 16, valid)[0, 0, 0, 0] == 4.0  # at the very edge of an even box, half in
+    assert low_pass(depth, 15, valid)[0, 0, 0, 0] == 0.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -118,6 +134,47 @@ def test_gradients_are_right_in_float64(recon: ReconKind) -> None:
     assert torch.autograd.gradcheck(lambda *parts: loss(*parts, scene["gt"])[0], inputs)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_the_low_pass_are_right_in_float64(masked: bool) -> None:
+    depth, valid = random_scene(2, side=5, holes=0)["gt"].requires_grad_(), random_scene(3, side=5)["gt"] > 0
+    assert torch.autograd.gradcheck(lambda maps: low_pass(maps, 3, valid if masked else None), [depth])
+
+
+def test_gradients_through_the_sum_of_the_parts_are_right_in_float64_during_the_warm_up() -> None:
+    scene, loss = random_scene(6, side=5), AdaptiveBaseResidualLoss(10, "cosine", lowpass_kernel=2)
+    loss.set_epoch(5)
+
+    def total(base: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return loss(base, residual, (base + residual).clamp(0, 4), scene["gt"])[0]
+
+    assert torch.autograd.gradcheck(total, [scene[name].requires_grad_() for name in ("base", "residual")])
+
+
+@pytest.mark.parametrize("recon", ["l1", "rmse"])
+def test_the_means_divide_by_the_count_that_they_are_given(recon: ReconKind) -> None:
+    scene = random_scene(7)
+    _, plain = BaseResidualLoss(recon=recon)(**scene)
+    _, halves = BaseResidualLoss(recon=recon, count=lambda here: 2 * here)(**scene)
+    torch.testing.assert_close([2 * term for term in halves], list(plain))
+
+
+def test_a_mean_over_nothing_is_zero_and_over_one_pixel_its_value() -> None:
+    values = torch.tensor([3.0, float("nan")])
+    assert masked_mean(values, torch.tensor([False, False])) == 0
+    assert masked_mean(values, torch.tensor([True, False])) == 3
+    # A share of a pixel comes of a count that is the mean over many processes.
+    assert masked_mean(values, torch.tensor([True, False]), lambda here: here / 4) == 12
+
+
+def test_the_root_of_a_perfect_prediction_is_a_millimetre() -> None:
+    gt = random_scene(9)["gt"]
+    assert float(reconstruction(gt, gt, gt > 0, "rmse")) == pytest.approx(0.001)
+    assert float(reconstruction(gt, gt, gt > 0)) == 0
+    one_pixel = torch.zeros_like(gt, dtype=torch.bool)
+    one_pixel[:, :, 0, 0] = True
+    assert float(reconstruction(gt + 2, gt, one_pixel, "rmse")) == pytest.approx(2.0, rel=1e-6)
+
+
 def test_holes_do_not_move_the_loss() -> None:
     scene = random_scene(2)
     before, _ = BaseResidualLoss(lowpass_kernel=3)(**scene)
@@ -145,16 +202,26 @@ def test_a_given_mask_wins_over_the_holes() -> None:
     assert float(terms.recon) == pytest.approx(float((scene["final"] - scene["gt"]).abs()[mask].mean()))
 
 
-def test_unequal_shapes_are_refused_in_words() -> None:
-    scene = random_scene(0) | {"base": torch.zeros(2, 1, 6, 6)}
-    with pytest.raises(ShapeError, match=r"base has shape \(2, 1, 6, 6\)"):
+@pytest.mark.parametrize("name", ["base", "residual", "final"])
+def test_unequal_shapes_are_refused_in_words(name: str) -> None:
+    scene = random_scene(0) | {name: torch.zeros(2, 1, 6, 6)}
+    sentence = rf"^{name} has shape \(2, 1, 6, 6\) and gt \(2, 1, 12, 12\); expected are equal \(B, 1, H, W\)\.$"
+    with pytest.raises(ShapeError, match=sentence):
         BaseResidualLoss()(**scene)
+
+
+def test_maps_without_a_channel_are_refused_in_words() -> None:
+    flat = {name: tensor[:, 0] for name, tensor in random_scene(0).items()}
+    with pytest.raises(ShapeError, match="expected are equal"):
+        BaseResidualLoss()(**flat)
 
 
 def test_the_documented_defaults() -> None:
     assert BaseResidualLoss().weights == LossWeights(1.0, 0.8, 0.2)
-    assert BaseResidualLoss().lowpass_kernel == 16
+    assert BaseResidualLoss().lowpass_kernel == AdaptiveBaseResidualLoss().lowpass_kernel == 16
+    assert BaseResidualLoss().recon == AdaptiveBaseResidualLoss().recon == "l1"
     adaptive = AdaptiveBaseResidualLoss()
+    assert (adaptive.weights, adaptive.schedule) == ((0.5, 1.5, 0.3), "step")
     for epoch, weights in {1: (0.5, 1.5, 0.3), 20: (0.5, 1.5, 0.3), 21: (1.0, 0.5, 0.3), 99: (1.0, 0.5, 0.3)}.items():
         adaptive.set_epoch(epoch)
         assert adaptive.weights == weights
@@ -162,21 +229,28 @@ def test_the_documented_defaults() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_smooth_schedules_go_from_one_column_to_the_other(schedule: str) -> None:
-    loss = AdaptiveBaseResidualLoss(warmup_epochs=10, schedule=schedule)
-    recon = []
+    loss = AdaptiveBaseResidualLoss(10, schedule, LossWeights(0.5, 1.5, 0.3), LossWeights(1.0, 0.5, 0.7))
+    assert loss.weights == (0.5, 1.5, 0.3)
     for epoch in range(1, 14):
         loss.set_epoch(epoch)
-        recon.append(loss.weights.recon)
-    assert recon[0] == 0.5
-    assert recon[10:] == [1.0, 1.0, 1.0]
-    assert recon == sorted(recon)
-    middle = 0.75 if schedule == "linear" else pytest.approx(0.75)
-    assert recon[5] == middle
-    assert (recon[1] - recon[0] < recon[5] - recon[4]) == (schedule == "cosine")
+        way = min(1.0, (epoch - 1) / 10)
+        part = way if schedule == "linear" else (1 - math.cos(math.pi * way)) / 2
+        assert loss.weights == pytest.approx((0.5 + 0.5 * part, 1.5 - part, 0.3 + 0.4 * part))
+
+
+@pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
+def test_a_warm_up_of_no_epochs_is_over_at_once(schedule: str) -> None:
+    assert AdaptiveBaseResidualLoss(warmup_epochs=0, schedule=schedule).weights == (1.0, 0.5, 0.3)
+
+
+def test_fixed_weights_do_not_care_which_epoch_it_is() -> None:
+    loss = BaseResidualLoss(0.7, 0.6, 0.5)
+    loss.set_epoch(99)
+    assert loss.weights == (0.7, 0.6, 0.5)
 
 
 def test_an_unknown_schedule_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="step, linear, cosine"):
+    with pytest.raises(ConfigError, match=r"^Unknown schedule 'sudden'\. Known are step, linear, cosine\.$"):
         AdaptiveBaseResidualLoss(schedule="sudden")
 
 
@@ -198,3 +272,16 @@ def test_adaptive_in_the_configuration_gives_the_adaptive_loss() -> None:
     loss = make_loss(make_config({"loss": {"adaptive": True, "warmup_epochs": 3, "schedule": "cosine"}}).loss)
     assert isinstance(loss, AdaptiveBaseResidualLoss)
     assert (loss.warmup_epochs, loss.schedule) == (3, "cosine")
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_loss_of_a_configuration_has_all_its_settings(adaptive: bool) -> None:
+    layer = {"recon": "rmse", "lambda_recon": 0.9, "lambda_base": 0.4, "lambda_sparse": 0.1, "lowpass_kernel": 5}
+
+    def count(here: torch.Tensor) -> torch.Tensor:
+        return here
+
+    loss = make_loss(make_config({"loss": layer | {"adaptive": adaptive}}).loss, count)
+    assert isinstance(loss, AdaptiveBaseResidualLoss) == adaptive
+    assert (loss.recon, loss.lowpass_kernel, loss.count) == ("rmse", 5, count)
+    assert loss.weights == ((0.5, 1.5, 0.3) if adaptive else (0.9, 0.4, 0.1))

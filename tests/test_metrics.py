@@ -5,9 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, root_mean_squared_error
 
+from base_residual import metrics as module
 from base_residual.errors import ShapeError
-from base_residual.metrics import DEPTH_METRICS, DecompositionFigures, DepthMetrics, depth_metrics
+from base_residual.losses import low_pass
+from base_residual.metrics import DEPTH_METRICS, DecompositionFigures, DepthMetrics, depth_metrics, valid_pixels
+from base_residual.processes import Processes
 
 
 def reference(pred: np.ndarray, gt: np.ndarray, max_depth: float, min_depth: float) -> dict[str, float]:
@@ -55,6 +59,52 @@ def test_metrics_of_maps_of_any_size_from_a_micrometre_to_max_depth_equal_the_re
             assert float(found[name][number]) == pytest.approx(expected[name], rel=1e-5), name
 
 
+@pytest.mark.parametrize("min_depth", [0.0, 2.0])
+def test_metrics_equal_those_of_scikit_learn_where_it_has_the_same(min_depth: float) -> None:
+    pred, gt = scene(8, images=4)
+    found = depth_metrics(pred, gt, 12.0, min_depth)
+    for number in range(len(gt)):
+        kept = (gt[number] > 0) & (gt[number] >= min_depth)
+        true, guess = gt[number][kept].double().numpy(), pred[number][kept].double().clamp(0.001, 12.0).numpy()
+        assert float(found["rmse"][number]) == pytest.approx(root_mean_squared_error(true, guess), rel=1e-5)
+        assert float(found["mae"][number]) == pytest.approx(mean_absolute_error(true, guess), rel=1e-5)
+        assert float(found["abs_rel"][number]) == pytest.approx(mean_absolute_percentage_error(true, guess), rel=1e-5)
+        log10 = mean_absolute_error(np.log10(true), np.log10(guess))
+        assert float(found["log10"][number]) == pytest.approx(log10, rel=1e-5)
+
+
+def test_metrics_do_not_depend_on_how_many_images_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    pred, gt = scene(9, images=5)
+    whole = depth_metrics(pred, gt, 12.0)
+    for pixels in (1, 64, 130):  # less than an image, one, two
+        monkeypatch.setattr(module, "CACHED_PIXELS", pixels)
+        for name, values in depth_metrics(pred, gt, 12.0).items():
+            assert torch.equal(values, whole[name])
+
+
+def test_half_precision_is_measured_in_full() -> None:
+    pred, gt = (maps.half() for maps in scene(10))
+    for name, values in depth_metrics(pred, gt, 12.0).items():
+        assert values.dtype == torch.float32
+        assert torch.equal(values, depth_metrics(pred.float(), gt.float(), 12.0)[name])
+
+
+def test_a_pixel_at_the_least_depth_counts() -> None:
+    gt = torch.tensor([[[[0.5, 0.25, 0.0, -1.0]]]])
+    assert valid_pixels(gt, 0.5).tolist() == [[[[True, False, False, False]]]]
+    assert valid_pixels(gt).tolist() == [[[[True, True, False, False]]]]
+    for min_depth, expected in ((0.5, 0.5), (0.0, (0.5 + 0.75) / 2)):
+        found = depth_metrics(torch.ones_like(gt), gt, 12.0, min_depth)
+        assert float(found["mae"]) == pytest.approx(expected)
+
+
+def test_ratios_below_the_thresholds_count_in_both_directions() -> None:
+    gt = torch.tensor([[[[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]]]])
+    pred = torch.tensor([[[[1.24, 1 / 1.24, 1.55, 1 / 1.55, 1.94, 1 / 1.97]]]])
+    found = depth_metrics(pred, gt, 12.0)
+    assert [float(found[f"delta{power}"]) for power in (1, 2, 3)] == pytest.approx([2 / 6, 4 / 6, 5 / 6])
+
+
 def test_a_perfect_prediction_scores_perfectly() -> None:
     _, gt = scene(0)
     metrics = DepthMetrics(12.0)
@@ -99,8 +149,73 @@ def test_predictions_are_clipped_before_anything_else() -> None:
 
 
 def test_unequal_shapes_are_refused() -> None:
-    with pytest.raises(ShapeError, match="expected are equal"):
+    sentence = r"^The prediction has shape \(1, 1, 4, 4\) and gt \(1, 1, 8, 8\); expected are equal \(B, 1, H, W\)\.$"
+    with pytest.raises(ShapeError, match=sentence):
         depth_metrics(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 8, 8), 12.0)
+    with pytest.raises(ShapeError, match="expected are equal"):
+        depth_metrics(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), 12.0)
+
+
+class Two(Processes):
+    """The first of two processes, of which the other one has added the same."""
+
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor])
+
+
+class Idle(Processes):
+    """The first of two processes, of which this one has added nothing and the other one `rows`."""
+
+    rows: torch.Tensor
+
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        assert len(tensor) == 0
+        return torch.cat([tensor, self.rows])
+
+
+def test_the_metrics_of_all_processes_are_the_mean_over_all_images() -> None:
+    pred, gt = scene(11, images=3)
+    alone, shared = DepthMetrics(12.0), DepthMetrics(12.0)
+    for metrics in (alone, shared):
+        metrics.update(pred, gt)
+    shared.share(Two())
+    assert shared.compute() == pytest.approx(alone.compute() | {"images": 6})
+    idle, other = DepthMetrics(12.0), Idle()
+    other.rows = alone.per_image()
+    assert idle.per_image().shape == (0, 7)
+    idle.share(other)
+    assert idle.compute() == alone.compute()
+
+
+def test_the_figures_of_all_processes_are_those_of_all_images() -> None:
+    base, gt = scene(12)
+    residual = torch.full_like(base, 0.3)
+    alone, shared = DecompositionFigures(3, 12.0), DecompositionFigures(3, 12.0)
+    for found in (alone, shared):
+        found.update(base, residual, (base + residual).clamp(0, 12), gt)
+    shared.share(Two())
+    assert shared.compute() == pytest.approx(alone.compute())
+
+
+def test_a_process_without_images_takes_the_figures_of_the_others() -> None:
+    base, gt = scene(12)
+    alone = DecompositionFigures(3, 12.0)
+    alone.update(base, base / 10, (base + base / 10).clamp(0, 12), gt)
+    expected = alone.compute()
+
+    class Other(Processes):
+        """Gives the first process what this one has, in the order in which it asks for it."""
+
+        def __init__(self) -> None:
+            self.all = iter([alone._base.per_image(), alone._final.per_image(), *map(torch.stack, kept)])
+
+        def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+            return torch.cat([tensor, next(self.all)])
+
+    kept = (alone._sums, alone._smallest)
+    idle = DecompositionFigures(3, 12.0)
+    idle.share(Other())
+    assert idle.compute() == expected
 
 
 def figures(base: torch.Tensor, residual: torch.Tensor, gt: torch.Tensor, kernel: int = 3) -> dict[str, float]:
@@ -133,17 +248,66 @@ def test_an_idle_residual_is_seen_as_such() -> None:
     assert (found["residual_gain"], found["residual_abs_mean"], found["residual_detail_corr"]) == (0, 0, 0)
 
 
-def test_figures_equal_a_plain_reference_over_valid_pixels() -> None:
-    pred, gt = scene(6)
+@pytest.mark.parametrize("min_depth", [0.0, 3.0])
+def test_figures_equal_a_plain_reference_over_valid_pixels(min_depth: float) -> None:
+    pred, gt = scene(6, images=4)
     rng = np.random.default_rng(0)
-    base, residual = pred.clamp(0, 12), torch.from_numpy(rng.normal(0, 1, pred.shape)).float()
-    found = figures(base, residual, gt)
-    valid = (gt > 0).numpy()
-    r, missing = residual.numpy()[valid].astype(np.float64), (gt - base).numpy()[valid].astype(np.float64)
-    assert found["residual_detail_corr"] == pytest.approx(np.corrcoef(r, missing)[0, 1], abs=1e-4)
-    assert found["residual_abs_mean"] == pytest.approx(np.abs(r).mean(), rel=1e-5)
-    total = (base + residual).numpy()[valid]
-    assert found["clamped_share"] == pytest.approx(np.mean((total < 0) | (total > 12)))
+    base, residual = pred.clamp(0, 12), torch.from_numpy(rng.normal(0.5, 2, pred.shape)).float()
+    final, found = (base + residual).clamp(0, 12), DecompositionFigures(3, 12.0, min_depth)
+    for part in (slice(0, 3), slice(3, 4)):
+        found.update(base[part], residual[part], final[part], gt[part])
+    figures = found.compute()
+    valid = (gt > 0) & (gt >= min_depth)
+    r, missing = (maps[valid].double().numpy() for maps in (residual, gt - base))
+    assert figures["residual_detail_corr"] == pytest.approx(np.corrcoef(r, missing)[0, 1], abs=1e-5)
+    assert figures["residual_abs_mean"] == pytest.approx(np.abs(r).mean(), rel=1e-5)
+    total = (base + residual)[valid].numpy()
+    assert 0 < np.mean(total < 0) < np.mean((total < 0) | (total > 12))
+    assert figures["clamped_share"] == pytest.approx(np.mean((total < 0) | (total > 12)))
+    assert figures["base_positive"] == float(base.min())
+    measured, inside = torch.where(valid, gt, 0).double(), valid.numpy()
+    energy = [
+        float((maps - low_pass(maps, 3, valid)).square().numpy()[inside].sum()) for maps in (base.double(), measured)
+    ]
+    assert figures["base_smoothness"] == pytest.approx(energy[0] / energy[1], rel=1e-4)
+    rmse = {
+        name: np.mean([reference(p.numpy(), g.numpy(), 12.0, min_depth)["rmse"] for p, g in zip(maps, gt, strict=True)])
+        for name, maps in (("base", base), ("final", final))
+    }
+    assert figures["base_rmse"] == pytest.approx(rmse["base"], rel=1e-5)
+    assert figures["residual_gain"] == pytest.approx(1 - rmse["final"] / rmse["base"], rel=1e-4)
+    assert list(figures) == [
+        "base_positive",
+        "base_smoothness",
+        "base_rmse",
+        "residual_abs_mean",
+        "residual_gain",
+        "residual_detail_corr",
+        "clamped_share",
+    ]
+
+
+def test_the_least_base_is_that_of_all_batches() -> None:
+    _, gt = scene(7)
+    found = DecompositionFigures(3, 12.0)
+    for lowest in (3.0, -0.5, 2.0):
+        base = torch.full_like(gt, 6.0)
+        base[0, 0, 0, 0] = lowest
+        found.update(base, torch.zeros_like(gt), base, gt)
+    assert found.compute()["base_positive"] == -0.5
+
+
+def test_a_flat_ground_truth_has_no_detail_to_be_smooth_against_and_a_perfect_base_nothing_to_gain() -> None:
+    gt = torch.full((1, 1, 8, 8), 4.0)
+    found = figures(gt, torch.zeros_like(gt), gt)
+    assert np.isnan(found["base_smoothness"])
+    assert found["residual_gain"] == 0
+
+
+def test_a_sum_at_the_bounds_is_not_clamped() -> None:
+    gt = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
+    base, residual = torch.tensor([[[[0.0, 11.0, 1.0, 12.0]]]]), torch.tensor([[[[0.0, 1.0, -2.0, 0.5]]]])
+    assert figures(base, residual, gt)["clamped_share"] == 0.5
 
 
 def test_a_base_that_is_the_ground_truth_has_all_its_detail() -> None:

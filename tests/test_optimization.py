@@ -82,6 +82,51 @@ def test_a_compiled_network_learns_the_same(tiny: MakeConfig, monkeypatch: pytes
     assert len(compiled) == 1
 
 
+def updater(config: Config) -> Updater:
+    torch.manual_seed(0)
+    model = create_model(config).train()
+    return Updater(model, make_optimizer(model, config.trainer), config, steps=2)
+
+
+def test_gradients_that_explode_are_cut_to_the_norm_that_is_allowed(tiny: MakeConfig, batch: EchoBatch) -> None:
+    one = updater(tiny({"loss": {"lambda_recon": 1e6}, "trainer": {"grad_clip": 0.5}}))
+    assert torch.isfinite(one.update(batch, 1, 0)).all()
+    norm = torch.stack([weights.grad.norm() for weights in one.model.parameters() if weights.grad is not None]).norm()
+    assert float(norm) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite(
+    tiny: MakeConfig, batch: EchoBatch, value: float
+) -> None:
+    one = updater(tiny())
+    one.update(batch, 1, 0)
+    assert one.faults() == []
+    hook = next(one.model.parameters()).register_hook(lambda gradient: torch.full_like(gradient, value))
+    before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
+    kept = [tensor.clone() for state in one.optimizer.state.values() for tensor in state.values()]
+    assert torch.equal(one.update(batch, 1, 1), torch.zeros(5))
+    assert one.faults() == [batch.ids]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one.model.state_dict().items())
+    now = [tensor for state in one.optimizer.state.values() for tensor in state.values()]
+    assert all(torch.equal(*pair) for pair in zip(now, kept, strict=True))
+    hook.remove()
+    one.update(batch, 1, 1)
+    assert one.faults() == []
+    assert not torch.equal(next(one.model.parameters()), next(iter(before.values())))
+
+
+@pytest.mark.parametrize("what", ["silent", "dark", "both"])
+def test_a_batch_of_silence_or_of_maps_without_depth_is_no_fault(tiny: MakeConfig, batch: EchoBatch, what: str) -> None:
+    waveform = batch.waveform if what == "dark" else torch.zeros_like(batch.waveform)
+    depth = batch.depth if what == "silent" else torch.zeros_like(batch.depth)
+    one = updater(tiny({"data": {"noise": 0.0}}))
+    sums = one.update(EchoBatch(waveform, depth, batch.ids), 1, 0)
+    assert one.faults() == []
+    assert (float(sums[1]) > 0) == (what == "silent")
+    assert all(tensor.isfinite().all() for tensor in one.model.state_dict().values())
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_a_device_that_is_there_is_taken(device: str) -> None:
     assert resolve_device(device).type in ("cpu", "cuda", "mps")

@@ -17,8 +17,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from base_residual.baseline import create_model
+from base_residual.checkpoint import load_model, save_checkpoint
 from base_residual.config import Config
+from base_residual.data import open_dataset
 from base_residual.errors import ConfigError
+from base_residual.evaluation import evaluate
 from base_residual.processes import Processes, SharedNorm, leading, own_device, share_norms
 from base_residual.trainer import Batches, Trainer
 
@@ -47,14 +51,36 @@ except BaseResidualError as error:
 """
 
 
-def start(config: Config, folder: Path, world: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    """As many processes as asked for, which train together."""
+EVALUATOR = """
+import json
+import sys
+import torch
+torch.set_num_threads(1)
+import yaml
+from pathlib import Path
+from base_residual.config import make_config
+from base_residual.checkpoint import load_model
+from base_residual.data import open_dataset
+from base_residual.evaluation import evaluate
+from base_residual.processes import joined
+
+config = make_config(yaml.safe_load(Path(sys.argv[1]).read_text()))
+with joined(torch.device("cpu")) as processes:
+    rooms = open_dataset("simulated", split="val", config=config)
+    print(json.dumps(evaluate(load_model(sys.argv[3]), rooms, processes=processes).as_dict()))
+"""
+
+
+def start(
+    config: Config, folder: Path, world: int, *arguments: str, program: str = WORKER
+) -> list[subprocess.Popen[str]]:
+    """As many processes as asked for, which train together or run another program."""
     (folder / "settings.yaml").write_text(config.to_yaml())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", WORKER, str(folder / "settings.yaml"), str(folder / "where"), *arguments]
+    command = [sys.executable, "-c", program, str(folder / "settings.yaml"), str(folder / "where"), *arguments]
     return [
         subprocess.Popen(
             command,
@@ -95,6 +121,17 @@ def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Pa
     assert two == pytest.approx(one, rel=2e-3)
     names = {path.name for path in together.run_dir.iterdir()}
     assert names == {path.name for path in alone.run_dir.iterdir()}
+
+
+def test_several_processes_evaluate_to_the_same_figures(tiny: MakeConfig, tmp_path: Path) -> None:
+    config, model = tiny(), tmp_path / "model.safetensors"
+    torch.manual_seed(0)
+    save_checkpoint(model, create_model(config), 1, [])
+    alone = evaluate(load_model(model), open_dataset("simulated", split="val", config=config)).as_dict()
+    for said in finish(start(config, tmp_path, 3, str(model), program=EVALUATOR)):  # four rooms: unequal shares
+        found = json.loads(said.splitlines()[-1])
+        for part in ("metrics", "decomposition"):
+            assert found[part] == pytest.approx(alone[part], rel=0, abs=1e-5)
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_number(

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.data import rooms as module
 from base_residual.data.rooms import (
     SCATTER_RAYS,
     SPEED_OF_SOUND,
@@ -118,6 +119,22 @@ def test_energy_falls_with_distance_by_the_inverse_square() -> None:
         energies.append(float((echo[:, after_direct_sound:] ** 2).sum()))
     ratios = np.array(energies[:-1]) / energies[1:]
     np.testing.assert_allclose(ratios, 4.0, rtol=0.05)
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 100_000))
+def test_a_loudspeaker_and_an_ear_may_change_places(seed: int) -> None:
+    """Where neither has a direction: the left ear of a robot beside the first one hears what its right ear hears."""
+    room, pose, chance = drawn(seed)
+    quiet = Chance(0 * chance.roughness, 0 * chance.noise)
+    _, right, _ = pose.axes()
+    moved = Pose(tuple(np.array(pose.position) + right * module.EAR_DISTANCE / 2), pose.heading)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ear_gain", lambda *_: 1.0)
+        patch.setattr(module, "_speaker_gain", lambda *_: 1.0)
+        here, there = render_echo(room, pose, quiet)[1], render_echo(room, moved, quiet)[0]
+    # Positions are rounded as in the mirrored room.
+    np.testing.assert_allclose(there, here, atol=2e-3 * np.abs(here).max())
 
 
 def test_furniture_is_heard_through_its_diffuse_reflection() -> None:
