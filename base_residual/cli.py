@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from base_residual import __version__
-from base_residual.config import PRESETS, SIZES, SPLITS, load_layer, make_config, merge, parse_setting
-from base_residual.errors import BaseResidualError, TrainingInterrupted
+from base_residual import __version__, cli_data
+from base_residual.commands import EXIT_CODES, Command, Commands, Notes
+from base_residual.config import PRESETS, SIZES, Config, load_layer, make_config, merge, parse_setting
 from base_residual.options import (
     DATA_SETTINGS,
-    PREPARE_SETTINGS,
-    SIMULATE_SETTINGS,
     TRAIN_SETTINGS,
+    CheckpointArgument,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RootOption,
+    SplitOption,
+    completing,
     current_name,
     given_settings,
     setting,
 )
+from base_residual.output import Output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from base_residual.checkpoint import Checkpoint
     from base_residual.data.sample import EchoDataset
-
-
-class Commands(TyperGroup):
-    """Ends every user's mistake in one sentence on standard error and exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TrainingInterrupted as stop:
-            print(stop, file=sys.stderr)
-            raise typer.Exit(130) from stop
-        except KeyboardInterrupt as stop:
-            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-            raise typer.Exit(130) from stop
-        except BaseResidualError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from error
-
 
 app = typer.Typer(
     cls=Commands,
     name="brdepth",
     help="Depth from sound: from a stereo echo to a depth map in metres, split as final = base + residual.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": current_name, "help_option_names": ["-h", "--help"]},
@@ -72,32 +57,28 @@ def start(
     ] = False,
 ) -> None:
     """Show what the package has to say, one line each."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[Notes()])
 
 
-CheckpointArgument = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file that a run has written.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
-SplitOption = Annotated[str, typer.Option(help="train, val or test.")]
-DatasetOption = Annotated[
-    str | None, typer.Option(help="Another dataset than the one of the run.", show_default="the run's")
-]
-RootOption = Annotated[
-    Path | None, typer.Option(help="Folder of the dataset.", show_default="the run's, or BRDEPTH_DATA")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@app.command()
+@app.command(cls=Command)
 def train(
     ctx: typer.Context,
     dataset: Annotated[str | None, setting("data.name")] = None,
     data_root: Annotated[Path | None, setting("data.root")] = None,
     model: Annotated[str | None, setting("model.name")] = None,
-    preset: Annotated[str, typer.Option(help=f"Loss settings by name: {', '.join(PRESETS)}.")] = "default",
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help=f"Settings by name: {', '.join(PRESETS)}.", autocompletion=completing(PRESETS)
+        ),
+    ] = "default",
     size: Annotated[
-        str | None, typer.Option(help=f"Network by size: {', '.join(SIZES)}.", show_default="small")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Network by size: {', '.join(SIZES)}. (default: small)",
+            autocompletion=completing(SIZES),
+        ),
     ] = None,
     adaptive: Annotated[bool | None, setting("loss.adaptive", "--adaptive/--no-adaptive")] = None,
     curriculum: Annotated[bool | None, setting("loss.curriculum", "--curriculum/--no-curriculum")] = None,
@@ -124,35 +105,52 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this run's saved state ends.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run of the same name.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and what training would cost, and end.")
+    ] = False,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live",
+            help="Draw how it goes, or print lines alone. (default: draw in a terminal)",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train a model; without any option, on simulated rooms and with no download."""
     layers = [load_layer(config)] if config else []
     layers += [*(parse_setting(text) for text in assign or []), given_settings(ctx, TRAIN_SETTINGS)]
     settings = make_config(*layers, preset=preset, size=size)
+    out = Output(as_json, quiet)
     if dry_run:
-        print(settings.to_yaml(), end="")
+        _rehearse(settings, out)
         return
-    from base_residual.console import blind_lines, criteria_table, metrics_table, protocol_line
+    from rich.text import Text
+
+    from base_residual.console import blind_lines, criteria_table, metrics_table, protocol_line, terminal_tracker
     from base_residual.processes import leading
     from base_residual.trainer import Trainer
 
-    out = _console()
-    result = Trainer(settings, resume=resume, overwrite=overwrite).fit()
+    trackers = [] if quiet else [terminal_tracker(out.progress, live)]
+    result = Trainer(settings, resume=resume, overwrite=overwrite, trackers=trackers).fit()
     if not leading():
         return
-    rmse = result.test.metrics["rmse"]
-    out.print(metrics_table(result.test, f"Test split, weights of epoch {result.best_epoch}"))
-    out.print(protocol_line(result.test))
-    for line in blind_lines(rmse, result.blind):
-        out.print(line)
-    out.print(criteria_table(result.criteria))
-    print(f"Run folder: {result.run_dir}")
-    print(f"Picture:    {result.picture}")
-    print(f"Look again: brdepth visualize {result.run_dir / 'best.safetensors'}")
+    best = result.run_dir / "best.safetensors"
+    out.json(result.as_dict())
+    out.show(
+        metrics_table(result.test, f"Test split, weights of epoch {result.best_epoch}"),
+        Text(protocol_line(result.test)),
+        *(Text(line) for line in blind_lines(result.test.metrics["rmse"], result.blind)),
+        criteria_table(result.criteria),
+        f"Run folder: {result.run_dir}",
+        f"Picture:    {result.picture}",
+        f"Look again: brdepth visualize {best}",
+    )
 
 
-@app.command("eval")
+@app.command("eval", cls=Command)
 def evaluate_checkpoint(
     ctx: typer.Context,
     checkpoint: CheckpointArgument,
@@ -162,25 +160,25 @@ def evaluate_checkpoint(
     min_depth: Annotated[float, typer.Option(min=0.0, help="Count only pixels at least this far, in metres.")] = 0.0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
+    from rich.text import Text
+
     from base_residual.console import criteria_table, metrics_table, protocol_line
     from base_residual.evaluation import evaluate, success_criteria
 
-    loaded, samples = _load(ctx, checkpoint, split, device)
+    out = Output(as_json, quiet)
+    loaded, samples = _load(ctx, checkpoint, split, device, out)
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
     criteria = success_criteria(found, [record["val/rmse"] for record in loaded.history])
-    if as_json:
-        report = found.as_dict() | {"split": split, "epoch": loaded.epoch, "criteria": [c._asdict() for c in criteria]}
-        print(json.dumps(report, indent=2))
-        return
-    out = _console()
-    out.print(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split}"))
-    out.print(protocol_line(found))
-    out.print(criteria_table(criteria))
+    verdicts = [criterion._asdict() for criterion in criteria]
+    out.json(found.as_dict() | {"split": split, "epoch": loaded.epoch, "criteria": verdicts})
+    out.show(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split}"))
+    out.show(Text(protocol_line(found)), criteria_table(criteria))
 
 
-@app.command()
+@app.command(cls=Command)
 def visualize(
     ctx: typer.Context,
     checkpoint: CheckpointArgument,
@@ -188,13 +186,18 @@ def visualize(
     data_root: RootOption = None,
     split: SplitOption = "test",
     count: Annotated[int, typer.Option(min=1, max=32, help="Recordings to show, spread over the split.")] = 4,
-    audio: Annotated[list[Path] | None, typer.Option(help="Recordings of your own instead; repeatable.")] = None,
+    audio: Annotated[
+        list[Path] | None, typer.Option(metavar="ECHO.wav", help="Recordings of your own instead; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="PNG file to write.", show_default="beside the checkpoint")] = None,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Draw base | residual | final | ground truth."""
     from base_residual.visualize import decomposition_figure, panels, save_figure
 
+    result = Output(as_json, quiet)
     if audio:
         from base_residual.predict import picture_files
 
@@ -203,87 +206,103 @@ def visualize(
     else:
         from base_residual.data.sample import collate, spread
 
-        loaded, samples = _load(ctx, checkpoint, split, device)
+        loaded, samples = _load(ctx, checkpoint, split, device, result)
         shown = [samples[index] for index in spread(len(samples), count)]
         batch = collate(shown)
         rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
     name = f"{checkpoint.stem}_{audio[0].stem if audio else split}_decomposition.png"
     figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}")
-    print(f"Picture: {save_figure(figure, out or checkpoint.with_name(name))}")
+    picture = save_figure(figure, out or checkpoint.with_name(name))
+    result.json({"picture": picture})
+    result.show(f"Picture: {picture}")
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     checkpoint: CheckpointArgument,
-    echoes: Annotated[
-        list[Path], typer.Argument(metavar="ECHO.wav...", help="Two-channel recordings, left ear first.")
-    ],
+    echoes: Annotated[list[Path], typer.Argument(metavar="ECHO.wav", help="Two-channel recordings, left ear first.")],
     out: Annotated[Path, typer.Option(help="Folder for the depth maps and pictures.")] = Path("predictions"),
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Predict depth for recordings of your own: a .npy map in metres and a picture each."""
     from base_residual.predict import write_predictions
 
-    for array, picture in write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out):
-        print(f"{array}  {picture}")
+    result = Output(as_json, quiet)
+    written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out)
+    rows = [{"recording": echo, "depth": a, "picture": b} for echo, (a, b) in zip(echoes, written, strict=True)]
+    result.json({"predictions": rows})
+    result.show(*(f"{array}  {picture}" for array, picture in written))
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     checkpoint: CheckpointArgument,
     out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="beside the checkpoint")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write a checkpoint as ONNX, waveform in and depth out, and check that ONNX Runtime gets the same depth."""
     from base_residual.export import export_onnx
 
     path = export_onnx(_load_checkpoint(checkpoint, "cpu").model, out or checkpoint.with_suffix(".onnx"))
-    print(f"ONNX: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    result, size = Output(as_json, quiet), path.stat().st_size
+    result.json({"onnx": path, "bytes": size})
+    result.show(f"ONNX: {path} ({size / 2**20:.1f} MiB)")
 
 
-@app.command()
+@app.command(cls=Command)
 def benchmark(
     checkpoint: CheckpointArgument,
     batch_size: Annotated[int, typer.Option(min=1, help="Echoes at a time, for the throughput.")] = 32,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Measure what a checkpoint costs on this machine: latency, throughput, memory, operations."""
     from base_residual.console import cost_table
     from base_residual.speed import measure
 
     cost = measure(_load_checkpoint(checkpoint, device).model, batch_size)
-    if as_json:
-        print(json.dumps(cost.as_dict(), indent=2))
-    else:
-        _console().print(cost_table(cost, checkpoint.name))
+    out = Output(as_json, quiet)
+    out.json(cost.as_dict())
+    out.show(cost_table(cost, checkpoint.name))
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option(help="PNG file for the curves.")] = Path("comparison.png"),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="PNG file for the curves.", show_default="comparison.png; none with --json"),
+    ] = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Put finished runs side by side; a plain U-Net among them is what the others are measured against."""
+    from rich.text import Text
+
     from base_residual.compare import compare_runs
     from base_residual.console import comparison_tables
     from base_residual.visualize import comparison_figure, save_figure
 
-    comparison = compare_runs(runs)
-    if as_json:
-        print(json.dumps(comparison.as_dict(), indent=2))
-        return
-    console = _console()
-    for table in comparison_tables(comparison):
-        console.print(table)
-    console.print("converged: epochs until within 2 % of the run's own best; reached: until the reference's best.")
+    result, comparison = Output(as_json, quiet), compare_runs(runs)
     curves = {name: [run.val_rmse] for name, run in zip(comparison.names, comparison.runs, strict=True)}
-    print(f"Picture: {save_figure(comparison_figure(curves), out)}")
+    picture = out or (None if as_json else Path("comparison.png"))
+    if picture:
+        save_figure(comparison_figure(curves), picture)
+    result.json(comparison.as_dict() | {"picture": picture})
+    result.show(
+        *comparison_tables(comparison),
+        Text("converged: epochs until within 2 % of the run's own best; reached: until the reference's best."),
+        f"Picture: {picture}",
+    )
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs.")],
     out: Annotated[
         Path | None,
         typer.Option(help="HTML file to write.", show_default="report.html in the run's folder, or here for several"),
@@ -291,6 +310,8 @@ def report(
     samples: Annotated[int, typer.Option(min=1, max=48, help="Rooms to show, from the best to the worst.")] = 9,
     data_root: RootOption = None,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write a page to look at: criteria, curves, rooms to drag through and what differs; one file, no network."""
     from base_residual.compare import read_runs
@@ -300,139 +321,30 @@ def report(
     from base_residual.report import require_extra, write_report
 
     require_extra()
-    comparison = read_runs(runs)
-    with counting(_console()) as progress:
+    result, comparison = Output(as_json, quiet), read_runs(runs)
+    with counting(result.progress) as progress:
         gallery = make_gallery(comparison, samples, resolve_device(device), data_root, progress)
-    for name, reason in gallery.missing.items():
-        print(f"No rooms of {name}: {reason}")
+    result.show(*(f"No rooms of {name}: {reason}" for name, reason in gallery.missing.items()))
     path = write_report(comparison, gallery, out or (runs[0] if len(runs) == 1 else Path()) / "report.html")
-    print(f"Report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    size = path.stat().st_size
+    result.json({"report": path, "bytes": size, "missing": gallery.missing})
+    result.show(f"Report: {path} ({size / 1e6:.1f} MB)")
 
 
-@app.command()
-def simulate(
-    ctx: typer.Context,
-    root: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
-    rooms: Annotated[int | None, setting("simulation.train_rooms")] = None,
-    val_rooms: Annotated[int | None, setting("simulation.val_rooms")] = None,
-    test_rooms: Annotated[int | None, setting("simulation.test_rooms")] = None,
-    poses: Annotated[int | None, setting("simulation.poses")] = None,
-    style: Annotated[str | None, setting("simulation.style")] = None,
-    seed: Annotated[int | None, setting("simulation.seed")] = None,
-    output_size: Annotated[int | None, setting("data.output_size")] = None,
-    max_depth: Annotated[float | None, setting("data.max_depth")] = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Render part I of N alone, for job arrays; the last one completes OUT.")
-    ] = "1/1",
-) -> None:
-    """Render echo rooms into a folder, in the layout of BatVision V2."""
-    from base_residual.console import counting
-    from base_residual.data.simulated import Shard
-    from base_residual.data.simulated import simulate as render
-
-    settings = make_config(given_settings(ctx, SIMULATE_SETTINGS))
-    with counting(_console()) as progress:
-        complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
-    if not complete:
-        print(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
-        return
-    print(f"Rooms: {root}")
-    print(f"Train: brdepth train --data-root {root}")
+app.add_typer(cli_data.app)
 
 
-@app.command()
-def prepare(
-    ctx: typer.Context,
-    dataset: Annotated[str | None, setting("data.name")] = None,
-    data_root: Annotated[Path | None, setting("data.root")] = None,
-    output_size: Annotated[int | None, setting("data.output_size")] = None,
-    max_depth: Annotated[float | None, setting("data.max_depth")] = None,
-) -> None:
-    """Turn a dataset into memory-mapped files, which training reads; `train` does so itself on first use."""
-    from base_residual.console import counting
-    from base_residual.data import open_dataset
-    from base_residual.data.prepared import PreparedSet
+def _rehearse(config: Config, out: Output) -> None:
+    """Print what training would use and, as comments of the same YAML file, what it would cost."""
+    out.show(config.to_yaml().rstrip())
+    if out.quiet and not out.as_json:
+        return  # the settings are valid, which is all that is asked
+    from base_residual.console import estimate_lines
+    from base_residual.estimate import estimate
 
-    settings = make_config(given_settings(ctx, PREPARE_SETTINGS))
-    for split in SPLITS:
-        with counting(_console()) as progress:
-            found = open_dataset(settings.data.name, settings.data.root, split, settings, progress)
-        assert isinstance(found, PreparedSet)
-        size = sum(path.stat().st_size for path in found.folder.iterdir())
-        print(f"{split}: {len(found)} recordings, {size / 2**20:.0f} MiB, {found.folder}")
-
-
-@app.command()
-def download(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="batvisionv2 or batvisionv1.")],
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the archives and what they hold.")],
-    only: Annotated[
-        str | None, typer.Option(metavar="KIND,...", help="Extract only these: audio, depth, camera, csv.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    server: Annotated[str | None, typer.Option(help="Another Dataverse.", show_default="where the DOI leads")] = None,
-) -> None:
-    """Download BatVision, about 168 GB in all: resumes, verifies, extracts. Says first how much it is."""
-    from base_residual.console import counting, files_table
-    from base_residual.data import download as source
-
-    out, address = _console(), (server or source.SERVER).rstrip("/")
-    files = source.list_files(dataset, address)
-    out.print(files_table(files))
-    if not yes and not typer.confirm(f"Download into {folder}, and extract there?"):
-        raise typer.Exit(1)
-    with counting(out, in_bytes=True) as progress:
-        source.download(files, folder, only.split(",") if only else (), address, progress)
-    for root in source.roots(folder, dataset):
-        print(f"Dataset: {root}")
-        print(f"Check:   brdepth check-data {root}")
-
-
-@app.command("convert-replica")
-def convert(
-    observations: Annotated[Path, typer.Argument(metavar="PICKLE", help="scene_observations_128.pkl of VisualEchoes.")],
-    echoes: Annotated[Path, typer.Argument(metavar="ECHOES", help="Its folder echoes_navigable.")],
-    root: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
-) -> None:
-    """Convert VisualEchoes, once, into the layout of BatVision V2; nothing in the pickle is run."""
-    from base_residual.console import counting
-    from base_residual.data.replica import convert_replica
-
-    with counting(_console()) as progress:
-        count = convert_replica(observations, echoes, root, progress)
-    print(f"Recordings: {count}, in {root}")
-    print(f"Train: brdepth train --dataset replica --data-root {root}")
-
-
-@app.command("check-data")
-def check(
-    root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder of a dataset in the layout of BatVision V1 or V2.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Read a whole dataset, say what it holds, and name every problem with its file."""
-    from base_residual.console import counting, findings_table
-    from base_residual.data.check import check_data
-
-    out = _console()
-    with counting(out) as progress:
-        findings = check_data(root, progress)
-    if as_json:
-        print(json.dumps(findings.as_dict(), indent=2))
-    else:
-        out.print(findings_table(findings))
-        for problem in findings.problems:
-            print(f"Problem: {problem}")
-        print("No problems." if not findings.problems else f"{len(findings.problems)} problems.")
-    if findings.problems:
-        raise typer.Exit(1)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
+    found = estimate(config)
+    out.show(*(f"# {line}" for line in estimate_lines(found)))
+    out.json({"config": config.model_dump(mode="json"), "estimate": found.as_dict()})
 
 
 def _load_checkpoint(path: Path, device: str) -> Checkpoint:
@@ -442,12 +354,12 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint:
     return load_checkpoint(path, resolve_device(device))
 
 
-def _load(ctx: typer.Context, path: Path, split: str, device: str) -> tuple[Checkpoint, EchoDataset]:
+def _load(ctx: typer.Context, path: Path, split: str, device: str, out: Output) -> tuple[Checkpoint, EchoDataset]:
     """A checkpoint, and a split of its dataset or of the one that the options name."""
     from base_residual.console import counting
     from base_residual.data import open_dataset
 
     loaded = _load_checkpoint(path, device)
     config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
-    with counting(_console()) as progress:
+    with counting(out.progress) as progress:
         return loaded, open_dataset(config.data.name, config.data.root, split, config, progress)

@@ -7,7 +7,8 @@ when it is made, beneath whatever the user gave, so that the file written beside
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -84,8 +85,7 @@ class Section(BaseModel):
         if isinstance(given, Mapping):
             for key in given:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
-                    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(cls.model_fields)}."
+                    hint = did_you_mean(key, cls.model_fields) or f"known are {', '.join(cls.model_fields)}."
                     raise ValueError(f"there is no setting '{key}' here; {hint}")
         return given
 
@@ -348,9 +348,9 @@ def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str |
         ConfigError: in one sentence per wrong setting.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"Unknown preset '{preset}'. Known presets are {', '.join(PRESETS)}.")
+        raise ConfigError(f"Unknown preset '{preset}'. Known presets are {listed(preset, PRESETS)}")
     if size is not None and size not in SIZES:
-        raise ConfigError(f"Unknown size '{size}'. Known sizes are {', '.join(SIZES)}.")
+        raise ConfigError(f"Unknown size '{size}'. Known sizes are {listed(size, SIZES)}")
     try:
         return Config.model_validate(merge(PRESETS[preset], SIZES[size] if size else {}, *layers))
     except ValidationError as error:
@@ -408,9 +408,12 @@ def explain(error: ValidationError) -> str:
         what = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "string_pattern_mismatch":
             section, name = problem["loc"]
-            known = Config.model_fields[str(section)].annotation.model_fields[str(name)]  # type: ignore[union-attr]
-            what = known.description.rstrip(".")
+            field = Config.model_fields[str(section)].annotation.model_fields[str(name)]  # type: ignore[union-attr]
+            what = field.description.rstrip(".")
         came = "" if problem["type"] == "value_error" else f", not {_shown(problem['input'])}"
+        if problem["type"] == "literal_error":
+            known = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+            came += f"; {hint}" if (hint := did_you_mean(problem["input"], known)) else ""
         sentences.append(f"{where}: {what}{came}" if where else what)
     text = "; ".join(sentences).rstrip(".")
     return f"Wrong configuration: {text}{'' if text.endswith('?') else '.'}"
@@ -423,6 +426,19 @@ def _shown(value: object) -> str:
     except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets
         return f"such a {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]} and so on"
+
+
+def did_you_mean(came: object, known: Iterable[str]) -> str:
+    """A question after the known name that is most like what came; nothing where none is."""
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(str(came).casefold(), names, n=1, cutoff=0.5)
+    return f"did you mean '{names[near[0]]}'?" if near else ""
+
+
+def listed(came: str, known: Iterable[str]) -> str:
+    """The known names and the one that is most like what came, as the end of a sentence."""
+    known, hint = tuple(known), did_you_mean(came, known)
+    return f"{', '.join(known)}; {hint}" if hint else f"{', '.join(known)}."
 
 
 def choices(kind: Any) -> tuple[str, ...]:

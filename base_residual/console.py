@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -16,6 +17,7 @@ from rich.table import Column, Table
 from base_residual.compare import Comparison
 from base_residual.config import SPLITS, Config
 from base_residual.data.check import Findings
+from base_residual.errors import ConfigError
 from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.speed import Cost
@@ -23,6 +25,7 @@ from base_residual.tracking import Record, Tracker
 
 if TYPE_CHECKING:
     from base_residual.data.download import RemoteFile
+    from base_residual.estimate import Estimate
 
 IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean")
 HEALTHY = {
@@ -44,7 +47,7 @@ def epoch_line(record: Record) -> str:
 
 
 class ConsoleTracker(Tracker):
-    """A progress bar and the epoch lines on standard output; without a terminal, the lines alone.
+    """The epoch lines, and what is done once before them.
 
     Args:
         console: where to print.
@@ -52,39 +55,44 @@ class ConsoleTracker(Tracker):
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
-        self._progress = working(self._console)
-        self._task = self._progress.add_task("Starting", total=None)
         self._told: set[str] = set()
 
     def preparing(self, what: str, done: int, total: int) -> None:
         if what not in self._told:
             self._told.add(what)
             self._console.print(f"{what}, once.")
-            self._progress.start()
-        self._progress.update(self._task, description=what, completed=done, total=total)
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
-        self._progress.start()
         going_on = f", after epoch {len(history)}" if history else ""
         self._console.print(f"Training in {run_dir}{going_on}", soft_wrap=True)
-        self._epochs = config.trainer.epochs
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        description = f"Epoch {epoch} of {self._epochs}"
-        self._progress.update(self._task, description=description, completed=done, total=steps)
 
     def epoch(self, history: list[Record]) -> None:
         self._console.print(epoch_line(history[-1]), soft_wrap=True)
 
-    def close(self) -> None:
-        self._progress.stop()
+
+def terminal_tracker(console: Console | None = None, live: bool | None = None) -> ConsoleTracker:
+    """Who tells a terminal how a run goes.
+
+    Args:
+        console: where to print; default: standard output.
+        live: whether to draw a view of the run below the lines; default: in a terminal that can.
+
+    Raises:
+        ConfigError: a view is asked for where there is no terminal.
+    """
+    from base_residual.live import LiveTracker, drawable
+
+    console = console or Console(highlight=False)
+    if live and not console.file.isatty():
+        raise ConfigError("--live draws in a terminal, and the output leads elsewhere. Leave it out to get lines.")
+    return LiveTracker(console) if live or (live is None and drawable(console)) else ConsoleTracker(console)
 
 
 def working(console: Console, in_bytes: bool = False) -> Progress:
     """A progress bar that goes away when it is done and shows nothing where there is no terminal."""
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), amount, TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal or console.quiet)
 
 
 @contextmanager
@@ -154,6 +162,40 @@ def cost_table(cost: Cost, title: str) -> Table:
     table.add_row("device", cost.device)
     table.add_row("threads", str(cost.threads))
     return table
+
+
+def estimate_lines(estimate: Estimate) -> list[str]:
+    """What a training will cost, at most 78 columns wide, so that each line can be a comment."""
+    recordings = estimate.recordings
+    step = f"{estimate.step_s:.3g} s for a step of {estimate.batch_size} recordings"
+    if recordings and estimate.epoch_s is not None and estimate.total_s is not None:
+        data = ", ".join(f"{count:,} {split}" for split, count in recordings.items())
+        time = f"{spoken(estimate.total_s)} in all, {spoken(estimate.epoch_s)} an epoch, {step}"
+    else:
+        data, time = "not there yet, so that only a step can be timed", step
+    facts = {
+        "network": f"{estimate.parameters / 1e6:.2f} M parameters, {estimate.gflops:.2f} GFLOP for one echo",
+        "data": data,
+        "device": estimate.device,
+        "time": f"about {time} ({estimate.time_basis})",
+        "memory": f"about {estimate.memory_mib:,.0f} MiB ({estimate.memory_basis})",
+    }
+    return [
+        line
+        for name, fact in facts.items()
+        for line in wrap(fact, 78, initial_indent=f"{name + ':':<9}", subsequent_indent=" " * 9)
+    ]
+
+
+def spoken(seconds: float) -> str:
+    """A time in its two largest units."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // smaller:02d} {smaller_name}"
+    return f"{whole} s"
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

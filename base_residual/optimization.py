@@ -152,7 +152,8 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, yes in there.items() if yes))
     kind, _, number = name.partition(":")
-    if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
+    beyond = number and not (number.isdecimal() and int(number) < torch.cuda.device_count())
+    if not there.get(kind) or beyond:
         known = ", ".join(kind for kind, yes in there.items() if yes)
         raise ConfigError(f"The device '{name}' is not on this machine. It has {known}; 'auto' takes the fastest.")
     return torch.device(name)

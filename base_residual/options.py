@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_origin
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
 
 import typer
 
-from base_residual.config import DATASET_DEFAULTS, Config, Layer, choices
+from base_residual.config import DATASET_DEFAULTS, SPLITS, Config, DatasetName, Layer, choices
 
+DEVICES = ("auto", "cpu", "mps", "cuda")
 OLDER_NAMES = {"use-adaptive-loss": "adaptive", "use-wandb": "wandb", "use-tensorboard": "tensorboard"}
 WIDEST_METAVAR = 30  # characters; a longer one would be broken within a word
 
@@ -29,7 +32,8 @@ def setting(key: str, *names: str) -> Any:
         if name in layer.get(section, {}):
             default += f"; {dataset}: {layer[section][name]}"
     known = choices(field.annotation) if get_origin(field.annotation) is Literal else ()
-    metavar, text = "|".join(known), field.description
+    text = field.description or ""
+    metavar = "|".join(known)
     if len(metavar) > WIDEST_METAVAR:
         metavar, text = "NAME", f"{text} Known are {', '.join(known)}."
     return typer.Option(
@@ -37,8 +41,45 @@ def setting(key: str, *names: str) -> Any:
         help=text if value is None else f"{text} (default: {default})",
         metavar=metavar or None,
         show_default=False,
+        autocompletion=completing(DEVICES if name == "device" else known),
         rich_help_panel=section.capitalize(),
     )
+
+
+def completing(known: Iterable[str]) -> Callable[[], list[str]] | None:
+    """What a shell completes an option's value with; None leaves it to complete the names of files."""
+    names = list(known)
+    return (lambda: names) if names else None
+
+
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file that a run has written.")
+]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, cpu, mps, cuda or cuda:N.", autocompletion=completing(DEVICES))
+]
+SplitOption = Annotated[
+    str, typer.Option(metavar="|".join(SPLITS), help="Part of the dataset.", autocompletion=completing(SPLITS))
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Another dataset than the one of the run.",
+        show_default="the run's",
+        autocompletion=completing(choices(DatasetName)),
+    ),
+]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the dataset.", show_default="the run's, or BRDEPTH_DATA")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, and nothing else.", rich_help_panel="Output")
+]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and that object.", rich_help_panel="Output"),
+]
 
 
 # Which setting each option of `train` reaches; those without an entry are not settings.

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,9 @@ from pydantic import AfterValidator
 from base_residual.config import Config
 from base_residual.errors import MissingExtraError
 from base_residual.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("base_residual")
 
@@ -42,6 +45,11 @@ class Tracker:
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """`done` of `steps` batches of an epoch are through."""
+
+    def losses(self, sums: Tensor) -> None:
+        """After each step: the epoch's losses so far (total, recon, base, sparse) and the number of steps that they are
+        the sums of, (5,), on the device; who reads them waits for it.
+        """
 
     def epoch(self, history: list[Record]) -> None:
         """An epoch is over; its record is the last one."""

@@ -66,6 +66,17 @@ class FitResult:
         """The record of the best epoch."""
         return self.history[self.best_epoch - 1]
 
+    def as_dict(self) -> dict[str, Any]:
+        """What evaluation.json says and where things are, ready for JSON."""
+        return _tested(self.test, self.blind, self.criteria) | {
+            "best_epoch": self.best_epoch,
+            "epochs": len(self.history),
+            "best": self.best,
+            "run_dir": str(self.run_dir),
+            "checkpoint": str(self.run_dir / "best.safetensors"),
+            "picture": str(self.picture),
+        }
+
 
 class Batches:
     """Sample indices of each batch of an epoch, decided by seed and epoch alone, from any step on.
@@ -130,9 +141,9 @@ class Trainer:
         self._given = {"train": train, "val": val, "test": test}
         self._resume, self._overwrite = resume, overwrite
         if trackers is None:
-            from base_residual.console import ConsoleTracker  # what draws in a terminal is slow to import
+            from base_residual.console import terminal_tracker  # what draws in a terminal is slow to import
 
-            trackers = [ConsoleTracker()]
+            trackers = [terminal_tracker()]
         told = [*make_trackers(self.config), *trackers]
         self._trackers = told if leading() else []
 
@@ -213,6 +224,7 @@ class Trainer:
                     position.step += 1
                     for tracker in self._trackers:
                         tracker.step(epoch, position.step, len(batches))
+                        tracker.losses(position.sums)
                     due = time.monotonic() >= saved + 60 * config.trainer.save_every
                     asked = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
                     if asked != GO_ON:
@@ -313,11 +325,15 @@ class Trainer:
         criteria = success_criteria(found, [record["val/rmse"] for record in position.history])
         if self._processes.leads:
             save_figure(curves_figure(position.history, config.run_name), run_dir / "curves.png")
-            report = {"split": "test", "blind_rmse": blind, "criteria": [c._asdict() for c in criteria]}
             with replacing(run_dir / "evaluation.json") as aside:
-                aside.write_text(json.dumps(found.as_dict() | report, indent=2) + "\n", encoding="utf-8")
+                report = _tested(found, blind, criteria)
+                aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self._processes.wait()  # until all is written: the end of one process would end the others
         return FitResult(run_dir, position.history, position.best_epoch, found, blind, criteria, picture)
+
+
+def _tested(found: Evaluation, blind: dict[str, float], criteria: list[Criterion]) -> dict[str, Any]:
+    return found.as_dict() | {"split": "test", "blind_rmse": blind, "criteria": [c._asdict() for c in criteria]}
 
 
 def picture_name(epoch: int) -> str:

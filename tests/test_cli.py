@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,10 +16,14 @@ import soundfile
 import yaml
 from conftest import TINY, write_batvision
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import base_residual.export
 from base_residual import __version__
 from base_residual.cli import app
+from base_residual.config import make_config
+from base_residual.output import Output
 
 TINY_OPTIONS = [
     item
@@ -24,6 +31,8 @@ TINY_OPTIONS = [
     for key, value in values.items()
     for item in ("--set", f"{section}.{key}={value}")
 ]
+
+QUICK = ["--set", "data.output_size=32", "--set", "model.base_channels=4"]  # a network whose steps take no time
 
 
 def brdepth(*arguments: object, code: int = 0) -> str:
@@ -192,7 +201,7 @@ OLD_LINE = (
 
 
 def test_the_older_line_means_what_it_meant() -> None:
-    config = yaml.safe_load(brdepth("train", *OLD_LINE.split(), "--dry-run"))
+    config = yaml.safe_load(brdepth("train", *OLD_LINE.split(), "--dry-run", *QUICK))
     assert config["data"]["name"] == "batvisionv2"
     assert (config["trainer"]["batch_size"], config["trainer"]["learning_rate"]) == (64, 0.001)
     assert config["tracking"]["wandb"] is True
@@ -242,7 +251,8 @@ def test_resuming_and_overwriting_from_the_command_line(tmp_path: Path) -> None:
 def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("trainer: {epochs: 7, batch_size: 5}\nloss: {lambda_base: 0.3}\n")
-    config = yaml.safe_load(brdepth("train", "--config", path, "--epochs", 9, "--preset", "aggressive", "--dry-run"))
+    options = ["--epochs", 9, "--preset", "aggressive", "--dry-run", *QUICK]
+    config = yaml.safe_load(brdepth("train", "--config", path, *options))
     assert (config["trainer"]["epochs"], config["trainer"]["batch_size"]) == (9, 5)
     assert (config["loss"]["lambda_base"], config["loss"]["lambda_sparse"]) == (0.3, 0.3)
 
@@ -335,7 +345,202 @@ def test_the_version_is_printed() -> None:
     assert brdepth("--version").strip() == f"brdepth {__version__}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--dry-run"]])
+def streams(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """What the command prints on standard output, and on standard error."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+def test_training_as_json_prints_the_result_alone_and_the_epochs_beside_it(tmp_path: Path) -> None:
+    found, beside = streams("train", *TINY_OPTIONS, "--results-dir", tmp_path, "--json")
+    result = json.loads(found)
+    stored = json.loads((next(tmp_path.iterdir()) / "evaluation.json").read_text())
+    assert {key: result[key] for key in stored} == stored
+    assert (result["epochs"], result["best"]["epoch"]) == (2, result["best_epoch"])
+    assert Path(result["checkpoint"]).is_file()
+    assert Path(result["picture"]).is_file()
+    assert re.search(r"^Epoch 2: Loss=", beside, re.M)
+
+
+def test_quiet_training_prints_nothing(tmp_path: Path) -> None:
+    line = ["train", *TINY_OPTIONS, "--results-dir", tmp_path, "--epochs", 1, "--quiet"]
+    assert streams(*line) == ("", "")
+    assert streams(*line, code=2)[1].startswith("Error: ")
+
+
+def test_every_command_has_both_switches_and_every_switch_takes_no_value() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) == 13
+    for name in commands:
+        text = brdepth(name, "--help")
+        assert "--json " in text
+        assert "--quiet " in text
+        assert max(map(len, text.splitlines())) <= 80
+        assert "bool" not in text
+
+
+def test_every_result_can_be_read_by_a_program(
+    run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, root = run[0] / "best.safetensors", tmp_path / "rooms"
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal((5000, 2)), 44_100)
+    few = ["--rooms", 4, "--val-rooms", 2, "--test-rooms", 2, "--poses", 1, "--output-size", 32, "--max-depth", 8]
+    small = ["--output-size", 32, "--max-depth", 8]
+
+    def found(*arguments: object) -> dict[str, Any]:
+        printed, beside = streams(*arguments, "--json")
+        assert beside == ""
+        answer: dict[str, Any] = json.loads(printed)
+        return answer
+
+    assert found("simulate", root, *few) == {"root": str(root), "shard": "1/1", "complete": True}
+    made = found("prepare", "--data-root", root, *small)
+    assert [made[split]["recordings"] for split in ("train", "val", "test")] == [4, 2, 2]
+    assert Path(made["val"]["folder"]).is_dir()
+    assert found("check-data", root)["problems"] == []
+    assert found("eval", checkpoint)["split"] == "test"
+    assert Path(found("visualize", checkpoint, "--count", 1)["picture"]).is_file()
+    (prediction,) = found("predict", checkpoint, tmp_path / "a.wav", "--out", tmp_path)["predictions"]
+    assert prediction["recording"] == str(tmp_path / "a.wav")
+    assert np.load(prediction["depth"]).shape == (32, 32)
+    monkeypatch.setattr(base_residual.export, "export_onnx", lambda model, path: path)  # which is slow
+    (tmp_path / "m.onnx").write_bytes(b"onnx")
+    exported = {"onnx": str(tmp_path / "m.onnx"), "bytes": 4}
+    assert found("export", checkpoint, "--out", tmp_path / "m.onnx") == exported
+    assert found("compare", run[0], run[0])["picture"] is None
+    assert streams("eval", checkpoint, "--quiet") == ("", "")
+
+
+def test_what_is_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=True, quiet=True).json({"smoothness": float("nan"), "far": float("inf"), "path": Path("a")})
+    assert json.loads(capsys.readouterr().out) == {"smoothness": None, "far": None, "path": "a"}
+
+
+def test_a_dry_run_prints_settings_to_train_with_and_what_that_costs(tmp_path: Path) -> None:
+    line = ["train", *TINY_OPTIONS, "--results-dir", tmp_path / "results", "--dry-run"]
+    printed, beside = streams(*line)
+    assert beside == ""
+    assert yaml.safe_load(printed)["trainer"]["epochs"] == 2
+    comments = [line for line in printed.splitlines() if line.startswith("#")]
+    assert [line.split()[1] for line in comments if line[2] != " "] == [
+        "network:",
+        "data:",
+        "device:",
+        "time:",
+        "memory:",
+    ]
+    assert max(map(len, comments)) <= 80
+    assert "16 train, 4 val, 4 test" in printed
+    assert re.search(r"GFLOP for one echo", printed)
+    (tmp_path / "again.yaml").write_text(printed)
+    again = json.loads(streams("train", "--config", tmp_path / "again.yaml", "--dry-run", "--json")[0])
+    assert again["config"] == yaml.safe_load(printed)
+    cost = again["estimate"]
+    assert (cost["steps"], cost["batch_size"]) == (2, 8)
+    assert cost["epoch_s"] == pytest.approx(2 * cost["step_s"] + 4 * cost["evaluation_s"])
+    assert cost["total_s"] == pytest.approx(2 * cost["epoch_s"] + 4 * cost["evaluation_s"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "again.yaml"]
+
+
+def test_a_dry_run_needs_no_data_and_says_that_none_are_there() -> None:
+    line = ["train", "--dry-run", "--dataset", "batvisionv2", "--data-root", "nowhere", "--batch-size", 2]
+    printed = brdepth(*line, *QUICK)
+    assert "# data:    not there yet, so that only a step can be timed" in printed
+    assert re.search(r"^# time:    about \S+ s for a step of 2 recordings", printed, re.M)
+
+
+def test_a_quiet_dry_run_judges_the_settings_alone() -> None:
+    assert streams("train", "--dry-run", "--quiet") == ("", "")
+    assert sentence(brdepth("train", "--epochs", 0, "--dry-run", "--quiet", code=2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train --dataset batvision2", "did you mean 'batvisionv2'?"),
+        ("train --model residual", "'base_residual', 'plain' or 'unet', not 'residual'; did you mean 'base_residual'?"),
+        ("train --preset agressive", "Known presets are .*; did you mean 'aggressive'?"),
+        ("train --size smal", "Known sizes are tiny, small, base, original; did you mean 'small'?"),
+        ("train --set trainer.optimizer=adamw", "'AdamW' or 'Adam', not 'adamw'; did you mean 'AdamW'?"),
+        ("simulate rooms --style standart", "did you mean 'standard'?"),
+        ("download batvisionv3 data --yes", "Known are batvisionv2, batvisionv1; did you mean 'batvisionv"),
+    ],
+)
+def test_an_unknown_value_is_answered_with_the_known_ones_and_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(words.replace("?", r"\?"), sentence(brdepth(*arguments.split(), code=2)))
+
+
+def test_an_unknown_device_or_split_is_answered_with_the_known_ones(run: tuple[Path, str]) -> None:
+    checkpoint = run[0] / "best.safetensors"
+    assert "'tpu' is not on this machine. It has" in sentence(brdepth("eval", checkpoint, "--device", "tpu", code=2))
+    assert "'cuda:x' is not" in sentence(brdepth("eval", checkpoint, "--device", "cuda:x", code=2))
+    assert "did you mean 'test'?" in sentence(brdepth("eval", checkpoint, "--split", "tests", code=2))
+
+
+def test_unknown_commands_and_options_name_the_nearest() -> None:
+    assert "Did you mean 'train'?" in brdepth("trian", code=2)
+    assert "--epochs" in brdepth("train", "--epoch", 3, code=2)
+
+
+def completed(words: str) -> list[str]:
+    """What bash is offered after these words."""
+    asked = {"_BRDEPTH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    return CliRunner().invoke(app, [], prog_name="brdepth", env=asked).output.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("brdepth tra", ["train"]),
+        ("brdepth train --lambda-", ["--lambda-recon", "--lambda-base", "--lambda-sparse"]),
+        ("brdepth train --dataset bat", ["batvisionv2", "batvisionv1"]),
+        ("brdepth train --model ", ["base_residual", "plain", "unet"]),
+        ("brdepth train --preset a", ["aggressive"]),
+        ("brdepth train --size ", ["tiny", "small", "base", "original"]),
+        ("brdepth train --device c", ["cpu", "cuda"]),
+        ("brdepth eval best.safetensors --split ", ["train", "val", "test"]),
+        ("brdepth simulate rooms --style ", ["standard", "hard"]),
+        ("brdepth download ", ["batvisionv2", "batvisionv1"]),
+        ("brdepth eval ", []),  # bash then offers files
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(words: str, offered: list[str]) -> None:
+    assert completed(words) == offered
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+def test_bash_completes_once_completion_is_installed(tmp_path: Path) -> None:
+    """In a new bash that reads the file which --install-completion has changed; `brdepth` is this checkout's."""
+    (tmp_path / "brdepth").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m base_residual "$@"\n')
+    (tmp_path / "brdepth").chmod(0o755)
+    place = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def bash(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", script], env=os.environ | place, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert "complete -o default -F _brdepth_completion brdepth" in bash("brdepth --show-completion; true")
+    assert "bash completion installed" in bash("brdepth --install-completion; true")
+    offered = bash(
+        "source ~/.bashrc; COMP_WORDS=(brdepth train --dataset rep); COMP_CWORD=3; "
+        '_brdepth_completion brdepth; echo "${COMPREPLY[@]}"'
+    )
+    assert offered == "replica\n"
+
+
+def test_the_exit_codes_are_in_the_help() -> None:
+    text = brdepth("--help")
+    for words in ("0    done", "1    check-data found problems", "2    a mistake", "130  stopped"):
+        assert words in text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--dry-run", "--quiet"]])
 def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom base_residual.cli import app\n"
@@ -349,7 +554,7 @@ def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
 
 def test_the_defaults_in_the_help_are_those_in_force() -> None:
     text = " ".join(brdepth("train", "--help").split())
-    config = yaml.safe_load(brdepth("train", "--dry-run", "--dataset", "batvisionv2"))
+    config = make_config({"data": {"name": "batvisionv2"}}).model_dump()
     text = text.replace("│ │ ", "")
     assert f"(default: {config['trainer']['epochs']}; simulated: " in text
     assert f"(default: {config['loss']['lambda_base']})" in text

@@ -158,6 +158,17 @@ def test_nothing_is_fetched_before_the_size_was_said_and_agreed_to(published: Da
     assert published.asked == []
 
 
+def test_a_program_gets_the_list_without_a_question_and_the_files_once_it_agrees(
+    published: Dataverse, tmp_path: Path
+) -> None:
+    listed = json.loads(brdepth("download", "batvisionv2", tmp_path / "got", "--server", published.address, "--json"))
+    assert {file["name"] for file in listed["files"]} == {"BatvisionV2_1.zip", "BatvisionV2_2.tar.gz", "README.md"}
+    assert all(file["bytes"] > 0 for file in listed["files"])
+    assert listed["roots"] == published.asked == []
+    fetched = json.loads(get(published, tmp_path / "got", "--json"))
+    assert fetched == listed | {"roots": [str(tmp_path / "got" / "BatvisionV2")]}
+
+
 def test_a_broken_connection_is_taken_up_where_it_broke(dataverse: Dataverse, tmp_path: Path) -> None:
     content = bytes(range(256)) * 10
     dataverse.files, dataverse.breaks = {"data.bin": content}, 1000

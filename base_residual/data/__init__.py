@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from base_residual.config import SPLITS, Config, DatasetName, choices, make_config
+from base_residual.config import SPLITS, Config, DatasetName, choices, listed, make_config
 from base_residual.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def open_dataset(
         config = config or make_config()
         return OwnDataset(name, config.data, config.audio.sample_rate)
     if name not in choices(DatasetName):
-        raise DataError(f"Unknown dataset '{name}'. Known are {', '.join(choices(DatasetName))}.")
+        raise DataError(f"Unknown dataset '{name}'. Known are {listed(name, choices(DatasetName))}")
     if name == "own":
         raise DataError(
             "The dataset 'own' stands for recordings that Python code gives to Trainer, evaluate and open_dataset, as "
             "examples/custom_dataset.py does; the command line has none."
         )
     if split not in SPLITS:
-        raise DataError(f"Unknown split '{split}'. Known are {', '.join(SPLITS)}.")
+        raise DataError(f"Unknown split '{split}'. Known are {listed(split, SPLITS)}")
     config = config or make_config({"data": {"name": name}})
     reader = BatVisionV1 if name == "batvisionv1" else BatVisionV2
     if name == "simulated":

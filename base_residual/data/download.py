@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from rich.filesize import decimal
 
 from base_residual import __version__
-from base_residual.config import SPLITS
+from base_residual.config import SPLITS, listed
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
 from base_residual.data.cache import Progress
@@ -99,7 +99,7 @@ def list_files(dataset: str, server: str = SERVER) -> list[RemoteFile]:
         DataError: the dataset is not published, or the server cannot be reached or answers something else.
     """
     if dataset not in LAYOUTS:
-        raise DataError(f"There is no download of '{dataset}'. Known are {', '.join(LAYOUTS)}.")
+        raise DataError(f"There is no download of '{dataset}'. Known are {listed(dataset, LAYOUTS)}")
     with _request(f"{server}/api/datasets/:persistentId/?{urlencode({'persistentId': PUBLISHED})}") as answer:
         body = _next(answer, LONGEST_LIST)
     try:
@@ -135,7 +135,7 @@ def download(
     """
     unknown = [kind for kind in only if kind not in KINDS]
     if unknown:
-        raise DataError(f"Unknown kind '{unknown[0]}'. Known are {', '.join(KINDS)}.")
+        raise DataError(f"Unknown kind '{unknown[0]}'. Known are {listed(unknown[0], KINDS)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free

@@ -1,0 +1,49 @@
+"""Where a command prints: what it found on standard output, how it goes beside that, and as JSON when asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+class Output(NamedTuple):
+    """What `--json` and `--quiet` say.
+
+    Attributes:
+        as_json: standard output holds one JSON object and nothing else; progress goes to standard error.
+        quiet: nothing is printed but that object, warnings and errors.
+    """
+
+    as_json: bool
+    quiet: bool
+
+    @property
+    def progress(self) -> Console:
+        """Where a command draws how far it is."""
+        return _console(stderr=self.as_json, quiet=self.quiet)
+
+    def show(self, *things: RenderableType) -> None:
+        """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
+        if self.as_json or self.quiet:
+            return
+        for thing in things:
+            if isinstance(thing, str):
+                print(thing)
+            else:
+                _console().print(thing)
+
+    def json(self, found: Mapping[str, Any]) -> None:
+        """Print what a program may read; numbers that are none become null, as JSON has no others."""
+        if self.as_json:
+            text = json.dumps(json.loads(json.dumps(found, default=str), parse_constant=lambda name: None), indent=2)
+            print(text)
+
+
+def _console(stderr: bool = False, quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=quiet, highlight=False)
