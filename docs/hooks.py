@@ -7,7 +7,9 @@ turned so that the same text works in a checkout and on the site.
 
 from __future__ import annotations
 
+import ast
 import html
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +34,7 @@ MOUNTED = {
 }
 README = "<!-- README -->"
 README_UNTIL = "## Train on BatVision V2"  # from there on the pages say more
+MODULES = "<!-- MODULES -->"
 ABLATIONS = re.compile(r"<!-- ABLATIONS (?P<names>[^>]+) -->")
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 
@@ -42,8 +45,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, target in MOUNTED.items():
         if target != "index.md":
             pages[target] = (ROOT / source).read_text(encoding="utf-8")
-    for script in sorted((ROOT / "examples").glob("*.py")):
-        pages[f"examples/{script.stem}.md"] = f"# {script.name}\n\n```python\n{script.read_text(encoding='utf-8')}```\n"
+    for path in sorted((ROOT / "examples").iterdir()):
+        if path.suffix in EXAMPLES:
+            pages[f"examples/{path.stem}.md"] = f"# {path.name}\n\n{EXAMPLES[path.suffix](path.read_text('utf-8'))}"
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     for picture in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
@@ -55,11 +59,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Put in the README's beginning and measured rows where a page asks for them, and turn links out of `docs/`."""
     sources = {target: source for source, target in MOUNTED.items()}
     name = page.file.src_uri
-    home = "" if name in sources and name != "index.md" else posixpath.join("docs", posixpath.dirname(name))
+    mounted = name.startswith("examples/") or (name in sources and name != "index.md")
+    home = posixpath.join("" if mounted else "docs", posixpath.dirname(name))
     if README in markdown:
         beginning = (ROOT / "README.md").read_text(encoding="utf-8").partition(README_UNTIL)[0]
         markdown = markdown.replace(README, turned(beginning, "", name))
+    if MODULES in markdown:
+        markdown = markdown.replace(MODULES, modules())
     return turned(ABLATIONS.sub(lambda wanted: ablations(wanted["names"].split()), markdown), home, name)
+
+
+def modules() -> str:
+    """A table of the package's modules, with the first paragraph of what each says of itself."""
+    package = ROOT / "base_residual"
+    rows = []
+    for path in sorted(package.rglob("*.py"), key=lambda path: (len(path.relative_to(package).parts), path)):
+        name = ".".join(path.relative_to(package).with_suffix("").parts)
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        rows.append((f"`{name.removesuffix('.__init__')}`", " ".join(said.partition("\n\n")[0].split())))
+    return "\n".join(_table(("module", "what it is for"), rows))
 
 
 def ablations(names: Iterable[str]) -> str:
@@ -68,6 +86,20 @@ def ablations(names: Iterable[str]) -> str:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     short = {variant: [variant, *figures] for variant, _, *figures in rows}
     return "\n".join(_table(short["variant"], (short[name] for name in names)))
+
+
+def listing(code: str) -> str:
+    """A program as Markdown."""
+    return f"```python\n{code.rstrip()}\n```\n"
+
+
+def notebook(text: str) -> str:
+    """A notebook as Markdown, without what its cells have printed."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(listing(source) if kind == "code" else source for kind, source in cells)
+
+
+EXAMPLES = {".py": listing, ".ipynb": notebook}
 
 
 def turned(markdown: str, home: str, page: str) -> str:
@@ -86,7 +118,7 @@ def turned(markdown: str, home: str, page: str) -> str:
         elif target in MOUNTED:
             target = MOUNTED[target]
         elif target.startswith("examples/"):
-            target = target.removesuffix(".py") + ".md"
+            target = posixpath.splitext(target)[0] + ".md"
         elif not target.startswith("benchmarks/results/"):
             return link[0]  # strict building says that it leads nowhere
         return f"{link[1]}{posixpath.relpath(target, posixpath.dirname(page) or '.')}{link[3] or ''}{link[4]}"

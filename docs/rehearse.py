@@ -71,7 +71,7 @@ def _run(command: str) -> str:
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     if result.exit_code:
         raise SystemExit(f"{command}: {result.output}")
-    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    lines = [line.rstrip() for line in result.output.splitlines()]
     return EPOCHS.sub(r"\1...\n\2", "".join(f"{line}\n" for line in lines if line))
 
 
