@@ -169,7 +169,7 @@ def test_the_architecture_names_every_module(site: Site) -> None:
         name = ".".join(path.relative_to(ROOT / "base_residual").with_suffix("").parts).removesuffix(".__init__")
         said = path.read_text(encoding="utf-8").removeprefix('"""').split('"""')[0].splitlines()[0]
         assert f"<code>{name}</code>" in text
-        assert len(said) > 20
+        assert len(said) > 10
         assert re.sub(r"\W", "", said) in re.sub(r"\W", "", html.unescape(re.sub(r"<[^>]+>", "", text))), name
 
 
