@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ FILE = re.compile(r'^```\w+ title="(?P<name>[^"]+)"\n(?P<text>.*?)^```$', re.M |
 CONSOLE = re.compile(r"(?P<open>^```console\n)(?P<lines>.*?)(?P<close>^```$)", re.M | re.S)
 EPOCHS = re.compile(r"((?:^Epoch .*\n){2})(?:^Epoch .*\n){3,}((?:^Epoch .*\n){2})", re.M)
 PICTURE = re.compile(r"^<!-- PICTURE (?P<made>\S+) -->\n!\[[^\]]*\]\((?P<shown>[^)]+)\)", re.M)
+COMMIT = re.compile(r"(?<=at commit `)\w+(?=`)")
 WIDTH = 80  # columns of the terminal that the page shows
 
 
@@ -95,7 +97,9 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     page = rehearse(options.page.read_text(encoding="utf-8"), options.folder.resolve())
-    options.page.write_text(page, encoding="utf-8")
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    options.page.write_text(COMMIT.sub(commit, page), encoding="utf-8")
     for picture in PICTURE.finditer(page):
         (made,) = options.folder.glob(picture["made"])
         shutil.copyfile(made, options.page.parent / picture["shown"])
