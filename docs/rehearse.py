@@ -1,6 +1,6 @@
 """Runs the commands of a page, one after the other, and writes what they print beneath them.
 
-    python docs/rehearse.py docs/train.md --folder /tmp/rehearsal
+    python docs/rehearse.py docs/train.md --folder FOLDER
 
 Blocks marked `console` hold the commands, after a dollar sign; what stands between them is replaced. Blocks with a
 title are written to a file of that name first. A picture that a comment names the origin of is taken from there. All of
