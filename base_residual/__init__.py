@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from base_residual.checkpoint import load_model
+    from base_residual.chirp import ChirpDesign
     from base_residual.config import Config, make_config
     from base_residual.data import open_dataset
     from base_residual.errors import BaseResidualError
@@ -22,6 +23,7 @@ __all__ = [
     "BaseResidualError",
     "BaseResidualLoss",
     "BaseResidualNet",
+    "ChirpDesign",
     "Config",
     "DepthDecomposition",
     "Trainer",
@@ -38,6 +40,7 @@ _HOMES = {
     "BaseResidualError": "errors",
     "BaseResidualLoss": "losses",
     "BaseResidualNet": "model",
+    "ChirpDesign": "chirp",
     "Config": "config",
     "DepthDecomposition": "model",
     "Trainer": "trainer",

@@ -48,18 +48,28 @@ class Checkpoint:
     version: str
 
 
-def save_checkpoint(path: Path, model: DepthNet, epoch: int, history: list[Record]) -> None:
+def save_checkpoint(
+    path: Path, model: DepthNet, epoch: int, history: list[Record], config: Config | None = None
+) -> None:
     """Write a model's weights, with its settings and its history in the header.
+
+    Args:
+        path: the file to write.
+        model: a network that was made from a configuration.
+        epoch: after which it is saved, from 1; 0 for one that has not been trained.
+        history: one record per epoch, as in metrics.jsonl.
+        config: settings to write instead of the model's own.
 
     Raises:
         RunError: the file cannot be written.
     """
-    assert model.config is not None
+    config = config or model.config
+    assert config is not None
     header = {
         "format": FORMAT,
         "version": version("base-residual-depth"),
         "epoch": str(epoch),
-        "config": model.config.model_dump_json(),
+        "config": config.model_dump_json(),
         "history": json.dumps(history),
     }
     write_tensors(path, model.state_dict(), header)
@@ -92,6 +102,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
         model = create_model(config)
     model.load_state_dict(tensors)
+    model.epoch, model.history = epoch, history
     return Checkpoint(model.to(device).eval(), config, epoch, history, header.get("version", "unknown"))
 
 

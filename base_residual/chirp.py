@@ -1,4 +1,4 @@
-"""The emitted sound: one description that the simulator and the matched filter share."""
+"""The emitted sound: one description that the simulator, the matched filter and a robot's loudspeaker share."""
 
 from __future__ import annotations
 

@@ -73,6 +73,12 @@ class Evaluation:
         """All of it, ready for JSON."""
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows where a cell ends with an evaluation."""
+        from base_residual.notebook import evaluation_html
+
+        return evaluation_html(self)
+
 
 class Criterion(NamedTuple):
     """One success criterion: its figure in words, and whether it is met; None where this run alone cannot tell."""

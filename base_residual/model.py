@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -12,19 +13,44 @@ from torch import Tensor, nn
 
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
 from base_residual.config import Config, make_config
-from base_residual.errors import ConfigError, ShapeError
+from base_residual.errors import CheckpointError, ConfigError, ShapeError
 from base_residual.lookup import LookupDecoder
 from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, UNetDecoder, UNetEncoder
+
+if TYPE_CHECKING:
+    from base_residual.evaluation import Evaluation
+    from base_residual.tracking import Record
 
 LATENT = 32  # length of an echo's latent vector, per base channel
 
 
 class DepthDecomposition(NamedTuple):
-    """A predicted depth map and its two parts, each (B, 1, S, S) in metres."""
+    """A predicted depth map and its two parts, each (B, 1, S, S) in metres; a notebook draws them."""
 
     base: Tensor
     residual: Tensor
     final: Tensor
+
+    def show(self, gt: Tensor | NDArray[np.floating[Any]] | None = None) -> None:
+        """Draw base, residual and final at once: in a notebook beneath the cell, else in the system's picture viewer.
+
+        Args:
+            gt: the ground truth, (S, S) for one prediction or (B, 1, S, S), in metres, 0 where nothing was measured.
+
+        Raises:
+            ShapeError: the ground truth has another shape.
+            RunError: there is nothing to show it in.
+        """
+        from base_residual import notebook
+
+        notebook.show(notebook.prediction_figure(self, gt))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows where a cell ends with a prediction."""
+        from base_residual.notebook import prediction_figure
+        from base_residual.visualize import as_png
+
+        return as_png(prediction_figure(self))
 
 
 def compose(
@@ -75,6 +101,8 @@ class DepthNet(nn.Module):
     def __init__(self, config: Config | None, max_depth: float, output_size: int) -> None:
         super().__init__()
         self.config = config
+        self.epoch = 0  # after which a checkpoint was saved, and the history until then; see checkpoint.py
+        self.history: list[Record] = []
         self.max_depth, self.output_size = max_depth, output_size
         self.front_end = EchoFrontEnd(config.audio, output_size) if config else None
 
@@ -130,6 +158,50 @@ class DepthNet(nn.Module):
             return self.listen(echoes.to(next(self.parameters()).device))
         finally:
             self.train(was_training)
+
+    def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
+        """Write the network as `model.safetensors`, a checkpoint like any other, with a model card beside it.
+
+        The card says what the settings and the history say. A README.md that is there already stays as it is.
+
+        Args:
+            folder: where to.
+            evaluation: figures for the card, such as a result's `test`.
+            options: what huggingface_hub's `ModelHubMixin.save_pretrained` takes, such as `push_to_hub=True`, `repo_id`
+                and `private`, to publish it as well.
+
+        Raises:
+            MissingExtraError: huggingface_hub is not installed.
+            ConfigError: the network was made from plain keywords.
+            RunError: the folder cannot be written, or the hub does not take it.
+            TrainingError: a weight is not finite.
+        """
+        from base_residual import hub
+
+        hub.save_model(self, folder, evaluation, **options)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """A network that `save_pretrained` has written, on the CPU and in evaluation mode.
+
+        Args:
+            source: a folder, or a hub's name of a model, `owner/name`.
+            options: what the hub's client takes: `revision`, `token`, `cache_dir`, `force_download` and
+                `local_files_only`.
+
+        Raises:
+            MissingExtraError: huggingface_hub is not installed.
+            CheckpointError: there is no such model, or its file is not a checkpoint of such a network.
+        """
+        from base_residual import hub
+
+        model = hub.load_pretrained(source, **options)
+        if not isinstance(model, cls):
+            raise CheckpointError(
+                f"{source} is a {type(model).__name__}, not a {cls.__name__}. Load it with "
+                f"{type(model).__name__}.from_pretrained."
+            )
+        return model
 
     @property
     def aligns(self) -> bool:

@@ -77,6 +77,22 @@ class FitResult:
             "picture": str(self.picture),
         }
 
+    def plot(self) -> None:
+        """Draw the curves at once: in a notebook beneath the cell, else in the system's picture viewer.
+
+        Raises:
+            RunError: there is nothing to show them in.
+        """
+        from base_residual import notebook
+
+        notebook.show(curves_figure(self.history, self.run_dir.name))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows where a cell ends with a result."""
+        from base_residual.notebook import result_html
+
+        return result_html(self)
+
 
 class Batches:
     """Sample indices of each batch of an epoch, decided by seed and epoch alone, from any step on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +38,7 @@ class Panel(NamedTuple):
 
 def panels(parts: DepthDecomposition, gt: Sequence[Map] | None, titles: Sequence[str]) -> list[Panel]:
     """Rows from a batch of predictions (B, 1, S, S)."""
-    base, residual, final = (part[:, 0].float().cpu().numpy() for part in parts)
+    base, residual, final = (part[:, 0].detach().float().cpu().numpy() for part in parts)
     return [
         Panel(base[row], residual[row], final[row], None if gt is None else np.asarray(gt[row]), title)
         for row, title in enumerate(titles)
@@ -155,14 +156,22 @@ def _tidy_epochs(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all.
 
     Raises:
         RunError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    content = as_png(figure)
     with replacing(path) as aside:
-        FigureCanvasAgg(figure).print_png(aside)
+        aside.write_bytes(content)
     return path

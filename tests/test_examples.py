@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import nbformat
+import numpy as np
+import pytest
+from conftest import TINY
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 from PIL import Image
+
+from base_residual.audio import echo_frames
+from base_residual.baseline import create_model
+from base_residual.checkpoint import save_checkpoint
+from base_residual.chirp import ChirpDesign
+from base_residual.config import make_config, merge
+from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_echo
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -46,3 +66,207 @@ def test_recordings_of_ones_own_are_learned_from_three_methods(tmp_path: Path) -
     heard, blind = (float(line.split()[-2]) for line in done.stdout.splitlines()[-2:])
     assert heard < 0.5 * blind
     assert done.stderr == ""
+
+
+# The notebook.
+
+NOTEBOOK = EXAMPLES / "quickstart.ipynb"
+
+
+def test_the_notebook_is_committed_without_outputs() -> None:
+    """They would be pictures of another machine's run, out of date at the next change; running it makes true ones."""
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
+    """The quickstart from its first cell to its last, on tiny rooms."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    settings = merge(TINY, {"tracking": {"experiment_name": "quickstart"}})
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f"SETTINGS = {settings!r}"))
+    folder = tmp_path_factory.mktemp("quickstart")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the client's own making
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    assert len(list((folder / "results").iterdir())) == 2
+    return notebook
+
+
+def outputs(notebook: NotebookNode, code: str) -> dict[str, str]:
+    """What the cell that contains a text has put out: by type, the last of each; `text` is what it printed."""
+    (cell,) = [cell for cell in notebook.cells if cell.cell_type == "code" and code in cell.source]
+    found = {"text": "".join(output.text for output in cell.outputs if output.output_type == "stream")}
+    for output in cell.outputs:
+        found |= output.get("data", {})
+    return found
+
+
+def test_the_notebook_trains_and_compares(executed: NotebookNode) -> None:
+    lines = outputs(executed, "plain = br.Trainer")["text"].splitlines()[-4:]
+    assert [line.split()[0] for line in lines] == ["base", "plain", "mean_map", "constant"]
+    assert all(0 < float(line.split()[-2]) < 8 for line in lines)
+
+
+def test_the_notebook_shows_what_it_says(executed: NotebookNode) -> None:
+    for code in ("result.plot()", "prediction.show(", "show(figure)", "show(comparison_figure"):
+        with Image.open(io.BytesIO(base64.b64decode(outputs(executed, code)["image/png"]))) as picture:
+            assert picture.width > 500, code
+            assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 10, code
+    (cell,) = [cell for cell in executed.cells if cell.source == "result"]
+    page = cell.outputs[0].data["text/html"]
+    assert "Success criteria" in page
+    assert "data:image/png;base64," in page
+
+
+def test_an_echo_can_be_listened_to(executed: NotebookNode) -> None:
+    assert "<audio" in outputs(executed, "Audio(sample")["text/html"]
+
+
+# The robot's loop.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("live") / "best.safetensors"
+    save_checkpoint(path, create_model(make_config(TINY)), 1, [])
+    return path
+
+
+@pytest.fixture
+def live() -> dict[str, Any]:
+    return runpy.run_path(str(EXAMPLES / "live_echo.py"))
+
+
+def test_the_loop_walks_through_a_simulated_room(
+    live: dict[str, Any], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live["main"]([str(checkpoint), "--simulate", "--rounds=4", "--pause=0", f"--out={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(
+            rf" +{number}  ahead +[\d.]+ m  nearest +[\d.]+ m  rmse +[\d.]+ m  predicted in \d+ ms", line
+        )
+        assert len(line) <= 80
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"round_{number:04d}.png" for number in range(1, 5)]
+
+
+def test_the_walk_stays_in_the_room(live: dict[str, Any]) -> None:
+    places = set()
+    for seed in range(3):
+        walk = live["Walk"](0.01, 8, seed)
+        for _ in range(60):
+            walk.go_on()
+            place = np.array(walk.pose.position)
+            assert (place > 0.3).all()
+            assert (place < np.array(walk.room.size) - 0.3).all()
+            places.add(walk.pose.position)
+    assert len(places) > 60
+
+
+def test_a_recording_is_cut_to_the_moment_of_the_chirp(live: dict[str, Any]) -> None:
+    """However late the sound card is: to the sample, at which the simulator's own recordings begin."""
+    rng = np.random.default_rng(0)
+    room = draw_room(rng, STYLES["standard"])
+    pose = draw_pose(rng, room)
+    assert pose is not None
+    echo = render_echo(room, pose, draw_chance(rng, STYLES["standard"], 2000))
+    for late in (0, 1, 12_345):
+        cut = live["from_the_chirp_on"](np.pad(echo, ((0, 0), (late, 0))))
+        np.testing.assert_allclose(cut.numpy(), echo, rtol=0, atol=1e-6)
+
+
+def sound_card(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> ModuleType:
+    """A stand-in for the library that plays and records."""
+    card = ModuleType("sounddevice")
+    card.PortAudioError = type("PortAudioError", (Exception,), {})  # type: ignore[attr-defined]
+    for name, function in {"check_output_settings": dict, "check_input_settings": dict, **functions}.items():
+        setattr(card, name, function)
+    monkeypatch.setitem(sys.modules, "sounddevice", card)
+    return card
+
+
+def test_with_a_sound_card_it_plays_the_chirp_and_records_two_ears(
+    live: dict[str, Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played = []
+
+    def playrec(sound: np.ndarray, rate: int, channels: int, blocking: bool) -> np.ndarray:
+        assert (rate, channels, blocking) == (44_100, 2, True)
+        played.append(sound)
+        return np.roll(np.tile(sound, (1, 2)), 5000, axis=0)  # the way straight to the ears, 0.1 s late
+
+    sound_card(monkeypatch, playrec=playrec)
+    live["main"]([str(checkpoint), "--rounds=2", "--pause=0", "--volume=0.25"])
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["1", "ahead"], ["2", "ahead"]]
+    chirp = ChirpDesign().waveform()
+    assert played[0].shape == (len(chirp) + round((0.5 + echo_frames(8.0) / 44_100) * 44_100), 1)
+    np.testing.assert_allclose(played[0][: len(chirp), 0], 0.25 * chirp, atol=1e-6)
+
+
+def ended(live: dict[str, Any], checkpoint: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    with pytest.raises(SystemExit) as code:
+        live["main"]([str(checkpoint), "--rounds=1", *options])
+    assert code.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_without_the_extra_the_loop_names_it(
+    live: dict[str, Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert 'pip install "base-residual-depth[live]"' in ended(live, checkpoint, capsys)
+
+
+def test_without_portaudio_the_loop_names_it(
+    live: dict[str, Any],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = ended(live, checkpoint, capsys)
+    assert said.startswith("Error: The PortAudio library is not installed")
+    assert "--simulate" in said
+
+
+def test_without_a_microphone_the_loop_says_so(
+    live: dict[str, Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = sound_card(monkeypatch)
+
+    def refuse(**settings: object) -> None:
+        raise card.PortAudioError("Invalid number of channels [PaErrorCode -9998]")
+
+    card.check_input_settings = refuse  # type: ignore[attr-defined]
+    said = ended(live, checkpoint, capsys)
+    assert "no loudspeaker with two microphones at 44100 Hz here (Invalid number of channels" in said
+
+
+def test_a_muted_microphone_is_noticed(
+    live: dict[str, Any], checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound_card(monkeypatch, playrec=lambda sound, *_, **__: np.zeros((len(sound), 2)))
+    assert "The microphones hear nothing at all" in ended(live, checkpoint, capsys)
+
+
+@pytest.mark.parametrize("option", ["--volume=3", "--rounds=-1", "--pause=-1"])
+def test_settings_that_make_no_sense_are_refused(
+    live: dict[str, Any], checkpoint: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert "expected are rounds" in ended(live, checkpoint, capsys, option)
+
+
+def test_a_terminal_gets_the_map_in_colours(live: dict[str, Any]) -> None:
+    depth = np.tile(np.linspace(0, 8, 64), (64, 1))
+    lines = live["drawn"](depth, 8.0).split("\n")
+    assert [len(line) for line in lines] == [64] * 32
+    colours = [str(span.style) for span in lines[0].spans]
+    assert colours[0] == "rgb(68,1,84) on rgb(68,1,84)"  # both ends of the colours of depth
+    assert colours[-1] == "rgb(253,231,36) on rgb(253,231,36)"
