@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     finally:
         lock.release()
         discard(run_dir / ".lock")
-        if not any(run_dir.iterdir()):  # the run failed before it had anything to keep
+        with suppress(OSError):  # there is something to keep, or somebody has removed the folder
             run_dir.rmdir()
 
 

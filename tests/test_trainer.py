@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -443,3 +444,18 @@ def test_the_curriculum_detaches_in_training_and_validation(tiny: MakeConfig, mo
     assert training == [False, False, True, True]
     assert (False, True) in seen
     assert (False, False) in seen
+
+
+class TakeAway(Tracker):
+    """Removes the folder of the run when an epoch is over."""
+
+    def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
+        self.run_dir = run_dir
+
+    def epoch(self, history: list[Record]) -> None:
+        shutil.rmtree(self.run_dir)
+
+
+def test_a_run_whose_folder_is_taken_away_says_what_is_missing(tiny: MakeConfig) -> None:
+    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
+        Trainer(tiny({"trainer": {"epochs": 1}}), trackers=[TakeAway()]).fit()
