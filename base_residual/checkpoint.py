@@ -159,7 +159,8 @@ def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[s
             wanted = allowed.get(name)
             if came is None or wanted is None or (came.get_shape(), came.get_dtype()) != _kind(wanted):
                 raise CheckpointError(f"The weights in {path} do not fit the network that they are for ({name}).")
-        return {name: file.get_tensor(name) for name in names}
+        # Copies: what is mapped keeps a replaced file's place on the disk for as long as a run goes on with it.
+        return {name: file.get_tensor(name).clone() for name in names}
 
 
 def _kind(tensor: Tensor) -> tuple[list[int], str]:

@@ -6,8 +6,8 @@ With --ablations it trains variants of the default instead, for fewer epochs, an
 Runs that are complete are kept, so that a campaign that was stopped goes on where it ended. Models that are not asked
 for keep the figures that an earlier call with the same budget has written, and the commit that they were trained at.
 
-    python benchmarks/accuracy.py --models unet plain default --epochs 24  # the committed result, results/accuracy.json
-    python benchmarks/accuracy.py --ablations                              # results/ablations.json
+    python benchmarks/accuracy.py --models unet plain map-decoder default --epochs 24  # results/accuracy.json
+    python benchmarks/accuracy.py --ablations                                          # results/ablations.json
     python benchmarks/accuracy.py --quick                      # all models on a few tiny rooms, in about a minute
 """
 
@@ -40,10 +40,12 @@ from base_residual.speed import device_name, gflops
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
 
-# `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design's first recipe, --adaptive.
+# `unet` is the field's recipe, `plain` ours with one decoder and L1, `map-decoder` a residual that does not listen where
+# the base lies, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {
     "unet": {"model": {"name": "unet"}},
     "plain": {"model": {"name": "plain"}},
+    "map-decoder": {"model": {"decoder": "map"}},
     "default": {},
     "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
@@ -55,7 +57,7 @@ ABLATIONS: dict[str, Layer] = {
     "spectrogram": {key: PRESETS["original"][key] for key in ("audio", "model")},
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
-    "map-decoder": {"model": {"decoder": "map"}},
+    "map-decoder": MODELS["map-decoder"],
     "bound-0.1": {"model": {"residual_bound": 0.1}},
     "bound-0.4": {"model": {"residual_bound": 0.4}},
     "hard-activations": {"model": {"activations": "hard"}},

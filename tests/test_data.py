@@ -261,7 +261,7 @@ def test_simulated_rooms_are_rendered_once_and_lie_in_the_batvision_layout(
     again = batvision(root, output_size=32, max_depth=8.0)
     assert len(again) == len(train) == 16
     torch.testing.assert_close(again[3].waveform, train[3].waveform, rtol=2**-11, atol=2**-24)
-    assert not list(root.parent.glob("*.partial*"))
+    assert not list(root.parent.glob("rooms-*.partial*"))
 
 
 def test_the_seed_decides_every_byte_and_the_number_of_processes_none(
