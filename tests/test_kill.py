@@ -34,7 +34,7 @@ def test_the_committed_campaign_killed_at_fifty_moments_and_changed_nothing(monk
     assert importlib.import_module("kill").markdown(found) == (results / "kill.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("campaign", ["kill", "fuzz"])
+@pytest.mark.parametrize("campaign", ["kill", "fuzz", "guided"])
 def test_the_documentation_shows_the_committed_campaigns(campaign: str) -> None:
     table = (BENCHMARKS / "results" / f"{campaign}.md").read_text(encoding="utf-8")
     assert table in (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
