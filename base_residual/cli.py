@@ -38,6 +38,7 @@ app = typer.Typer(
     help="Depth from sound: from a stereo echo to a depth map in metres, split as final = base + residual.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
+    rich_markup_mode=None,  # Rich takes longer to import than the help to be asked for
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": current_name, "help_option_names": ["-h", "--help"]},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from itertools import groupby
 from typing import Any
 
 import typer
@@ -11,7 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from base_residual.errors import BaseResidualError, TrainingInterrupted
 
-EXIT_CODES = """Exit codes:
+# The line with a backspace keeps the others from being filled like a paragraph.
+EXIT_CODES = """\b
+Exit codes:
 0    done;
 1    check-data found problems, a question was answered with no, or there is
      a bug, which shows as a traceback;
@@ -20,10 +23,13 @@ EXIT_CODES = """Exit codes:
 
 
 class Command(TyperCommand):
-    """A command whose switches are not shown as if they took a value."""
+    """A command whose help names its options by what they are about, switches not as if they took a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return plain_switches(super().get_params(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_parameters(self.get_params(ctx), ctx, formatter)
 
 
 class Commands(TyperGroup):
@@ -31,6 +37,11 @@ class Commands(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return plain_switches(super().get_params(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        write_parameters(self.get_params(ctx), ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in self.commands.items()])
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -52,6 +63,19 @@ def plain_switches(params: list[Any]) -> list[Any]:
         if getattr(param, "is_flag", False):
             param.metavar = ""
     return params
+
+
+def write_parameters(params: list[Any], ctx: Any, formatter: Any) -> None:
+    """A help's sections: arguments, options, then those that belong to a panel, in the order in which they come."""
+
+    def section(param: Any) -> str:
+        return param.rich_help_panel or f"{param.param_type_name.capitalize()}s"
+
+    names = list(dict.fromkeys(["Arguments", "Options", *map(section, params)]))
+    shown = sorted(params, key=lambda param: names.index(section(param)))
+    for name, group in groupby(shown, section):
+        with formatter.section(name):
+            formatter.write_dl([record for param in group if (record := param.get_help_record(ctx))])
 
 
 class Notes(logging.Handler):

@@ -253,13 +253,14 @@ class Config(Section):
     dataset implies, what the model implies, and the field's default.
     """
 
-    data: DataConfig = DataConfig()
-    simulation: SimulationConfig = SimulationConfig()
-    audio: AudioConfig = AudioConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    # Made when asked for: the first section that is made builds its class's validator, which takes a while.
+    data: DataConfig = Field(default_factory=DataConfig)
+    simulation: SimulationConfig = Field(default_factory=SimulationConfig)
+    audio: AudioConfig = Field(default_factory=AudioConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from base_residual.checkpoint import (
@@ -54,6 +54,8 @@ class Position:
 
 class _Place(BaseModel):
     """A position as it stands in the header of a saved state."""
+
+    model_config = ConfigDict(defer_build=True)  # until a run is resumed
 
     epoch: int = Field(ge=1)
     step: int = Field(ge=0)

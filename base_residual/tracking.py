@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from PIL import Image
 from pydantic import AfterValidator
 
 from base_residual.config import Config
@@ -154,6 +153,8 @@ class TensorBoard(Tracker):
         self._writer.flush()
 
     def picture(self, epoch: int, path: Path) -> None:
+        from PIL import Image  # slow to import
+
         with Image.open(path) as image:
             self._writer.add_image("decomposition", np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
 

@@ -4,8 +4,9 @@ Both ways take turns in one process (A B A B ...), and a ratio is the median of 
 the machine does slows both. The recordings are generated: noise that decays, and slanted walls with holes, in the
 layout of BatVision V2, read from a warm page cache. Writes JSON, a table and a figure.
 
-    python benchmarks/speed.py          # the committed result, results/speed.json, in some minutes
-    python benchmarks/speed.py --quick  # a few tiny recordings and networks: shows that it runs
+    python benchmarks/speed.py            # the committed result, results/speed.json, in some minutes
+    python benchmarks/speed.py --quick    # a few tiny recordings and networks: shows that it runs
+    python benchmarks/speed.py --profile  # where a training step's time goes, results/profile.json, in a minute or two
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import torch.nn.functional as F
 from accuracy import HERE, Target, commit, machine
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader, Dataset
 
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
@@ -44,7 +47,7 @@ from base_residual.errors import MissingExtraError
 from base_residual.files import replacing
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.model import DepthNet, create_base_residual_model
-from base_residual.optimization import Updater, make_optimizer
+from base_residual.optimization import Updater, make_optimizer, mixed_precision
 from base_residual.speed import gflops
 from base_residual.trainer import Batches, make_loader
 from base_residual.visualize import save_figure
@@ -53,6 +56,7 @@ RATE = 44_100  # Hz
 MAX_DEPTH = 30.0  # metres
 EPOCH = 1_911  # recordings of BatVision V2 to train on
 REFERENCE_BATCH = 4
+WAYS = ("reference", "original", "default")  # to train
 SPLITS = {"test": 1, "val": 2, "train": 4}  # how many times as large as the smallest
 CPU = torch.device("cpu")
 
@@ -114,13 +118,15 @@ class Sizes(NamedTuple):
     rooms: int = 200  # to render
     repeats: int = 5  # in one turn, of what takes milliseconds
     process_steps: int = 8  # training steps in one turn of several processes
-    card_steps: int = 20  # training steps in one turn on a graphics card
+    card_steps: int = 20  # training steps, or matrix products, in one turn on a graphics card
+    product: int = 2048  # rows and columns of the matrices whose product shows what a processor can do
+    card_product: int = 8192  # the same for a graphics card
     turns: int = 6  # of each way; of several, the first does not count
     long_turns: int = 4  # the same, where a turn takes seconds
     growth_turns: int = 3
 
 
-QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1, 1)
+QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 64, 64, 1, 1, 1)
 
 
 # The reference's way.
@@ -329,12 +335,62 @@ def judging(sizes: Sizes) -> dict[str, Any]:
     return {"metrics": take_turns(sizes.turns, ways | {"package": repeated(sizes.repeats, ours, sizes.batch)})}
 
 
-def training(root: Path, sizes: Sizes, device: torch.device = CPU) -> dict[str, Any]:
-    """Training steps; on a graphics card, epochs with all their reading, too."""
-    card = device.type == "cuda"
+def trained(sizes: Sizes) -> dict[str, Config]:
+    """What is trained beside the reference."""
     original = merge(PRESETS["original"], {"model": {"base_channels": sizes.channels}})
-    configs = {"original": package_config(sizes, original), "default": package_config(sizes)}
-    batches = {"original": sizes.card_batch if card else REFERENCE_BATCH, "default": sizes.batch}
+    return {"original": package_config(sizes, original), "default": package_config(sizes)}
+
+
+def trained_batches(sizes: Sizes, device: torch.device) -> dict[str, int]:
+    """How many recordings are in a step of each."""
+    return {"original": REFERENCE_BATCH if device.type == "cpu" else sizes.card_batch, "default": sizes.batch}
+
+
+def precisions(sizes: Sizes, device: torch.device) -> dict[str, torch.dtype]:
+    """What each way's network computes in."""
+    mixed = {n: mixed_precision(c.trainer.precision, device) for n, c in trained(sizes).items()}
+    ours = {n: torch.bfloat16 if isinstance(found, torch.autocast) else torch.float32 for n, found in mixed.items()}
+    return {"reference": torch.float32} | ours
+
+
+def product_name(dtype: torch.dtype) -> str:
+    return f"product in {str(dtype).removeprefix('torch.')}"
+
+
+def products(sizes: Sizes, device: torch.device) -> dict[str, Way]:
+    """Products of large square matrices in each precision in use: the most that a device can be got to do."""
+    card = device.type == "cuda"
+    side = sizes.card_product if card else sizes.product
+
+    def multiply(matrix: Tensor) -> None:
+        before = torch.get_float32_matmul_precision()
+        if card:  # a convolution in fp32 may use TF32 by default, and a product only when it is told so
+            torch.set_float32_matmul_precision("high")
+        torch.mm(matrix, matrix)
+        torch.set_float32_matmul_precision(before)
+
+    times = sizes.card_steps if card else sizes.repeats
+    kinds = sorted(set(precisions(sizes, device).values()), key=str)
+    matrices = {kind: torch.randn(side, side, device=device).to(kind) for kind in kinds}
+    return {product_name(kind): repeated(times, partial(multiply, matrix)) for kind, matrix in matrices.items()}
+
+
+def shares(step: Mapping[str, Sequence[float]], sizes: Sizes, device: torch.device = CPU) -> dict[str, float]:
+    """Operations of each way's training steps, as a share of those of a matrix product in the same precision.
+
+    A step has three times the operations of its forward pass: the backward pass finds gradients of inputs and weights.
+    """
+    costs = {name: 3 * gflops(create_model(config)) for name, config in trained(sizes).items()}  # per sample
+    costs["reference"] = costs["original"]  # the same network
+    one = 2e-9 * (sizes.card_product if device.type == "cuda" else sizes.product) ** 3  # 10^9 operations of a product
+    kinds = precisions(sizes, device)
+    return {name: over(step, name, product_name(kinds[name])) * cost / one for name, cost in costs.items()}
+
+
+def training(root: Path, sizes: Sizes, device: torch.device = CPU) -> dict[str, Any]:
+    """Training steps and, beside them, matrix products; on a graphics card, epochs with all their reading, too."""
+    card = device.type == "cuda"
+    configs, batches = trained(sizes), trained_batches(sizes, device)
     loaders = {"reference": reference_loader(root, "train", sizes.side, REFERENCE_BATCH, 2 if card else 0)}
     loaders |= {n: package_loader(config, root, "train", batches[n], 0, device) for n, config in configs.items()}
     steps: dict[str, Callable[[Any], object]] = {"reference": reference_training(sizes.channels, sizes.side, device)}
@@ -343,7 +399,7 @@ def training(root: Path, sizes: Sizes, device: torch.device = CPU) -> dict[str, 
     for name, step in steps.items():
         batch = next(iter(loaders[name]))
         ways[name] = repeated(sizes.card_steps if card else 1, partial(step, batch), len(batch[0]))
-    found = {"step": take_turns(sizes.long_turns, ways)}
+    found = {"step": take_turns(sizes.long_turns, ways | products(sizes, device))}
     if card:
         found["epoch"] = take_turns(sizes.long_turns, {n: reading(loaders[n], step) for n, step in steps.items()})
     return found
@@ -563,11 +619,22 @@ def markdown(result: Mapping[str, Any]) -> str:
         rmse = "not run" if cost["rmse"] is None else f"{cost['rmse']:.3f}"
         rows.append([name, f"{cost['parameters'] / 1e6:.2f} M", shown(cost["gflops"]), shown(cost["echo_ms"]), rmse])
     tables.append(rows)
+    step, share = result["per_second"]["step"], result.get("share_of_peak")
+    rows = [["steps on the processor", "samples/s", "share of peak"]]
+    tables.append(rows + [[n, shown(step[n]), f"{share[n]:.1%}" if share else "not run"] for n in WAYS])
     card = result["card"]
-    rows = [[card["device"] if card else "graphics card", "samples/s of steps", f"seconds for {EPOCH:,} recordings"]]
-    for name in ("reference", "original", "default"):
-        rows.append([name, *(shown(card[key][name]) if card else "not run" for key in ("step", "epoch_s"))])
-    ruled = [[rows[0], ["---"] * len(rows[0]), *rows[1:]] for rows in [*tables, rows]]
+    rows = [[f"steps on {card['device'] if card else 'a graphics card'}", "samples/s", "share of peak"]]
+    rows[0].append(f"seconds for {EPOCH:,} recordings")
+    for n in WAYS:
+        figures = [shown(card["step"][n]), f"{card['share_of_peak'][n]:.1%}", shown(card["epoch_s"][n])] if card else []
+        rows.append([n, *(figures or ["not run"] * 3)])
+    tables.append(rows)
+    return ruled(tables)
+
+
+def ruled(tables: Sequence[Sequence[Sequence[str]]]) -> str:
+    """Tables, whose first rows are headings, in Markdown."""
+    ruled = [[rows[0], ["---"] * len(rows[0]), *rows[1:]] for rows in tables]
     return "\n".join("".join(f"| {' | '.join(row)} |\n" for row in rows) for rows in ruled)
 
 
@@ -628,28 +695,78 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
     card = found["card"]
     if card:
         epochs = {name: EPOCH / speed for name, speed in medians(card["epoch"]).items()}
+        share = shares(card["step"], sizes, torch.device("cuda"))
         card = {"device": torch.cuda.get_device_name(), "step": medians(card["step"]), "epoch_s": epochs}
+        card["share_of_peak"] = share
     per_second = {name: medians(ways) for name, ways in speeds.items()}
     kept = {name: found[name] for name in ("sizes", "growth")}
     one, two = found["growth"]["processes"]["series"]["package"]
+    kept["share_of_peak"] = shares(speeds["step"], sizes)
     return {"ratios": headline(speeds) | {"processes_ratio": two / one}, "per_second": per_second, "card": card} | kept
+
+
+def profile(sizes: Sizes, device: torch.device) -> dict[str, dict[str, float]]:
+    """Share of a training step's time that each operation takes by itself, the largest first, of each network."""
+    card = device.type == "cuda"
+    found = {}
+    for name, config in trained(sizes).items():
+        count, side = trained_batches(sizes, device)[name], sizes.side
+        echoes = 0.1 * torch.randn(count, 2, echo_frames(MAX_DEPTH))
+        step = partial(
+            package_training(config, device), EchoBatch(echoes, MAX_DEPTH * torch.rand(count, 1, side, side), [])
+        )
+        step()
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if card else [])]
+        with torch.profiler.profile(activities=kinds) as profiler:
+            step()
+            if card:
+                torch.cuda.synchronize()
+        # Kernels stand beside the operations that start them, and would count twice.
+        events = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+        times = {event.key: event.self_device_time_total if card else event.self_cpu_time_total for event in events}
+        total = sum(times.values())
+        largest = sorted(times, key=lambda key: times[key], reverse=True)
+        found[name] = {key: times[key] / total for key in largest if times[key] > 0}
+    return found
+
+
+def profile_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The operations that take at least a fiftieth of a step of one of the networks."""
+    names = list(dict.fromkeys(key for ops in found.values() for key, share in ops.items() if share >= 0.02))
+    rows = [["operation", *found]]
+    rows += [[f"`{name}`", *(f"{ops.get(name, 0):.1%}" for ops in found.values())] for name in names]
+    rest = (sum(share for key, share in ops.items() if key not in names) for ops in found.values())
+    return ruled([[*rows, ["all others", *(f"{share:.1%}" for share in rest)]]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny recordings and networks: shows that it runs")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json", help="JSON to write")
+    parser.add_argument("--profile", action="store_true", help="only where a training step's time goes")
+    parser.add_argument("--out", type=Path, help="JSON to write, instead of results/speed.json or results/profile.json")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes()
+    out = options.out or HERE / "results" / ("profile.json" if options.profile else "speed.json")
     torch.manual_seed(0)
+    if options.profile:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = profile(sizes, device)
+        shown_on = machine() if device.type == "cpu" else torch.cuda.get_device_name()
+        write(out, {"machine": shown_on, "commit": commit(), "shares": found}, profile_table(found))
+        return
     with tempfile.TemporaryDirectory() as work:
         result = measure(Path(work), sizes)
     where = {"machine": machine(), "commit": commit(), "measured": sizes._asdict()}
-    with replacing(options.out) as aside:
-        aside.write_text(json.dumps(where | result, indent=2) + "\n")
-    with replacing(options.out.with_suffix(".md")) as aside:
-        aside.write_text(markdown(result), encoding="utf-8")
-    save_figure(figure(result), options.out.with_suffix(".png"))
+    write(out, where | result, markdown(result))
+    save_figure(figure(result), out.with_suffix(".png"))
+
+
+def write(out: Path, result: Mapping[str, Any], tables: str) -> None:
+    """A result as JSON, and its tables beside it."""
+    with replacing(out) as aside:
+        aside.write_text(json.dumps(result, indent=2) + "\n")
+    with replacing(out.with_suffix(".md")) as aside:
+        aside.write_text(tables, encoding="utf-8")
 
 
 if __name__ == "__main__":

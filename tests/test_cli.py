@@ -540,13 +540,21 @@ def test_the_exit_codes_are_in_the_help() -> None:
         assert words in text
 
 
+def test_the_help_groups_options_by_what_they_are_about() -> None:
+    sections = {"Options": "--preset", "Data": "--dataset", "Loss": "--lambda-base", "Trainer": "--epochs"}
+    parts = brdepth("train", "--help").split("\n\n")
+    for name, option in (sections | {"Output": "--quiet"}).items():
+        assert [option in part for part in parts if part.startswith(f"{name}:\n")] == [True]
+    assert "OUT <path>  Folder to create." in brdepth("simulate", "--help").split("Arguments:\n")[1]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--dry-run", "--quiet"]])
 def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom base_residual.cli import app\n"
         f"sys.argv = ['brdepth', *{arguments!r}]\n"
         "try:\n    app()\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'torch', 'numpy', 'scipy', 'matplotlib', 'pyroomacoustics'} & set(sys.modules)))"
+        "print(sorted({'torch', 'numpy', 'scipy', 'matplotlib', 'pyroomacoustics', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -555,7 +563,6 @@ def test_help_waits_for_no_heavy_import(arguments: list[str]) -> None:
 def test_the_defaults_in_the_help_are_those_in_force() -> None:
     text = " ".join(brdepth("train", "--help").split())
     config = make_config({"data": {"name": "batvisionv2"}}).model_dump()
-    text = text.replace("│ │ ", "")
     assert f"(default: {config['trainer']['epochs']}; simulated: " in text
     assert f"(default: {config['loss']['lambda_base']})" in text
     assert "(default: off)" in text

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,8 @@ def test_the_speed_benchmark_runs_in_its_quick_form(tmp_path: Path, speed: Modul
     measured = list(numbers([result["ratios"], result["per_second"], result["card"] or {}]))
     assert measured
     assert all(math.isfinite(value) and value > 0 for value in measured)
+    assert set(result["share_of_peak"]) == set(speed.WAYS)
+    assert all(0 < share < 1.5 for share in result["share_of_peak"].values())
     assert out.with_suffix(".png").exists()
     assert out.with_suffix(".md").read_text(encoding="utf-8") == speed.markdown(result)
 
@@ -107,6 +110,56 @@ def test_a_figure_is_judged_by_its_own_direction(speed: ModuleType) -> None:
     assert [target.met for target in speed.targets(worse)].count(False) == len(bound)
     assert {target.measured for target in speed.targets({})} == {"not run"}
     assert {target.met for target in speed.targets({})} == {None}
+
+
+def test_the_share_of_peak_holds_operations_against_a_product_in_the_same_precision(
+    speed: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = speed.QUICK
+    kinds = {"reference": torch.float32, "original": torch.bfloat16, "default": torch.bfloat16}
+    monkeypatch.setattr(speed, "precisions", lambda *_: kinds)
+    assert set(speed.products(sizes, speed.CPU)) == {"product in float32", "product in bfloat16"}
+    costs = {name: 3 * speed.gflops(speed.create_model(config)) for name, config in speed.trained(sizes).items()}
+    one = 2 * sizes.product**3 / 1e9
+    step = {"reference": [one / costs["original"]] * 2, "original": [one / costs["original"]] * 2}
+    step |= {"default": [one / costs["default"]] * 2, "product in float32": [2.0] * 2, "product in bfloat16": [4.0] * 2}
+    assert speed.shares(step, sizes) == pytest.approx({"reference": 1 / 2, "original": 1 / 4, "default": 1 / 4})
+
+
+def test_a_product_leaves_the_precision_of_others_as_it_was(speed: ModuleType) -> None:
+    before = torch.get_float32_matmul_precision()
+    for way in speed.products(speed.QUICK, speed.CPU).values():
+        assert way() == speed.QUICK.repeats
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_the_tables_show_a_card_where_there_was_one(speed: ModuleType) -> None:
+    result = json.loads(COMMITTED.read_text())
+    figures = {name: place + 1.0 for place, name in enumerate(speed.WAYS)}
+    share = {name: value / 10 for name, value in figures.items()}
+    card = {"device": "Card 1", "step": figures, "epoch_s": figures, "share_of_peak": share}
+    text = speed.markdown(result | {"card": card, "share_of_peak": share})
+    assert "| steps on Card 1 | samples/s | share of peak | seconds for 1,911 recordings |" in text
+    assert "| default | 3 | 30.0% | 3 |" in text
+    assert re.search(r"steps on the processor.*\n.*\n\| reference \| [\d.]+ \| 10.0% \|", text)
+
+
+def test_the_profile_says_where_all_the_time_of_a_step_goes(speed: ModuleType) -> None:
+    found = speed.profile(speed.QUICK, speed.CPU)
+    assert set(found) == {"original", "default"}
+    for operations in found.values():
+        assert sum(operations.values()) == pytest.approx(1)
+        assert list(operations.values()) == sorted(operations.values(), reverse=True)
+        assert "aten::convolution_backward" in operations
+    *_, last = speed.profile_table({"a": {"x": 0.9, "y": 0.1 - 0.015, "z": 0.015}}).splitlines()
+    assert last == "| all others | 1.5% |"
+
+
+def test_the_documentation_shows_the_committed_profile(speed: ModuleType) -> None:
+    committed = COMMITTED.with_name("profile.json")
+    table = speed.profile_table(json.loads(committed.read_text())["shares"])
+    assert committed.with_suffix(".md").read_text(encoding="utf-8") == table
+    assert table in DOCS.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not (DOCS.exists() and COMMITTED.exists()), reason="no figures are committed yet")
