@@ -40,8 +40,8 @@ from base_residual.speed import device_name, gflops
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
 
-# `unet` is the field's recipe, `plain` ours with one decoder and L1, `map-decoder` a residual that does not listen where
-# the base lies, `original` the design's first recipe, --adaptive.
+# `unet` is the field's recipe, `plain` ours with one decoder and L1, `map-decoder` ours with a residual that does not
+# listen where the base lies, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {
     "unet": {"model": {"name": "unet"}},
     "plain": {"model": {"name": "plain"}},
