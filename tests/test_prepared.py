@@ -143,7 +143,7 @@ def test_other_settings_have_a_set_of_their_own(cache: Path, root: Path, change:
     assert one.folder.is_dir()
 
 
-@pytest.mark.parametrize("damage", ["index", "depth", "waveform", "foreign"])
+@pytest.mark.parametrize("damage", ["index", "depth", "waveform", "foreign", "stamps"])
 def test_a_damaged_set_is_made_anew(cache: Path, root: Path, damage: str) -> None:
     found = prepared.prepared(files(root))
     whole = contents(found)
@@ -153,6 +153,10 @@ def test_a_damaged_set_is_made_anew(cache: Path, root: Path, damage: str) -> Non
             index.write_text(index.read_text()[:-9])
         case "foreign":
             index.write_text(json.dumps(json.loads(index.read_text()) | {"ids": ["another"]}))
+        case "stamps":
+            content = json.loads(index.read_text())
+            content["stamps"][1].pop()
+            index.write_text(json.dumps(content))
         case _:
             array = found.folder / f"{damage}.npy"
             array.write_bytes(array.read_bytes()[:-100])

@@ -171,7 +171,9 @@ def _fresh_index(folder: Path, source: BatVision) -> Index | None:
         return None
     if index.model_copy(update={"stamps": []}) != expected or len(index.stamps) > len(source):
         return None
-    done = zip(source.recordings, index.stamps, strict=False)
+    done = list(zip(source.recordings, index.stamps, strict=False))
+    if any(len(item.files) != len(stamps) for item, stamps in done):
+        return None
     files = ((path, stamp) for item, stamps in done for path, stamp in zip(item.files, stamps, strict=True))
     return index if all(_unchanged(path, stamp) for path, stamp in files) else None
 
