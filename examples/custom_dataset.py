@@ -48,13 +48,13 @@ class Walls:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="folder of the run (results)")
-    parser.add_argument("--epochs", type=int, default=6, help="epochs to train (6)")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs to train (12)")
     options = parser.parse_args()
     config = br.make_config(
         {
             "data": {"name": "own", "output_size": 16, "max_depth": 6.0},
             "model": {"base_channels": 4},
-            "trainer": {"epochs": options.epochs, "batch_size": 16, "learning_rate": 0.008},
+            "trainer": {"epochs": options.epochs, "batch_size": 16, "learning_rate": 0.004},
             "tracking": {"experiment_name": "walls", "results_dir": options.results_dir},
         }
     )

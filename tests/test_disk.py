@@ -28,7 +28,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a small disk needs Linux and its root user")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # busy where a test has failed
 
 
 def remount(disk: Path, options: str) -> None:
