@@ -90,7 +90,7 @@ def test_every_option_in_the_readme_exists() -> None:
     from base_residual.cli import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    helps = "".join(CliRunner().invoke(app, [command, "--help"]).output for command in commands)
+    helps = "".join(CliRunner().invoke(app, [*command, "--help"]).output for command in ([], *([c] for c in commands)))
     installers = {"--check"}
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - installers:
         assert option in helps, option
