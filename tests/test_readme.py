@@ -91,6 +91,7 @@ def test_every_option_in_the_readme_exists() -> None:
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     helps = "".join(CliRunner().invoke(app, [*command, "--help"]).output for command in ([], *([c] for c in commands)))
+    helps += (ROOT / "examples" / "live_echo.py").read_text(encoding="utf-8")
     installers = {"--check"}
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - installers:
         assert option in helps, option
