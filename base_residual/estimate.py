@@ -19,7 +19,7 @@ from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation import evaluate
 from base_residual.optimization import Updater, make_optimizer, resolve_device
-from base_residual.speed import device_name, gflops
+from base_residual.speed import device_name, gflops, parameter_count
 
 FEW = 2  # recordings in the first steps
 PATIENCE = 0.5  # seconds that a step may take and still be followed by one with twice as many
@@ -103,7 +103,7 @@ def estimate(config: Config) -> Estimate:
         epoch_s = steps * step_s + recordings["val"] * evaluation_s
         total_s = config.trainer.epochs * epoch_s + recordings["test"] * evaluation_s
     return Estimate(
-        parameters=sum(weights.numel() for weights in trial.model.parameters()),
+        parameters=parameter_count(trial.model),
         gflops=gflops(trial.model),
         device=device_name(device),
         recordings=recordings,

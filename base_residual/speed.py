@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.audio import echo_frames
@@ -82,7 +83,7 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
     single = 1e3 * _durations(lambda: listen(1), seconds)
     batched = _durations(lambda: listen(batch_size), seconds)
     return Cost(
-        parameters=sum(weights.numel() for weights in model.parameters()),
+        parameters=parameter_count(model),
         gflops=gflops(model),
         latency_median_ms=float(np.median(single)),
         latency_p95_ms=float(np.percentile(single, 95)),
@@ -92,6 +93,11 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         device=device_name(device),
         threads=torch.get_num_threads(),
     )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of weights that a network learns."""
+    return sum(weights.numel() for weights in model.parameters())
 
 
 def gflops(model: DepthNet) -> float:

@@ -36,7 +36,7 @@ from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, mer
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
-from base_residual.speed import device_name, gflops
+from base_residual.speed import device_name, gflops, parameter_count
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
 
@@ -128,7 +128,7 @@ def report(run: FinishedRun, split: str, hard: bool = False) -> dict[str, float]
 def cost(config: Config) -> dict[str, float]:
     """Parameters, and floating-point operations (two per multiply-add) of the network for one echo."""
     model = create_model(config)
-    return {"parameters": sum(weights.numel() for weights in model.parameters()), "gflops": gflops(model)}
+    return {"parameters": parameter_count(model), "gflops": gflops(model)}
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -48,7 +48,7 @@ from base_residual.files import replacing
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.model import DepthNet, create_base_residual_model
 from base_residual.optimization import Updater, make_optimizer, mixed_precision
-from base_residual.speed import gflops
+from base_residual.speed import gflops, parameter_count
 from base_residual.trainer import Batches, make_loader
 from base_residual.visualize import save_figure
 
@@ -459,7 +459,7 @@ def named(sizes: Sizes) -> dict[str, dict[str, float | None]]:
     scores = {name: variants.get("default" if name == "small" else f"size-{name}") for name in models}
     return {
         name: {
-            "parameters": sum(weights.numel() for weights in model.parameters()),
+            "parameters": parameter_count(model),
             "gflops": gflops(model),
             "echo_ms": 1000 / speeds[name],
             "rmse": score["rmse"]["mean"] if (score := scores[name]) else None,
