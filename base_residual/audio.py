@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,13 +51,24 @@ def echo_header(path: Path) -> EchoHeader:
     Raises:
         DataError: the file is missing or no sound file.
     """
+    with _opened(path) as file:
+        return _header(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A sound file; whatever goes wrong while it is open is said in one sentence."""
     try:
         if not path.is_file():
             raise DataError(f"The recording {path} does not exist.")
-        info = soundfile.info(str(path))
+        with soundfile.SoundFile(str(path)) as file:
+            yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error
-    return EchoHeader(info.samplerate, info.channels, info.frames, info.subtype)
+
+
+def _header(file: soundfile.SoundFile) -> EchoHeader:
+    return EchoHeader(file.samplerate, file.channels, file.frames, file.subtype)
 
 
 def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
@@ -71,7 +84,21 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         DataError: the file is missing, broken, empty, too long, not two-channel, of a rate that no echo has, or holds
             NaN.
     """
-    header = echo_header(path)
+    with _opened(path) as file:
+        header = _header(file)
+        _check(header, path)
+        samples = file.read(dtype="float32", always_2d=True)
+    if len(samples) != header.frames:
+        raise DataError(
+            f"The recording {path} says that it has {header.frames} frames, and {len(samples)} can be read."
+        )
+    if not np.isfinite(samples).all():
+        raise DataError(f"The recording {path} holds NaN or infinite samples.")
+    return header, torch.from_numpy(samples.T.copy())
+
+
+def _check(header: EchoHeader, path: Path) -> None:
+    """Raise a DataError where a file says that it holds no echo."""
     if header.channels != 2:
         raise DataError(
             f"The recording {path} has {header.channels} channel{'s'[: header.channels != 1]}; expected are 2, left "
@@ -85,17 +112,6 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         raise DataError(
             f"The recording {path} has {header.frames} frames; expected are 1 frame to {MAX_SECONDS:.0f} s."
         )
-    try:
-        samples, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise DataError(f"The recording {path} is not a readable sound file.") from error
-    if len(samples) != header.frames:
-        raise DataError(
-            f"The recording {path} says that it has {header.frames} frames, and {len(samples)} can be read."
-        )
-    if not np.isfinite(samples).all():
-        raise DataError(f"The recording {path} holds NaN or infinite samples.")
-    return header, torch.from_numpy(samples.T.copy())
 
 
 def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:

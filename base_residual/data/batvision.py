@@ -137,9 +137,8 @@ def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
             f"expected are two dimensions of numbers, in millimetres, at most {MAX_SIDE} x {MAX_SIDE} of them."
         )
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
-        depth = stored.astype(np.float32)
-    depth *= np.float32(0.001)
-    return clean_depth(depth, max_depth)
+        depth = np.multiply(stored, np.float32(0.001), dtype=np.float32, casting="same_kind")
+    return clean_depth(depth, max_depth, whole=stored.dtype.kind == "u")
 
 
 class BatVision:

@@ -99,8 +99,10 @@ class PreparedSet:
     def __getitems__(self, indices: Sequence[int]) -> EchoBatch:
         """A whole batch; PyTorch's loader asks for it by this name."""
         waveform = torch.from_numpy(self._waveform[indices]).float()
-        depth = torch.from_numpy(self._depth[indices]).float().mul_(self.unit)
-        return EchoBatch(waveform, depth[:, None], [self.ids[index] for index in indices])
+        depth = np.empty((len(indices), 1, *self._depth.shape[1:]), np.float32)
+        for row, index in zip(depth, indices, strict=True):  # one pass from the page cache to metres, and no copy
+            np.multiply(self._depth[index], np.float32(self.unit), out=row[0], dtype=np.float32)
+        return EchoBatch(waveform, torch.from_numpy(depth), [self.ids[index] for index in indices])
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process maps the files itself instead of being sent what they hold.
@@ -270,7 +272,7 @@ def _read(source: BatVision, place: int, unit: float) -> _Row:
     depth = sample.depth.numpy()
     # What was measured stays measured, however near.
     steps = np.where(depth > 0, np.maximum(np.round(depth / unit), 1), 0)
-    return _Row(sample.waveform.numpy().astype(np.float16), steps.astype(np.uint16), stamps)
+    return _Row(sample.waveform.half().numpy(), steps.astype(np.uint16), stamps)
 
 
 def _rows(path: Path, kind: type, shape: tuple[int, ...], done: int) -> BinaryIO:
