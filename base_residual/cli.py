@@ -10,10 +10,8 @@ import typer
 
 from base_residual import __version__, cli_data
 from base_residual.commands import EXIT_CODES, Command, Commands, Notes
-from base_residual.config import PRESETS, SIZES, Config, load_layer, make_config, merge, parse_setting
 from base_residual.options import (
     DATA_SETTINGS,
-    TRAIN_SETTINGS,
     CheckpointArgument,
     DatasetOption,
     DeviceOption,
@@ -27,9 +25,11 @@ from base_residual.options import (
     setting,
 )
 from base_residual.output import Output
+from base_residual.presets import PRESETS, SIZES
 
 if TYPE_CHECKING:
     from base_residual.checkpoint import Checkpoint
+    from base_residual.config import Config
     from base_residual.data.sample import EchoDataset
 
 app = typer.Typer(
@@ -121,8 +121,10 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a model; without any option, on simulated rooms and with no download."""
+    from base_residual.config import load_layer, make_config, parse_setting
+
     layers = [load_layer(config)] if config else []
-    layers += [*(parse_setting(text) for text in assign or []), given_settings(ctx, TRAIN_SETTINGS)]
+    layers += [*(parse_setting(text) for text in assign or []), given_settings(ctx)]
     settings = make_config(*layers, preset=preset, size=size)
     out = Output(as_json, quiet)
     if dry_run:
@@ -357,6 +359,7 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint:
 
 def _load(ctx: typer.Context, path: Path, split: str, device: str, out: Output) -> tuple[Checkpoint, EchoDataset]:
     """A checkpoint, and a split of its dataset or of the one that the options name."""
+    from base_residual.config import make_config, merge
     from base_residual.console import counting
     from base_residual.data import open_dataset
 

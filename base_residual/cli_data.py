@@ -8,17 +8,9 @@ from typing import Annotated
 import typer
 
 from base_residual.commands import Command
-from base_residual.config import SPLITS, make_config
-from base_residual.options import (
-    PREPARE_SETTINGS,
-    SIMULATE_SETTINGS,
-    JsonOption,
-    QuietOption,
-    completing,
-    given_settings,
-    setting,
-)
+from base_residual.options import JsonOption, QuietOption, completing, given_settings, setting
 from base_residual.output import Output
+from base_residual.presets import SPLITS
 
 app = typer.Typer()
 
@@ -42,11 +34,12 @@ def simulate(
     quiet: QuietOption = False,
 ) -> None:
     """Render echo rooms into a folder, in the layout of BatVision V2."""
+    from base_residual.config import make_config
     from base_residual.console import counting
     from base_residual.data.simulated import Shard
     from base_residual.data.simulated import simulate as render
 
-    settings = make_config(given_settings(ctx, SIMULATE_SETTINGS))
+    settings = make_config(given_settings(ctx))
     out = Output(as_json, quiet)
     with counting(out.progress) as progress:
         complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
@@ -68,12 +61,13 @@ def prepare(
     quiet: QuietOption = False,
 ) -> None:
     """Turn a dataset into memory-mapped files, which training reads; `train` does so itself on first use."""
+    from base_residual.config import make_config
     from base_residual.console import counting
     from base_residual.data import open_dataset
     from base_residual.data.prepared import PreparedSet
 
     out, made = Output(as_json, quiet), {}
-    settings = make_config(given_settings(ctx, PREPARE_SETTINGS))
+    settings = make_config(given_settings(ctx))
     for split in SPLITS:
         with counting(out.progress) as progress:
             found = open_dataset(settings.data.name, settings.data.root, split, settings, progress)

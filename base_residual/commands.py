@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from base_residual.errors import BaseResidualError, TrainingInterrupted
+from base_residual.options import describe, key_of
 
 # The line with a backspace keeps the others from being filled like a paragraph.
 EXIT_CODES = """\b
@@ -23,10 +24,22 @@ Exit codes:
 
 
 class Command(TyperCommand):
-    """A command whose help names its options by what they are about, switches not as if they took a value."""
+    """A command whose help names its options by what they are about, switches not as if they took a value.
+
+    Attributes:
+        settings: which of its options stands for which setting.
+    """
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.settings = {param.name: key for param in self.params if (key := key_of(param))}
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return plain_switches(super().get_params(ctx))
+        params = super().get_params(ctx)
+        for param in params:
+            if key := key_of(param):
+                describe(param, key)
+        return plain_switches(params)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_parameters(self.get_params(ctx), ctx, formatter)

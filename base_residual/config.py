@@ -6,70 +6,30 @@ when it is made, beneath whatever the user gave, so that the file written beside
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from base_residual.errors import ConfigError
 from base_residual.files import read_at_most, writable
-
-DatasetName = Literal["simulated", "batvisionv2", "batvisionv1", "replica", "own"]
-ModelName = Literal["base_residual", "plain", "unet"]
-Layer = dict[str, Any]
+from base_residual.presets import (
+    DATASET_DEFAULTS,
+    MODEL_DEFAULTS,
+    PRESETS,
+    SIZES,
+    DatasetName,
+    Layer,
+    ModelName,
+    did_you_mean,
+    listed,
+)
 
 MAX_FILE = 2**16  # bytes of a configuration
 MAX_SIDE = 1024  # pixels
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
-SPLITS = ("train", "val", "test")
-
-# What each dataset implies, beneath what the user says.
-DATASET_DEFAULTS: dict[str, Layer] = {
-    "simulated": {
-        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0},
-        "loss": {"warmup_epochs": 8},
-        "trainer": {"epochs": 12, "batch_size": 32, "learning_rate": 0.002},
-    },
-    "batvisionv2": {},
-    "batvisionv1": {"data": {"max_depth": 12.0}},
-    "replica": {"data": {"output_size": 128, "max_depth": 14.104}},
-    "own": {},
-}
-
-# What each model implies: the decomposition, and the two baselines that every claim is measured against.
-MODEL_DEFAULTS: dict[str, Layer] = {
-    "base_residual": {"model": {"decoder": "lookup"}},
-    "plain": {},
-    "unet": {"audio": {"front_end": "spectrogram"}, "model": {"encoder": "unet", "decoder": "unet"}},
-}
-
-# Settings by name. A kernel is given as a share of the map's side, 16 of 256 pixels being the default. `original` is
-# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`.
-PRESETS: dict[str, Layer] = {
-    "default": {},
-    "original": {
-        "audio": {"front_end": "spectrogram"},
-        "model": {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"},
-        "loss": {"lambda_base": 0.8, "lambda_sparse": 0.2},
-    },
-    "aggressive": {"loss": {"lambda_base": 1.0, "lambda_sparse": 0.3, "lowpass_share": 24 / 256}},
-    "conservative": {"loss": {"lambda_base": 0.5, "lambda_sparse": 0.1, "lowpass_share": 12 / 256}},
-}
-
-
-# Networks by size. `original` has the widths, and the parts, of the network that this field uses.
-SIZES: dict[str, Layer] = {
-    "tiny": {"model": {"base_channels": 8}},
-    "small": {"model": {"base_channels": 16}},
-    "base": {"model": {"base_channels": 32}},
-    "original": {
-        "audio": PRESETS["original"]["audio"],
-        "model": PRESETS["original"]["model"] | {"base_channels": 64},
-    },
-}
 
 
 class Section(BaseModel):
@@ -427,24 +387,6 @@ def _shown(value: object) -> str:
     except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets
         return f"such a {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]} and so on"
-
-
-def did_you_mean(came: object, known: Iterable[str]) -> str:
-    """A question after the known name that is most like what came; nothing where none is."""
-    names = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(str(came).casefold(), names, n=1, cutoff=0.5)
-    return f"did you mean '{names[near[0]]}'?" if near else ""
-
-
-def listed(came: str, known: Iterable[str]) -> str:
-    """The known names and the one that is most like what came, as the end of a sentence."""
-    known, hint = tuple(known), did_you_mean(came, known)
-    return f"{', '.join(known)}; {hint}" if hint else f"{', '.join(known)}."
-
-
-def choices(kind: Any) -> tuple[str, ...]:
-    """The values of a `Literal`, for help texts."""
-    return tuple(str(value) for value in get_args(kind))
 
 
 def _as_layer(section: Any) -> Any:

@@ -15,11 +15,12 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Column, Table
 
 from base_residual.compare import Comparison
-from base_residual.config import SPLITS, Config
+from base_residual.config import Config
 from base_residual.data.check import Findings
 from base_residual.errors import ConfigError
 from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
+from base_residual.presets import SPLITS
 from base_residual.speed import Cost
 from base_residual.tracking import Record, Tracker
 

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from base_residual.audio import echo_frames
 from base_residual.baseline import create_model
-from base_residual.config import SPLITS, Config
+from base_residual.config import Config
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation import evaluate
 from base_residual.optimization import Updater, make_optimizer, resolve_device
+from base_residual.presets import SPLITS
 from base_residual.speed import device_name, gflops, parameter_count
 
 FEW = 2  # recordings in the first steps

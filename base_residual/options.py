@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import typer
 
-from base_residual.config import DATASET_DEFAULTS, SPLITS, Config, DatasetName, Layer, choices
+from base_residual.presets import DATASET_DEFAULTS, SPLITS, DatasetName, Layer, choices
 
 DEVICES = ("auto", "cpu", "mps", "cuda")
 OLDER_NAMES = {"use-adaptive-loss": "adaptive", "use-wandb": "wandb", "use-tensorboard": "tensorboard"}
+SETTING = "the setting "  # begins the help of an option until somebody asks for it
+FOLDERS = ("root", "results_dir")  # settings that a shell completes by itself
 WIDEST_METAVAR = 30  # characters; a longer one would be broken within a word
 
 
@@ -22,28 +24,56 @@ def current_name(name: str) -> str:
 
 
 def setting(key: str, *names: str) -> Any:
-    """A command-line option whose help, choices and default are those of the configuration's field `section.name`."""
+    """A command-line option that is the configuration's field `section.name`.
+
+    What it says of itself is left to `describe`, and what completes it to the shell's asking: both need the settings,
+    whose definitions take longer to import than the list of commands should wait.
+    """
     section, name = key.split(".")
-    field = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    return typer.Option(
+        *names,
+        help=f"{SETTING}{key}",
+        show_default=False,
+        autocompletion=None if name in FOLDERS else lambda: [*(DEVICES if name == "device" else _known(key))],
+        rich_help_panel=section.capitalize(),
+    )
+
+
+def key_of(option: Any) -> str | None:
+    """The setting that an option stands for, as `setting` has made it; None for any other."""
+    text: str = getattr(option, "help", None) or ""
+    return text.removeprefix(SETTING) if text.startswith(SETTING) else None
+
+
+def describe(option: Any, key: str) -> None:
+    """Give an option the help, the choices and the default of the setting that it stands for."""
+    field = _field(key)
+    section, name = key.split(".")
     value = field.get_default()
     implied = (field.json_schema_extra or {}).get("implied")  # by other settings
     default = implied or {"False": "off", "True": "on"}.get(str(value), str(value))
     for dataset, layer in DATASET_DEFAULTS.items():
         if name in layer.get(section, {}):
             default += f"; {dataset}: {layer[section][name]}"
-    known = choices(field.annotation) if get_origin(field.annotation) is Literal else ()
-    text = field.description or ""
-    metavar = "|".join(known)
+    known = _known(key)
+    text, metavar = field.description or "", "|".join(known)
     if len(metavar) > WIDEST_METAVAR:
         metavar, text = "NAME", f"{text} Known are {', '.join(known)}."
-    return typer.Option(
-        *names,
-        help=text if value is None else f"{text} (default: {default})",
-        metavar=metavar or None,
-        show_default=False,
-        autocompletion=completing(DEVICES if name == "device" else known),
-        rich_help_panel=section.capitalize(),
-    )
+    option.help = text if value is None else f"{text} (default: {default})"
+    option.metavar = metavar or option.metavar
+
+
+def _field(key: str) -> Any:
+    from base_residual.config import Config
+
+    section, name = key.split(".")
+    return Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+
+
+def _known(key: str) -> tuple[str, ...]:
+    """The names among which a setting chooses."""
+    kind = _field(key).annotation
+    return choices(kind) if get_origin(kind) is Literal else ()
 
 
 def completing(known: Iterable[str]) -> Callable[[], list[str]] | None:
@@ -82,52 +112,20 @@ QuietOption = Annotated[
 ]
 
 
-# Which setting each option of `train` reaches; those without an entry are not settings.
-TRAIN_SETTINGS = {
-    "dataset": "data.name",
-    "data_root": "data.root",
-    "model": "model.name",
-    "adaptive": "loss.adaptive",
-    "curriculum": "loss.curriculum",
-    "warmup_epochs": "loss.warmup_epochs",
-    "lambda_recon": "loss.lambda_recon",
-    "lambda_base": "loss.lambda_base",
-    "lambda_sparse": "loss.lambda_sparse",
-    "lowpass_kernel": "loss.lowpass_kernel",
-    "epochs": "trainer.epochs",
-    "batch_size": "trainer.batch_size",
-    "learning_rate": "trainer.learning_rate",
-    "seed": "trainer.seed",
-    "save_every": "trainer.save_every",
-    "device": "trainer.device",
-    "experiment_name": "tracking.experiment_name",
-    "results_dir": "tracking.results_dir",
-    "wandb": "tracking.wandb",
-    "tensorboard": "tracking.tensorboard",
-}
-SIMULATE_SETTINGS = {
-    "rooms": "simulation.train_rooms",
-    "val_rooms": "simulation.val_rooms",
-    "test_rooms": "simulation.test_rooms",
-    "poses": "simulation.poses",
-    "style": "simulation.style",
-    "seed": "simulation.seed",
-    "output_size": "data.output_size",
-    "max_depth": "data.max_depth",
-}
-PREPARE_SETTINGS = {
-    "dataset": "data.name",
-    "data_root": "data.root",
-    "output_size": "data.output_size",
-    "max_depth": "data.max_depth",
-}
+# Which settings the options of a dataset reach, of a command that has others of its own.
 DATA_SETTINGS = {"dataset": "data.name", "data_root": "data.root"}
 
 
-def given_settings(ctx: typer.Context, table: dict[str, str]) -> Layer:
-    """The settings that the user gave as options, as a layer."""
+def given_settings(ctx: typer.Context, table: Mapping[str, str] | None = None) -> Layer:
+    """The settings that the user gave as options, as a layer.
+
+    Args:
+        ctx: of the command.
+        table: which option is which setting; default: what the command's options stand for.
+    """
+    command: Any = ctx.command
     layer: Layer = {}
-    for option, key in table.items():
+    for option, key in (command.settings if table is None else table).items():
         if ctx.params.get(option) is not None:
             section, name = key.split(".")
             layer.setdefault(section, {})[name] = ctx.params[option]

@@ -32,10 +32,11 @@ from rich.table import Table
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint
 from base_residual.compare import FinishedRun, read_run
-from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, merge
+from base_residual.config import Config, make_config, merge
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
+from base_residual.presets import PRESETS, SIZES, Layer
 from base_residual.speed import device_name, gflops, parameter_count
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure

@@ -48,7 +48,7 @@ from base_residual.audio import echo_frames, fit_echo, read_echo
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.compare import EVERY_EPOCH, compare_runs
-from base_residual.config import Layer, load_layer, make_config, parse_setting
+from base_residual.config import load_layer, make_config, parse_setting
 from base_residual.data.batvision import V2, BatVisionV2, list_recordings, read_depth
 from base_residual.data.prepared import prepared
 from base_residual.data.sample import resize_depth
@@ -57,6 +57,7 @@ from base_residual.evaluation import JUDGED, Evaluation, Protocol
 from base_residual.files import replacing, writable
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.optimization import make_optimizer
+from base_residual.presets import Layer
 from base_residual.run_folder import SUMS, Position, restore_state, save_state
 
 LINUX = sys.platform == "linux"

@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
 from base_residual.baseline import create_model
-from base_residual.config import PRESETS, SIZES, Config, Layer, make_config, merge
+from base_residual.config import Config, make_config, merge
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V2, list_recordings
 from base_residual.data.sample import EchoBatch
@@ -48,6 +48,7 @@ from base_residual.files import replacing
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.model import DepthNet, create_base_residual_model
 from base_residual.optimization import Updater, make_optimizer, mixed_precision
+from base_residual.presets import PRESETS, SIZES, Layer
 from base_residual.speed import gflops, parameter_count
 from base_residual.trainer import Batches, make_loader
 from base_residual.visualize import save_figure

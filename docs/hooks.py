@@ -23,7 +23,8 @@ from mkdocs.structure.pages import Page
 from typer.main import get_command
 
 from base_residual.cli import app
-from base_residual.config import DATASET_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES, Config
+from base_residual.config import Config
+from base_residual.presets import DATASET_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES
 
 ROOT = Path(__file__).parents[1]
 MOUNTED = {
@@ -140,10 +141,16 @@ def command_line() -> str:
         *_options(group),
     ]
     for name, command in group.commands.items():
-        arguments = [parameter.metavar for parameter in command.params if _is_argument(parameter)]
+        arguments = [parameter.metavar for parameter in parameters(command) if _is_argument(parameter)]
         usage = " ".join(["brdepth", name, *arguments, "[OPTIONS]"])
         lines += ["", f"## brdepth {name}", "", command.help, "", "```text", usage, "```", "", *_options(command)]
     return "\n".join(lines) + "\n"
+
+
+def parameters(command: Any) -> list[Any]:
+    """A command's arguments and options as its help has them."""
+    found: list[Any] = command.get_params(typer.Context(command))
+    return found
 
 
 def _is_argument(parameter: Any) -> bool:
@@ -153,7 +160,7 @@ def _is_argument(parameter: Any) -> bool:
 def _options(command: Any) -> Iterator[str]:
     """Tables of a command's arguments and options, one for each group that `--help` shows."""
     panels: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.params:
+    for parameter in parameters(command):
         panel = "Argument" if _is_argument(parameter) else parameter.rich_help_panel or "Option"
         spelling, meaning = parameter.get_help_record(typer.Context(command))
         panels.setdefault(panel, []).append((f"`{spelling}`", meaning.replace("  [required]", "")))

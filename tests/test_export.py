@@ -25,11 +25,12 @@ from base_residual import export
 from base_residual.audio import EchoFrontEnd, echo_frames
 from base_residual.baseline import create_model
 from base_residual.checkpoint import save_checkpoint
-from base_residual.config import AudioConfig, Config, Layer, make_config
+from base_residual.config import AudioConfig, Config, make_config
 from base_residual.errors import MissingExtraError
 from base_residual.export import ExportError, RealFrontEnd, check_onnx, export_onnx, sample_echoes
 from base_residual.model import DepthDecomposition, DepthNet, create_base_residual_model
 from base_residual.predict import predict_files
+from base_residual.presets import Layer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "export_and_run_onnx.py"
 FRAMES = echo_frames(8.0)

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base_residual.baseline import PlainNet, create_model
-from base_residual.config import Config, Layer
+from base_residual.config import Config
 from base_residual.data.sample import EchoDataset
 from base_residual.errors import ConfigError, ShapeError
 from base_residual.losses import BaseResidualLoss
 from base_residual.model import BaseResidualNet, compose, create_base_residual_model
+from base_residual.presets import Layer
 
 
 @given(

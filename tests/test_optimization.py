@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from base_residual.baseline import create_model
-from base_residual.config import Config, Layer
+from base_residual.config import Config
 from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import ConfigError
 from base_residual.optimization import Updater, learning_rate, make_optimizer, mixed_precision, resolve_device
+from base_residual.presets import Layer
 from base_residual.trainer import Trainer
 
 MakeConfig = Callable[..., Config]

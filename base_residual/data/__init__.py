@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from base_residual.config import SPLITS, Config, DatasetName, choices, listed, make_config
+from base_residual.config import Config, make_config
 from base_residual.errors import DataError
+from base_residual.presets import SPLITS, DatasetName, choices, listed
 
 if TYPE_CHECKING:
     from base_residual.data.cache import Progress

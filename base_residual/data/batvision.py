@@ -17,10 +17,11 @@ from torch import Tensor
 from base_residual.arrays import read_array
 from base_residual.audio import EchoHeader, echo_frames, echo_header, read_ears, read_echo
 from base_residual.chirp import SAMPLE_RATE
-from base_residual.config import SPLITS, DataConfig
+from base_residual.config import DataConfig
 from base_residual.data.sample import EchoSample, clean_depth, fit_sample
 from base_residual.errors import DataError
 from base_residual.files import read_at_most, writable
+from base_residual.presets import SPLITS
 
 log = logging.getLogger("base_residual")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from base_residual.audio import SILENT
-from base_residual.config import SPLITS
 from base_residual.data.batvision import find_layout, list_recordings, read_depth
 from base_residual.data.cache import Progress
 from base_residual.errors import DataError
+from base_residual.presets import SPLITS
 
 
 @dataclass

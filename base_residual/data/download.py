@@ -21,12 +21,12 @@ from pydantic import BaseModel, Field, ValidationError
 from rich.filesize import decimal
 
 from base_residual import __version__
-from base_residual.config import SPLITS, listed
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
 from base_residual.data.cache import Progress
 from base_residual.errors import DataError
 from base_residual.files import replacing
+from base_residual.presets import SPLITS, listed
 
 SERVER = "https://entrepot.recherche.data.gouv.fr"
 LAYOUTS = {"batvisionv2": V2, "batvisionv1": V1}

@@ -16,8 +16,9 @@ import numpy as np
 import soundfile
 
 from base_residual.chirp import SAMPLE_RATE
-from base_residual.config import SPLITS, SimulationConfig
+from base_residual.config import SimulationConfig
 from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
+from base_residual.presets import SPLITS
 
 LOCATION = "Simulated_Rooms"
 UNFINISHED = "rooms.json.partial"

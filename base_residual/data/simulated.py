@@ -14,12 +14,13 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from base_residual.audio import echo_frames
-from base_residual.config import SPLITS, DataConfig, SimulationConfig
+from base_residual.config import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.data.cache import Progress, cached
 from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
 from base_residual.files import discard, replacing
+from base_residual.presets import SPLITS
 
 VERSION = 2
 """Raised whenever the same settings would give other recordings."""
