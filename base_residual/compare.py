@@ -61,7 +61,12 @@ class FinishedRun:
 
     def reached(self, target: float) -> int | None:
         """The first epoch (from 1) whose validation rmse is at most `target` metres."""
-        return next((epoch for epoch, rmse in enumerate(self.val_rmse, start=1) if rmse <= target), None)
+        return first_epoch(self.val_rmse, target)
+
+
+def first_epoch(curve: Sequence[float], target: float) -> int | None:
+    """The first epoch (from 1) of a curve that is at most `target`; None where none is."""
+    return next((epoch for epoch, value in enumerate(curve, start=1) if value <= target), None)
 
 
 @dataclass(frozen=True)

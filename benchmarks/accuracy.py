@@ -31,7 +31,7 @@ from rich.table import Table
 
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint
-from base_residual.compare import FinishedRun, read_run
+from base_residual.compare import FinishedRun, first_epoch, read_run
 from base_residual.config import Config, make_config, merge
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
@@ -149,9 +149,8 @@ def over_seeds(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def epochs_to(target: float, curves: list[list[float]]) -> float | None:
     """Mean number of epochs until the validation rmse reaches a target; None where a run never does."""
-    if any(min(curve) > target for curve in curves):
-        return None
-    return statistics.fmean(next(epoch for epoch, rmse in enumerate(curve, 1) if rmse <= target) for curve in curves)
+    found = [epoch for curve in curves if (epoch := first_epoch(curve, target)) is not None]
+    return statistics.fmean(found) if len(found) == len(curves) else None
 
 
 def machine() -> str:

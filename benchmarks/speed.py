@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ class Sizes(NamedTuple):
     sides: tuple[int, ...] = (64, 128, 256)
     rooms: int = 200  # to render
     repeats: int = 5  # in one turn, of what takes milliseconds
-    process_steps: int = 8  # training steps in one turn of several processes
+    process_steps: int = 6  # training steps in one turn of several processes
     card_steps: int = 20  # training steps, or matrix products, in one turn on a graphics card
     product: int = 2048  # rows and columns of the matrices whose product shows what a processor can do
     card_product: int = 8192  # the same for a graphics card
@@ -520,6 +521,12 @@ def training_in(processes: int, sizes: Sizes) -> float:
     return float(done.stdout)
 
 
+def apart(runs: int, sizes: Sizes) -> float:
+    """Samples per second of that many runs in one process each, side by side: what the machine has to give."""
+    with ThreadPoolExecutor(runs) as pool:
+        return sum(pool.map(lambda _: training_in(1, sizes), range(runs)))
+
+
 def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     """What it costs as the work grows."""
     config, side, turns = package_config(sizes), sizes.side, sizes.growth_turns
@@ -550,10 +557,10 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
         "recordings": swept("recordings read", "samples/s", turns, read),
         "workers": swept("worker processes that read", "samples/s", turns, share),
     }
-    counts = [1, 2]
-    turns_of = [[training_in(count, sizes) for count in counts] for _ in range(turns)]
-    panels["processes"] = {"x": "processes, with one thread each", "y": "samples/s of training", "at": counts}
-    panels["processes"]["series"] = {"package": [statistics.median(found) for found in zip(*turns_of, strict=True)]}
+    turns_of = [(training_in(1, sizes), training_in(2, sizes), apart(2, sizes)) for _ in range(turns)]
+    one, together, alone = (statistics.median(found) for found in zip(*turns_of, strict=True))
+    panels["processes"] = {"x": "processes, with one thread each", "y": "samples/s of training", "at": [1, 2]}
+    panels["processes"]["series"] = {"package": [one, together], "runs that share nothing": [one, alone]}
     if LINUX:
         peaks = [peak_of_preparing(root, split, config) for split in splits.values()]
         panels["memory"] = {"x": "recordings prepared", "y": "peak memory (MB)", "at": list(splits)}
@@ -584,6 +591,7 @@ GOALS = {
     "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
     "onnx_ms": Goal("from one echo to a map in ONNX Runtime", most=30, unit=" ms"),
     "processes_ratio": Goal("training in two processes with a core each, of one", least=1.8),
+    "processes_share": Goal("the same, of two runs that share nothing"),
     "simulate_per_s": Goal("simulated poses on all cores", least=100, unit="/s"),
     "import_ratio": Goal("time to import the package, of that of torch alone", most=1.2),
     "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
@@ -701,9 +709,12 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
         card["share_of_peak"] = share
     per_second = {name: medians(ways) for name, ways in speeds.items()}
     kept = {name: found[name] for name in ("sizes", "growth")}
-    one, two = found["growth"]["processes"]["series"]["package"]
+    processes = found["growth"]["processes"]["series"]
+    one, two = processes["package"]
+    ratios = headline(speeds) | {"processes_ratio": two / one}
+    ratios["processes_share"] = two / processes["runs that share nothing"][1]
     kept["share_of_peak"] = shares(speeds["step"], sizes)
-    return {"ratios": headline(speeds) | {"processes_ratio": two / one}, "per_second": per_second, "card": card} | kept
+    return {"ratios": ratios, "per_second": per_second, "card": card} | kept
 
 
 def profile(sizes: Sizes, device: torch.device) -> dict[str, dict[str, float]]:
