@@ -339,14 +339,16 @@ app.add_typer(cli_data.app)
 
 def _rehearse(config: Config, out: Output) -> None:
     """Print what training would use and, as comments of the same YAML file, what it would cost."""
-    out.show(config.to_yaml().rstrip())
     if out.quiet and not out.as_json:
         return  # the settings are valid, which is all that is asked
     from base_residual.console import estimate_lines
     from base_residual.estimate import estimate
+    from base_residual.processes import leading
 
+    if not leading():
+        return
     found = estimate(config)
-    out.show(*(f"# {line}" for line in estimate_lines(found)))
+    out.show(config.to_yaml().rstrip(), *(f"# {line}" for line in estimate_lines(found)))
     out.json({"config": config.model_dump(mode="json"), "estimate": found.as_dict()})
 
 

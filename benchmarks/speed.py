@@ -657,7 +657,7 @@ def figure(result: Mapping[str, Any]) -> Any:
     bars, *axes = drawn.subplots(lines, 3).flat
     names = [name for name in reversed(GOALS) if "_ratio" in name and not GOALS[name].most]
     drawn_bars = bars.barh([name.replace("_", " ") for name in names], [result["ratios"][name] for name in names])
-    bars.bar_label(drawn_bars, fmt=shown, padding=5)
+    bars.bar_label(drawn_bars, fmt=shown, padding=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     bars.margins(x=0.2)
     for place, name in enumerate(names):
         bars.vlines(GOALS[name].least or [], place - 0.45, place + 0.45, "k", lw=2)

@@ -450,6 +450,14 @@ def test_a_dry_run_needs_no_data_and_says_that_none_are_there() -> None:
     assert re.search(r"^# time:    about \S+ s for a step of 2 recordings", printed, re.M)
 
 
+def test_of_several_processes_one_prints_the_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ["train", *TINY_OPTIONS, "--dry-run", "--json"]
+    monkeypatch.setenv("RANK", "1")
+    assert streams(*line) == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    assert json.loads(streams(*line)[0]).keys() == {"config", "estimate"}
+
+
 def test_a_quiet_dry_run_judges_the_settings_alone() -> None:
     assert streams("train", "--dry-run", "--quiet") == ("", "")
     assert sentence(brdepth("train", "--epochs", 0, "--dry-run", "--quiet", code=2))
