@@ -47,8 +47,8 @@ class EchoLookup(nn.Module):
         place = 2 * (columns[:, :, None] + self.around) - 1  # (B * N, N, TAPS), -1 at the first moment, 1 at the last
         place = torch.stack([place, torch.zeros_like(place)], dim=3)
         found = F.grid_sample(heard, place, padding_mode="border", align_corners=False)  # (B * N, BEAMS, N, TAPS)
-        cells: Tensor = found.unflatten(0, (-1, self.cells)).permute(0, 3, 1, 2, 4).flatten(3)  # (B, N, N, BEAMS * TAPS)
-        return cells.permute(0, 3, 1, 2)  # channels last in memory, as the convolution after it likes them
+        cells: Tensor = found.unflatten(0, (-1, self.cells)).permute(0, 3, 1, 2, 4)  # (B, N, N, BEAMS, TAPS)
+        return cells.flatten(3).permute(0, 3, 1, 2)  # channels last in memory, as the convolution after it likes them
 
 
 class LookupDecoder(nn.Module):
