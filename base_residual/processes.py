@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from base_residual.errors import TrainingError
+from base_residual.errors import ConfigError, TrainingError
 
 
 class Processes(NamedTuple):
@@ -84,23 +84,28 @@ def joined(device: torch.device) -> Iterator[Processes]:
         device: of this process; CUDA talks over NCCL, everything else over gloo.
 
     Raises:
+        ConfigError: the environment does not say how they meet.
         TrainingError: another one has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise ConfigError(f"WORLD_SIZE is set and {name} is not. Start several processes with torchrun.")
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         yield Processes(dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
         if "gloo" not in str(error) and not isinstance(error, dist.DistError):
             raise
         raise TrainingError(
-            f"Process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which has ended or cannot be "
-            "reached. What was saved is whole; start them all again with --resume."
+            f"Process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost another one, which has ended or "
+            "cannot be reached. What was saved is whole; start them all again with --resume."
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class SharedNorm(_BatchNorm):

@@ -20,10 +20,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import base_residual.export
-from base_residual import __version__
+from base_residual import __version__, load_model
 from base_residual.cli import app
 from base_residual.config import make_config
+from base_residual.errors import DataError, TrainingInterrupted
 from base_residual.output import Output
+from base_residual.predict import predict_files
+from base_residual.trainer import Trainer
 
 TINY_OPTIONS = [
     item
@@ -186,12 +189,24 @@ def test_preparing_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pyte
         assert (Path(line.rsplit(", ", 1)[1]) / "depth.npy").is_file()
 
 
+def test_a_shard_says_what_is_still_to_come(tmp_path: Path) -> None:
+    few = ["--rooms", 2, "--val-rooms", 1, "--test-rooms", 1, "--poses", 1, "--output-size", 16, "--max-depth", 8]
+    said = brdepth("simulate", tmp_path / "rooms", *few, "--shard", "1/2")
+    assert f"Shard 1/2 is rendered beside {tmp_path / 'rooms'}, which appears when all shards are." in said
+    assert not (tmp_path / "rooms").exists()
+    assert f"Rooms: {tmp_path / 'rooms'}" in brdepth("simulate", tmp_path / "rooms", *few, "--shard", "2/2")
+
+
 def test_checking_names_each_problem_and_ends_with_code_one(tmp_path: Path) -> None:
     root = write_batvision(tmp_path)
     (root / "Attic" / "audio" / "audio_0.wav").unlink()
-    output = brdepth("check-data", root, code=1)
-    assert output.count("Problem: The recording") == 3
-    assert "3 problems." in output
+    soundfile.write(root / "Attic" / "audio" / "audio_1.wav", np.zeros((100, 2)), 44_100)
+    np.save(root / "Attic" / "depth" / "depth_1.npy", np.zeros((4, 4, 3)))
+    output = " ".join(brdepth("check-data", root, code=1).split())
+    assert output.count("audio_0.wav does not exist") == 3
+    assert output.count("audio_1.wav is silent") == 3
+    assert output.count("depth_1.npy has shape (4, 4, 3)") == 3
+    assert "9 problems." in output
 
 
 OLD_LINE = (
@@ -333,6 +348,28 @@ def test_recordings_that_cannot_be_predicted_are_named(run: tuple[Path, str], tm
     twice = brdepth("predict", checkpoint, tmp_path / "x" / "echo.wav", tmp_path / "y" / "echo.wav", code=2)
     assert "called 'echo'" in sentence(twice)
     assert "Known are train, val, test" in sentence(brdepth("eval", checkpoint, "--split", "dev", code=2))
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"),
+    [
+        (TrainingInterrupted("Stopped in epoch 1 after 2 of 3 steps."), "Stopped in epoch 1 after 2 of 3 steps."),
+        (KeyboardInterrupt(), "What was finished is kept; the same command goes on from there."),
+    ],
+)
+def test_what_is_stopped_ends_with_a_sentence_and_code_130(
+    stop: BaseException, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(trainer: Trainer) -> None:
+        raise stop
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert words in brdepth("train", *TINY_OPTIONS, "--results-dir", tmp_path, code=130)
+
+
+def test_no_recording_is_no_prediction(run: tuple[Path, str]) -> None:
+    with pytest.raises(DataError, match="No recording was given"):
+        predict_files(load_model(run[0] / "best.safetensors"), [])
 
 
 def test_unwritable_results_end_in_one_sentence(tmp_path: Path) -> None:

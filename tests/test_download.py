@@ -17,7 +17,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import write_batvision
 from test_cli import brdepth, sentence
+from typer.testing import CliRunner
 
+from base_residual.cli import app
 from base_residual.data import download as source
 from base_residual.errors import DataError
 
@@ -219,6 +221,14 @@ def test_no_server_no_dataset_and_no_file_are_one_sentence(dataverse: Dataverse,
             source.list_files("batvisionv2", server)
     output = brdepth("download", "simulated", tmp_path, "--yes", code=2)
     assert sentence(output) == "Error: There is no download of 'simulated'. Known are batvisionv2, batvisionv1."
+
+
+def test_who_says_no_gets_nothing(published: Dataverse, tmp_path: Path) -> None:
+    line = ["download", "batvisionv2", str(tmp_path / "got"), "--server", published.address]
+    answer = CliRunner().invoke(app, line, input="n\n")
+    assert answer.exit_code == 1
+    assert f"Download into {tmp_path / 'got'}, and extract there? [y/N]: n" in answer.output
+    assert not (tmp_path / "got").exists()
 
 
 def test_a_file_that_is_gone_is_named(dataverse: Dataverse, tmp_path: Path) -> None:

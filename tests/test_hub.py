@@ -165,6 +165,20 @@ def test_the_card_names_every_dataset(name: str, tmp_path: Path) -> None:
     assert "before the direct sound, which is looked for" in text
 
 
+@pytest.mark.parametrize(
+    ("audio", "words"),
+    [
+        ({}, "The emitted sound is a sweep from 20 to 20,000 Hz in 3 ms (`ChirpDesign`): the echo is correlated"),
+        ({"template": "direct"}, "The emitted sound is a short one; each recording's direct sound says which."),
+        ({"front_end": "waveform"}, "The emitted sound is that of the training data; in simulated rooms, a sweep"),
+    ],
+)
+def test_the_card_says_what_the_robot_has_to_emit(audio: dict[str, str], words: str, tmp_path: Path) -> None:
+    config = make_config({"data": {"output_size": 32}, "model": {"base_channels": 4}, "audio": audio})
+    create_base_residual_model(config).save_pretrained(tmp_path)
+    assert words in " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
+
+
 def test_the_code_on_the_card_runs(model: BaseResidualNet, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
@@ -317,4 +331,5 @@ def test_the_public_names_are_there() -> None:
 
     assert "ChirpDesign" in br.__all__
     assert sorted(br.__all__) == br.__all__
+    assert set(br.__all__) <= set(dir(br))
     assert all(hasattr(br, name) for name in br.__all__)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -224,3 +225,22 @@ def test_a_setting_decides_whether_files_are_read(cache: Path, root: Path, tiny:
         config = make_config({"data": {"name": "batvisionv2", "output_size": 32, "prepare": prepare}})
         kinds[prepare] = type(open_dataset("batvisionv2", root, "train", config))
     assert kinds == {True: PreparedSet, False: BatVisionV2}
+
+
+def test_another_process_maps_the_set_anew_instead_of_being_sent_it(root: Path, cache: Path) -> None:
+    made = prepared.prepared(files(root))
+    sent = pickle.dumps(made)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)
+    assert torch.equal(again[2].waveform, made[2].waveform)
+    assert torch.equal(again[2].depth, made[2].depth)
+
+
+def test_recordings_that_change_while_they_are_prepared_are_noticed(root: Path, cache: Path) -> None:
+    depth = root / "Attic" / "depth" / "depth_0.npy"
+
+    def change(what: str, done: int, total: int) -> None:
+        np.save(depth, np.full((6, 6), 1234, np.uint16))
+
+    with pytest.raises(DataError, match="changed while they were being prepared"):
+        prepared.prepared(files(root), change)

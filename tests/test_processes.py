@@ -21,9 +21,9 @@ from base_residual.baseline import create_model
 from base_residual.checkpoint import load_model, save_checkpoint
 from base_residual.config import Config
 from base_residual.data import open_dataset
-from base_residual.errors import ConfigError
+from base_residual.errors import ConfigError, TrainingError
 from base_residual.evaluation import evaluate
-from base_residual.processes import Processes, SharedNorm, leading, own_device, share_norms
+from base_residual.processes import Processes, SharedNorm, joined, leading, own_device, share_norms
 from base_residual.trainer import Batches, Trainer
 
 MakeConfig = Callable[..., Config]
@@ -184,6 +184,21 @@ def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: P
     assert "already holds a run" in said[0]
     after = load_file(config.run_dir / "last.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_process_that_ends_before_all_have_met_is_missed_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def meet(backend: str) -> None:
+        raise RuntimeError(f"[third_party/{backend}/transport/tcp/pair.cc] Connection closed by peer")
+
+    meeting = {"WORLD_SIZE": "3", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in meeting.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    with pytest.raises(TrainingError, match="Process 1 of 3 has lost another one"), joined(torch.device("cpu")):
+        pytest.fail("nobody has met")
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(ConfigError, match="MASTER_PORT is not"), joined(torch.device("cpu")):
+        pytest.fail("nobody knows where to meet")
 
 
 def test_processes_share_each_batch_and_leave_nothing_out() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from test_cli import brdepth
 
 from base_residual.config import make_config
 from base_residual.data import open_dataset
@@ -74,6 +75,13 @@ def test_converted_scenes_read_like_any_other_dataset(
     findings = check_data(tmp_path / "set")
     assert findings.problems == []
     assert findings.shared == 0
+
+
+def test_the_command_says_how_to_train_on_what_it_converted(tmp_path: Path, echoes: Path) -> None:
+    source, root = write(tmp_path / "scene_observations_128.pkl", views()), tmp_path / "set"
+    said = brdepth("convert-replica", source, echoes, root)
+    assert f"Recordings: 4, in {root}" in said
+    assert f"Train: brdepth train --dataset replica --data-root {root}" in said
 
 
 def test_the_eighteen_scenes_are_in_one_split_each() -> None:

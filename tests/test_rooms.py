@@ -15,6 +15,7 @@ from base_residual.data.rooms import (
     Chance,
     Pose,
     Room,
+    Style,
     cast_rays,
     draw_chance,
     draw_pose,
@@ -158,6 +159,13 @@ def test_rooms_hold_their_furniture_and_the_robot_stands_free(style: str) -> Non
         pose = draw_pose(rng, room)
         if pose is not None:
             assert np.median(render_depth(room, pose, 16)) >= 0.8
+
+
+def test_furniture_that_does_not_fit_is_left_out() -> None:
+    narrow = Style(length=(0.8, 0.8), furniture=(20, 20))
+    room = draw_room(np.random.default_rng(0), narrow)
+    assert 0 < len(room.boxes) < 20
+    assert all(np.hypot(*box.size[:2]) < 2 * 0.8 for box in room.boxes)
 
 
 def test_the_chirp_sweeps_for_three_milliseconds() -> None:

@@ -32,6 +32,13 @@ def test_without_a_ground_truth_there_is_no_panel_for_it() -> None:
     assert titles(decomposition_figure([panel(gt=False)])) == ["base", "residual", "final"]
 
 
+def test_where_one_of_the_rows_has_no_ground_truth_its_place_is_left_empty() -> None:
+    figure = decomposition_figure([panel(), panel(gt=False)])
+    maps = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    assert [len(axis.images) for axis in maps] == [1, 1, 1, 1, 1, 1, 1, 0]
+    assert not maps[-1].axison
+
+
 def test_base_final_and_truth_share_a_scale_and_the_residual_is_symmetric() -> None:
     figure = decomposition_figure([panel()])
     base, residual, final, truth = (axis.images[0] for axis in figure.axes[:4])
