@@ -38,6 +38,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         patch.setenv("BRDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("COLUMNS", "80")
+        patch.setenv("OMP_NUM_THREADS", "1")  # of what tests start; of themselves see below
         patch.delenv("BRDEPTH_DATA", raising=False)
         yield
 
