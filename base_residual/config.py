@@ -155,7 +155,7 @@ class LossConfig(Section):
         description="Side of the low-pass box, in pixels.",
         json_schema_extra={"implied": "1/16 of the map's side"},
     )
-    adaptive: bool = Field(False, description="Change the weights after the warm-up; switches the curriculum on, too.")
+    adaptive: bool = Field(False, description="Weights of its own, which change after the warm-up, for the lambdas; switches the curriculum on, too.")
     warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
     schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")
     curriculum: bool = Field(False, description="After the warm-up, keep the reconstruction from moving the base.")

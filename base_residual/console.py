@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean")
 HEALTHY = {
     "base_positive": ">= 0",
-    "base_smoothness": "well below 1",
+    "base_smoothness": "below 0.25",
     "base_rmse": "above rmse",
     "residual_abs_mean": "< 1 m, not 0",
     "residual_gain": "> 0",

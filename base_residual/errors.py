@@ -43,5 +43,5 @@ class MissingExtraError(BaseResidualError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
             f"{feature} needs an optional dependency that is not installed. "
-            f'Install it with: pip install "base-residual-depth[{extra}]"'
+            f'Install it with: pip install "base-residual-depth[{extra}]", or ".[{extra}]" in a checkout.'
         )

@@ -19,7 +19,7 @@ from base_residual.processes import ALONE, Processes
 LOWPASS_SHARE = (
     1 / 16
 )  # of the side: the scale that tells layout from detail in every report, whatever a run's loss used
-SMOOTH_BASE = 0.25  # of the detail's energy in the ground truth; "well below 1"
+SMOOTH_BASE = 0.25  # of the detail's energy in the ground truth
 IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
 JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
@@ -255,7 +255,7 @@ def success_criteria(
         figure = f"best of the first {CONVERGED_EPOCHS} epochs {early:.3f} m, of all {len(val_rmse)} {best:.3f} m"
         criteria.append(Criterion("converged within 20 epochs", early <= best * (1 + CONVERGED_WITHIN), figure))
     else:
-        figure = f"the run has {len(val_rmse)} epochs; it takes more than {CONVERGED_EPOCHS} to tell"
+        figure = f"{len(val_rmse)} epochs are known; it takes more than {CONVERGED_EPOCHS} to tell"
         criteria.append(Criterion("converged within 20 epochs", None, figure))
     if figures:
         criteria.append(Criterion("residual follows the detail", corr > 0, f"correlation {corr:+.3f}"))
