@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -63,7 +63,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             raise DataError(f"The recording {path} does not exist.")
         with soundfile.SoundFile(str(path)) as file:
             yield file
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError, UnicodeError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error
 
 
@@ -104,14 +104,29 @@ def _check(header: EchoHeader, path: Path) -> None:
             f"The recording {path} has {header.channels} channel{'s'[: header.channels != 1]}; expected are 2, left "
             "and right ear. One ear cannot tell left from right."
         )
-    if not SLOWEST_RATE <= header.sample_rate <= FASTEST_RATE:
-        raise DataError(
-            f"The recording {path} has {header.sample_rate} Hz; expected are {SLOWEST_RATE} to {FASTEST_RATE} Hz."
-        )
+    checked_rate(header.sample_rate, f"The recording {path}")
     if not 0 < header.frames <= MAX_SECONDS * header.sample_rate:
         raise DataError(
             f"The recording {path} has {header.frames} frames; expected are 1 frame to {MAX_SECONDS:.0f} s."
         )
+
+
+def checked_rate(rate: float, what: str) -> int:
+    """A rate in Hz as a whole number.
+
+    Raises:
+        DataError: no echo is recorded at such a rate.
+    """
+    if not SLOWEST_RATE <= rate <= FASTEST_RATE or rate != int(rate):
+        raise DataError(f"{what} has {rate} Hz; expected are {SLOWEST_RATE} to {FASTEST_RATE} Hz.")
+    return int(rate)
+
+
+def as_float32(values: Any) -> Tensor:
+    """A tensor as it is, or a copy of an array of any order, on the CPU; float32 either way."""
+    if isinstance(values, Tensor):
+        return values.float()
+    return torch.from_numpy(np.array(values, np.float32, order="C"))
 
 
 def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:

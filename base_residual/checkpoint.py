@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from base_residual import __version__
 from base_residual.baseline import create_model
 from base_residual.config import Config, make_config
 from base_residual.errors import CheckpointError, ConfigError, TrainingError
@@ -67,7 +67,7 @@ def save_checkpoint(
     assert config is not None
     header = {
         "format": FORMAT,
-        "version": version("base-residual-depth"),
+        "version": __version__,
         "epoch": str(epoch),
         "config": config.model_dump_json(),
         "history": json.dumps(history),

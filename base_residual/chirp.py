@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from base_residual.errors import ConfigError
 
 SAMPLE_RATE = 44_100
 """Rate of every waveform inside the package, in Hz."""
@@ -27,6 +30,13 @@ class ChirpDesign:
     end_hz: float = 20_000.0
     fade: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not (0 < self.duration <= 1 and 0 <= self.fade <= 0.5 and min(self.start_hz, self.end_hz) > 0):
+            raise ConfigError(
+                f"There is no such chirp: {self}. Its duration is above 0 and at most 1 s, its fade from 0 to 0.5, "
+                "and its frequencies are above 0."
+            )
+
     def waveform(self, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float64]:
         """Samples of the chirp, peak 1.
 
@@ -34,8 +44,15 @@ class ChirpDesign:
             sample_rate: rate in Hz.
 
         Returns:
-            float64 array of shape (duration * sample_rate,).
+            float64 array of shape (duration * sample_rate,); at a rate below twice the highest frequency, what such a
+            recording can hold of the chirp.
         """
+        times = math.ceil(2 * max(self.start_hz, self.end_hz) / sample_rate)
+        if times > 1:
+            from scipy.signal import resample_poly  # slow to import
+
+            held: NDArray[np.float64] = resample_poly(self.waveform(times * sample_rate), 1, times)
+            return held
         count = round(self.duration * sample_rate)
         t = np.arange(count) / sample_rate
         sweep = (self.end_hz - self.start_hz) / self.duration

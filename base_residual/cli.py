@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +60,8 @@ def start(
     ] = False,
 ) -> None:
     """Show what the package has to say, one line each."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[Notes()])
 
 
@@ -172,12 +176,13 @@ def evaluate_checkpoint(
     from base_residual.evaluation import evaluate, success_criteria
 
     out = Output(as_json, quiet)
-    loaded, samples = _load(ctx, checkpoint, split, device, out)
+    loaded, config, samples = _load(ctx, checkpoint, split, device, out)
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
     criteria = success_criteria(found, [record["val/rmse"] for record in loaded.history])
     verdicts = [criterion._asdict() for criterion in criteria]
-    out.json(found.as_dict() | {"split": split, "epoch": loaded.epoch, "criteria": verdicts})
-    out.show(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split}"))
+    about = {"dataset": config.data.name, "split": split, "epoch": loaded.epoch, "criteria": verdicts}
+    out.json(found.as_dict() | about)
+    out.show(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {config.data.name}"))
     out.show(Text(protocol_line(found)), criteria_table(criteria))
 
 
@@ -209,7 +214,7 @@ def visualize(
     else:
         from base_residual.data.sample import collate, spread
 
-        loaded, samples = _load(ctx, checkpoint, split, device, result)
+        loaded, _, samples = _load(ctx, checkpoint, split, device, result)
         shown = [samples[index] for index in spread(len(samples), count)]
         batch = collate(shown)
         rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
@@ -258,7 +263,7 @@ def export(
 @app.command(cls=Command)
 def benchmark(
     checkpoint: CheckpointArgument,
-    batch_size: Annotated[int, typer.Option(min=1, help="Echoes at a time, for the throughput.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Echoes at a time, for the throughput.")] = 32,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -359,13 +364,18 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint:
     return load_checkpoint(path, resolve_device(device))
 
 
-def _load(ctx: typer.Context, path: Path, split: str, device: str, out: Output) -> tuple[Checkpoint, EchoDataset]:
-    """A checkpoint, and a split of its dataset or of the one that the options name."""
+def _load(
+    ctx: typer.Context, path: Path, split: str, device: str, out: Output
+) -> tuple[Checkpoint, Config, EchoDataset]:
+    """A checkpoint, and a split of its dataset or of the one that the options name, with the settings of that."""
     from base_residual.config import make_config, merge
     from base_residual.console import counting
     from base_residual.data import open_dataset
 
     loaded = _load_checkpoint(path, device)
-    config = make_config(merge(loaded.config.model_dump(mode="json"), given_settings(ctx, DATA_SETTINGS)))
+    given = given_settings(ctx, DATA_SETTINGS)
+    if given.get("data", {}).get("name", loaded.config.data.name) != loaded.config.data.name:
+        given["data"].setdefault("root", None)  # the run's folder holds another dataset
+    config = make_config(merge(loaded.config.model_dump(mode="json"), given))
     with counting(out.progress) as progress:
-        return loaded, open_dataset(config.data.name, config.data.root, split, config, progress)
+        return loaded, config, open_dataset(config.data.name, config.data.root, split, config, progress)

@@ -195,6 +195,12 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     return read_runs(folders)
 
 
+def _tested_on(run: FinishedRun) -> tuple[Any, ...]:
+    """What two runs must have in common for their figures to compare."""
+    counts = [run.test.metrics.get(name) for name in ("images", "images_without_depth")]
+    return run.test.protocol, run.config.data.name, run.config.simulation, *counts
+
+
 def read_runs(folders: Sequence[Path]) -> Comparison:
     """Read runs and choose their reference: the plain U-Net if there is one, else the plain network, else the first.
 
@@ -204,13 +210,11 @@ def read_runs(folders: Sequence[Path]) -> Comparison:
     Raises:
         RunError: one is not finished, or their figures do not compare.
     """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RunError("A run is given twice.")
     runs = [read_run(folder) for folder in folders]
     for run in runs[1:]:
-        same_data = (run.config.data.name, run.config.simulation) == (
-            runs[0].config.data.name,
-            runs[0].config.simulation,
-        )
-        if run.test.protocol != runs[0].test.protocol or not same_data:
+        if _tested_on(run) != _tested_on(runs[0]):
             raise RunError(f"{runs[0].folder} and {run.folder} were tested on other data or by another protocol.")
     order = [run for name in BASELINES for run in runs if run.config.model.name == name]
     return Comparison(runs, (order or runs)[0])

@@ -29,6 +29,7 @@ from base_residual.presets import (
 
 MAX_FILE = 2**16  # bytes of a configuration
 MAX_SIDE = 1024  # pixels
+MAX_ROOMS = 1_000_000
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 
@@ -36,7 +37,12 @@ class Section(BaseModel):
     """A frozen group of settings that names the nearest known one when it meets an unknown one."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, defer_build=True
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_default=True,
+        defer_build=True,
+        allow_inf_nan=False,  # which JSON does not have
     )
 
     @model_validator(mode="before")
@@ -67,7 +73,7 @@ class DataConfig(Section):
     output_size: int = Field(
         256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )
-    max_depth: float = Field(30.0, gt=0, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
+    max_depth: float = Field(30.0, ge=0.5, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
     align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
     mirror: bool = Field(True, description="Mirror half of the training samples: swap the ears, flip the depth.")
     noise: float = Field(
@@ -85,9 +91,9 @@ class DataConfig(Section):
 class SimulationConfig(Section):
     """The simulated rooms; read when the dataset is `simulated`."""
 
-    train_rooms: int = Field(1500, ge=1, description="Rooms to train on.")
-    val_rooms: int = Field(100, ge=1, description="Rooms to validate on, none of them a training room.")
-    test_rooms: int = Field(200, ge=1, description="Rooms to test on, seen by nothing before.")
+    train_rooms: int = Field(1500, ge=1, le=MAX_ROOMS, description="Rooms to train on.")
+    val_rooms: int = Field(100, ge=1, le=MAX_ROOMS, description="Rooms to validate on, none of them a training room.")
+    test_rooms: int = Field(200, ge=1, le=MAX_ROOMS, description="Rooms to test on, seen by nothing before.")
     poses: int = Field(2, ge=1, le=1000, description="Places in each room from which the robot listens.")
     style: Literal["standard", "hard"] = Field("standard", description="Distribution that the rooms are drawn from.")
     seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
@@ -155,7 +161,9 @@ class LossConfig(Section):
         description="Side of the low-pass box, in pixels.",
         json_schema_extra={"implied": "1/16 of the map's side"},
     )
-    adaptive: bool = Field(False, description="Weights of its own, which change after the warm-up, for the lambdas; switches the curriculum on, too.")
+    adaptive: bool = Field(
+        False, description="Weights that change after the warm-up, in place of the lambdas; with the curriculum."
+    )
     warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
     schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")
     curriculum: bool = Field(False, description="After the warm-up, keep the reconstruction from moving the base.")

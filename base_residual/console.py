@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from base_residual.compare import Comparison
 from base_residual.config import Config
@@ -55,7 +56,7 @@ class ConsoleTracker(Tracker):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+        self._console = console or Console(highlight=False, markup=False)
         self._told: set[str] = set()
 
     def preparing(self, what: str, done: int, total: int) -> None:
@@ -83,7 +84,7 @@ def terminal_tracker(console: Console | None = None, live: bool | None = None) -
     """
     from base_residual.live import LiveTracker, drawable
 
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, markup=False)
     if live and not console.file.isatty():
         raise ConfigError("--live draws in a terminal, and the output leads elsewhere. Leave it out to get lines.")
     return LiveTracker(console) if live or (live is None and drawable(console)) else ConsoleTracker(console)
@@ -92,7 +93,7 @@ def terminal_tracker(console: Console | None = None, live: bool | None = None) -
 def working(console: Console, in_bytes: bool = False) -> Progress:
     """A progress bar that goes away when it is done and shows nothing where there is no terminal."""
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), amount, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), amount, TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal or console.quiet)
 
 
@@ -133,7 +134,7 @@ def criteria_table(criteria: Sequence[Criterion]) -> Table:
     table = Table("", "criterion", "figure", title="Success criteria", title_justify="left", box=box.SIMPLE_HEAD)
     for criterion in criteria:
         colour = {True: "green", False: "red", None: "yellow"}[criterion.met]
-        table.add_row(f"[{colour}]{criterion.verdict}[/]", criterion.name, criterion.figure)
+        table.add_row(Text(criterion.verdict, colour), criterion.name, criterion.figure)
     return table
 
 

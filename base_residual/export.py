@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base_residual import __version__
 from base_residual.audio import EchoFrontEnd, analytic_weights, echo_frames, fast_length
 from base_residual.chirp import ChirpDesign
 from base_residual.errors import BaseResidualError, MissingExtraError
@@ -39,7 +39,8 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
 
     The input is `waveform`, float32 (batch, 2, frames) of any batch size; the outputs are `base`, `residual` and
     `final`, float32 (batch, 1, S, S) in metres. The metadata say `max_depth` in metres, `sample_rate` in Hz,
-    `output_size` S in pixels, `frames` in samples, and the `version` of this package.
+    `output_size` S in pixels, `frames` in samples, whether it was trained on `aligned` echoes, and this package's
+    `version`.
 
     Args:
         model: a network with a front end, on any device; it is left as it is.
@@ -70,7 +71,8 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
         "sample_rate": rate,
         "output_size": model.output_size,
         "frames": frames,
-        "version": version("base-residual-depth"),
+        "aligned": model.aligns,
+        "version": __version__,
     }
     net = ExportedNet(copy.deepcopy(model).cpu(), frames).eval()
     with _quiet():
@@ -111,14 +113,15 @@ def check_onnx(model: DepthNet, path: Path) -> float:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("export", "onnx") from error
-    model = copy.deepcopy(model).cpu()  # a GPU rounds in its own way
+    model = copy.deepcopy(model).cpu().eval()  # a GPU rounds in its own way
     assert model.front_end is not None
     rate = model.front_end.config.sample_rate
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = []
     for batch in (1, 3):
         echoes = sample_echoes(batch, echo_frames(model.max_depth, rate), rate)
-        ours = torch.stack(model.predict(echoes))
+        with torch.inference_mode():
+            ours = torch.stack(model.listen(echoes))
         theirs = torch.stack([torch.from_numpy(part) for part in session.run(OUTPUTS, {"waveform": echoes.numpy()})])
         largest.append((ours - theirs).abs().max())
     return float(torch.stack(largest).max())

@@ -8,7 +8,7 @@ from typing import Any
 
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
-from base_residual.errors import CheckpointError, ConfigError, MissingExtraError, RunError
+from base_residual.errors import BaseResidualError, CheckpointError, ConfigError, MissingExtraError, RunError
 from base_residual.evaluation import Evaluation
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.model import DepthNet
@@ -68,7 +68,9 @@ def save_model(model: DepthNet, folder: str | Path, evaluation: Evaluation | Non
     published = HubModel(model)
     try:
         published.save_pretrained(folder, model_card_kwargs={"evaluation": evaluation}, **options)
-    except (OSError, ValueError) as error:  # a disk, a connection or a server; a name that no repository can have
+    except BaseResidualError:
+        raise
+    except Exception as error:  # a disk, a name that no repository can have, whatever the client's connection raises
         raise RunError(f"Cannot save the model as {folder}: {_first_line(error)}") from error
 
 

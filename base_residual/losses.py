@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,12 @@ def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "
         kind: `l1` for mean |final - gt|; `rmse` for each image's root mean square, then the mean over images, which is
             what evaluation measures and what a few pixels far off move most.
         count: what the mean divides by.
+
+    Raises:
+        ConfigError: there is no such kind.
     """
+    if kind not in get_args(ReconKind):
+        raise ConfigError(f"Unknown reconstruction '{kind}'. Known are {', '.join(get_args(ReconKind))}.")
     if kind == "l1":
         return masked_mean((final - gt).abs(), valid, count)
     squares = torch.where(valid, final - gt, 0).square().sum(dim=(1, 2, 3))
@@ -116,7 +121,8 @@ def decomposition_terms(
         count: what the means divide by.
 
     Raises:
-        ShapeError: the shapes differ.
+        ShapeError: the shapes differ, or the mask is not bool.
+        ConfigError: there is no such kind of reconstruction.
     """
     for name, tensor in {"base": base, "residual": residual, "final": final}.items():
         if tensor.shape != gt.shape or gt.ndim != 4:
@@ -124,6 +130,10 @@ def decomposition_terms(
                 f"{name} has shape {tuple(tensor.shape)} and gt {tuple(gt.shape)}; expected are equal (B, 1, H, W)."
             )
     valid = gt > 0 if valid_mask is None else valid_mask
+    if valid.shape != gt.shape or valid.dtype != torch.bool:
+        raise ShapeError(
+            f"valid_mask has shape {tuple(valid.shape)} and type {valid.dtype}; expected is bool {tuple(gt.shape)}."
+        )
     smooth = low_pass(torch.where(valid, gt, 0), kernel, valid)
     return LossTerms(
         recon=reconstruction(final, gt, valid, recon, count),

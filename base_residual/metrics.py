@@ -171,7 +171,8 @@ class DecompositionFigures:
             torch.stack(self._sums).cpu().double().sum(dim=0).tolist()
         )
         base_rmse, rmse = self._base.compute()["rmse"], self._final.compute()["rmse"]
-        spread = ((rr - r * r / count) * (mm - m * m / count)) ** 0.5
+        # Rounding may leave a variance of nothing a little below 0.
+        spread = (max(0.0, rr - r * r / count) * max(0.0, mm - m * m / count)) ** 0.5
         return {
             "base_positive": float(torch.stack(self._smallest).min()),
             "base_smoothness": base_detail / gt_detail if gt_detail > 0 else float("nan"),
@@ -179,6 +180,6 @@ class DecompositionFigures:
             "residual_abs_mean": absolute / count,
             "residual_gain": 1 - rmse / base_rmse if base_rmse > 0 else 0.0,
             # A residual that never changes says nothing about the detail.
-            "residual_detail_corr": (rm - r * m / count) / spread if spread > 0 else 0.0,
+            "residual_detail_corr": min(1.0, max(-1.0, (rm - r * m / count) / spread)) if spread > 0 else 0.0,
             "clamped_share": clamped / count,
         }

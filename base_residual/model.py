@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
+from base_residual.audio import EchoFrontEnd, as_float32, checked_rate, echo_frames, fit_echo
 from base_residual.config import Config, make_config
-from base_residual.errors import CheckpointError, ConfigError, ShapeError
+from base_residual.errors import CheckpointError, ConfigError, DataError, ShapeError
 from base_residual.lookup import LookupDecoder
 from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, UNetDecoder, UNetEncoder
 
@@ -141,17 +141,21 @@ class DepthNet(nn.Module):
 
         Raises:
             ShapeError: the waveform has another shape.
+            DataError: it holds samples that are not finite, or has a rate that no echo has.
             ConfigError: the network was made without a front end.
         """
         rate = self._need_front_end().config.sample_rate
-        echoes = torch.as_tensor(waveform, dtype=torch.float32)
+        echoes = as_float32(waveform)
         if echoes.ndim == 2:
             echoes = echoes[None]
         if echoes.ndim != 3 or echoes.shape[1] != 2:
             raise ShapeError(
                 f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples)."
             )
-        echoes = fit_echo(echoes, sample_rate or rate, rate, echo_frames(self.max_depth, rate), self.aligns)
+        if not echoes.isfinite().all():
+            raise DataError("The echoes hold NaN or infinite samples.")
+        given = rate if sample_rate is None else checked_rate(sample_rate, "The echoes")
+        echoes = fit_echo(echoes, given, rate, echo_frames(self.max_depth, rate), self.aligns)
         was_training = self.training
         self.eval()
         try:
@@ -248,6 +252,8 @@ class BaseResidualNet(DepthNet):
         self.encoder = encoder
         self.base_decoder = base_decoder
         self.residual_decoder = residual_decoder
+        if activations not in ("smooth", "hard"):
+            raise ConfigError(f"Unknown activations '{activations}'. Known are smooth, hard.")
         self.residual_bound, self.activations = residual_bound, activations
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
@@ -344,6 +350,11 @@ def create_base_residual_model(config: Config | None = None, **overrides: Any) -
         )
     given = config.model_dump(mode="json") if config else {}
     config = make_config(given, overrides)
+    if config.model.name != "base_residual":
+        raise ConfigError(
+            f"The model '{config.model.name}' is a baseline and splits nothing. Make it with baseline.create_model, or "
+            "leave model.name as it is."
+        )
     return BaseResidualNet(
         make_encoder(config),
         make_decoder(config.model.base_decoder, config),

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from base_residual.audio import as_float32
 from base_residual.console import blind_lines, figure_rows, protocol_line
 from base_residual.errors import RunError, ShapeError
 from base_residual.visualize import Map, as_png, curves_figure, decomposition_figure, panels
@@ -59,7 +58,7 @@ def prediction_figure(parts: DepthDecomposition, gt: Any = None) -> Figure:
     count, size = parts.final.shape[0], parts.final.shape[-1]
     truth: Sequence[Map] | None = None
     if gt is not None:
-        given = np.asarray(gt)
+        given = as_float32(gt).detach().cpu().numpy()
         if given.size != count * size * size or given.shape[-2:] != (size, size):
             raise ShapeError(f"The ground truth has shape {given.shape}; expected is {(count, 1, size, size)}.")
         truth = list(given.reshape(count, size, size)[:ROWS])

@@ -151,12 +151,12 @@ def resolve_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, yes in there.items() if yes))
-    kind, _, number = name.partition(":")
-    beyond = number and not (number.isdecimal() and int(number) < torch.cuda.device_count())
+    kind, colon, number = name.partition(":")
+    beyond = colon and not (number.isdecimal() and int(number) < torch.cuda.device_count())
     if not there.get(kind) or beyond:
         known = ", ".join(kind for kind, yes in there.items() if yes)
         raise ConfigError(f"The device '{name}' is not on this machine. It has {known}; 'auto' takes the fastest.")
-    return torch.device(name)
+    return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
 def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:

@@ -46,4 +46,4 @@ class Output(NamedTuple):
 def _console(stderr: bool = False, quiet: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=quiet, highlight=False)
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)  # names may hold brackets

@@ -66,14 +66,36 @@ ALONE = Processes()
 
 def leading() -> bool:
     """Whether this process is the first, or the only one; known before they have met."""
-    return os.environ.get("RANK", "0") == "0"
+    return _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """One of torchrun's numbers from the environment.
+
+    Raises:
+        ConfigError: it is not there, or no whole number.
+    """
+    text = os.environ.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        came = f"is '{text}'" if text else "is not set"
+        raise ConfigError(
+            f"The environment's {name} {came}; expected is a whole number. Start processes with torchrun."
+        )
+    return int(text)
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun, each has a card of its own."""
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
+    """The device of this process: under torchrun, each has a card of its own.
+
+    Raises:
+        ConfigError: there are more processes than cards.
+    """
+    if device.type != "cuda" or device.index is not None or "LOCAL_RANK" not in os.environ:
+        return device
+    number, cards = _number("LOCAL_RANK"), torch.cuda.device_count()
+    if number >= cards:
+        raise ConfigError(f"Process {number} of this machine finds {cards} graphics cards. Start one process per card.")
+    return torch.device("cuda", number)
 
 
 @contextmanager
@@ -87,12 +109,15 @@ def joined(device: torch.device) -> Iterator[Processes]:
         ConfigError: the environment does not say how they meet.
         TrainingError: another one has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world = _number("WORLD_SIZE", 1)
+    if world == 1:
         yield Processes()
         return
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            raise ConfigError(f"WORLD_SIZE is set and {name} is not. Start several processes with torchrun.")
+    rank, _ = _number("RANK"), _number("MASTER_PORT")
+    if rank >= world or not os.environ.get("MASTER_ADDR"):
+        raise ConfigError(
+            f"This is process {rank} of {world}, and nobody says where they meet. Start them with torchrun."
+        )
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         yield Processes(dist.get_rank(), dist.get_world_size())
@@ -100,7 +125,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
         if "gloo" not in str(error) and not isinstance(error, dist.DistError):
             raise
         raise TrainingError(
-            f"Process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost another one, which has ended or "
+            f"Process {rank} of {world} has lost another one, which has ended or "
             "cannot be reached. What was saved is whole; start them all again with --resume."
         ) from error
     finally:

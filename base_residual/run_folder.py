@@ -89,8 +89,11 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
                 "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
             )
         unfinished = run_dir.glob(".*.partial*")  # files of a process that was killed
-        for path in [*unfinished, *(old if overwrite else [])]:
-            path.unlink()
+        try:
+            for path in [*unfinished, *(old if overwrite else [])]:
+                path.unlink()
+        except OSError as error:
+            raise RunError(f"Cannot remove {path}: {error.strerror or error}.") from error
         yield
     finally:
         lock.release()

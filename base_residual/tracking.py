@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from base_residual.config import Config
-from base_residual.errors import MissingExtraError
+from base_residual.errors import MissingExtraError, RunError
 from base_residual.files import replacing
 
 if TYPE_CHECKING:
@@ -95,16 +95,22 @@ class WeightsAndBiases(Tracker):
                 log.warning(
                     "Weights & Biases has no key here: logging offline to %s; 'wandb sync' uploads it.", run_dir
                 )
-        self._run: Any = self._wandb.init(
-            project=config.tracking.wandb_project,
-            name=config.run_name,
-            id=f"{config.run_name}-{config.trainer.seed}"[:128],
-            resume="allow",
-            dir=str(run_dir),
-            config=config.model_dump(mode="json"),
-            mode=mode,
-            settings=self._wandb.Settings(silent=True),
-        )
+        try:
+            self._run: Any = self._wandb.init(
+                project=config.tracking.wandb_project,
+                name=config.run_name,
+                id=f"{config.run_name}-{config.trainer.seed}"[:128],
+                resume="allow",
+                dir=str(run_dir),
+                config=config.model_dump(mode="json"),
+                mode=mode,
+                settings=self._wandb.Settings(silent=True),
+            )
+        except (self._wandb.Error, OSError, ValueError) as error:
+            raise RunError(
+                f"Weights & Biases does not take the run: {' '.join(str(error).split())[:200]}. Leave --wandb out, or "
+                "set WANDB_MODE=offline."
+            ) from error
         if self._run.url:
             log.warning("Weights & Biases: %s", self._run.url)
 
@@ -123,7 +129,7 @@ class WeightsAndBiases(Tracker):
 def _wandb_login() -> bool:
     """Whether a key for Weights & Biases lies in the user's netrc."""
     return any(
-        (Path.home() / name).is_file() and "api.wandb.ai" in (Path.home() / name).read_text()
+        (Path.home() / name).is_file() and "api.wandb.ai" in (Path.home() / name).read_text(errors="replace")
         for name in (".netrc", "_netrc")
     )
 

@@ -185,6 +185,11 @@ class Trainer:
                 self._processes.wait()
                 try:
                     return self._fit(run_dir)
+                except torch.OutOfMemoryError as error:
+                    raise TrainingError(
+                        f"A step does not fit into the memory of {self.device}. Lower trainer.batch_size, raise "
+                        "trainer.accumulate, or set trainer.recompute=true."
+                    ) from error
                 finally:
                     for tracker in self._trackers:
                         tracker.close()
@@ -252,7 +257,7 @@ class Trainer:
                             f"saved in {run_dir}; the same command with --resume goes on from there."
                         )
                 self._end_epoch(updater, val, position)
-        return run_dir / picture_name(config.trainer.epochs)
+        return run_dir / picture_name(position.epoch - 1)
 
     def _end_epoch(self, updater: Updater, val: EchoDataset, position: Position) -> None:
         """Validate, record, save."""

@@ -90,10 +90,18 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
             bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.ax.set_title("m", fontsize=8)
-        line[0].set_ylabel(row.title, fontsize=9)
+        line[0].set_ylabel(drawable(row.title), fontsize=9, parse_math=False)
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(drawable(title), fontsize=13, parse_math=False)
     return figure
+
+
+def drawable(name: str) -> str:
+    """A name with a mark in place of each character that the font of the figures lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return "".join(letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
 
 def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
@@ -122,7 +130,7 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
         _tidy_epochs(axis)
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(drawable(title), fontsize=13, parse_math=False)
     return figure
 
 
@@ -139,7 +147,7 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     for name, runs in curves.items():
         values = np.array(runs)  # (runs, epochs)
         epochs = np.arange(1, values.shape[1] + 1)
-        line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=name, lw=1.8)[0]
+        line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=drawable(name), lw=1.8)[0]
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel="validation rmse (m)")
     _tidy_epochs(axis)

@@ -34,6 +34,8 @@ def run(model: Path, recording: Path) -> np.ndarray:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     frames, wanted = int(about["frames"]), int(about["sample_rate"])
+    if about.get("aligned") == "True":
+        raise ValueError(f"{model} takes echoes that begin with their direct sound; align them as in training first.")
     samples, rate = soundfile.read(recording, dtype="float32", always_2d=True)  # (T, ears)
     if rate != wanted or samples.shape[1] != 2:
         raise ValueError(

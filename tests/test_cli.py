@@ -489,6 +489,7 @@ def test_a_dry_run_needs_no_data_and_says_that_none_are_there() -> None:
 
 def test_of_several_processes_one_prints_the_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
     line = ["train", *TINY_OPTIONS, "--dry-run", "--json"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert streams(*line) == ("", "")
     monkeypatch.setenv("RANK", "0")

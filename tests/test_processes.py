@@ -197,7 +197,7 @@ def test_a_process_that_ends_before_all_have_met_is_missed_in_one_sentence(monke
     with pytest.raises(TrainingError, match="Process 1 of 3 has lost another one"), joined(torch.device("cpu")):
         pytest.fail("nobody has met")
     monkeypatch.delenv("MASTER_PORT")
-    with pytest.raises(ConfigError, match="MASTER_PORT is not"), joined(torch.device("cpu")):
+    with pytest.raises(ConfigError, match="MASTER_PORT is not set"), joined(torch.device("cpu")):
         pytest.fail("nobody knows where to meet")
 
 

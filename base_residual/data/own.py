@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from base_residual.audio import as_float32, checked_rate
 from base_residual.config import DataConfig
 from base_residual.data.sample import EchoSample, clean_depth, fit_sample
 from base_residual.errors import DataError
@@ -49,12 +49,13 @@ class OwnDataset:
     def __getitem__(self, index: int) -> EchoSample:
         index = range(len(self))[index]
         heard, rate = self.recordings.echo(index)
-        echo = torch.as_tensor(heard, dtype=torch.float32, device="cpu")
+        echo = as_float32(heard).cpu()
         if echo.ndim != 2 or len(echo) != 2 or not echo.numel() or not echo.isfinite().all():
             raise DataError(f"The echo of recording {index} is {tuple(echo.shape)}; expected is (2, T), all finite.")
-        given = torch.as_tensor(self.recordings.depth(index))
-        depth = given.to("cpu", torch.float32, copy=True).numpy()
+        depth = as_float32(self.recordings.depth(index)).cpu().numpy().copy()
         if depth.ndim != 2 or not depth.size:
             raise DataError(f"The depth map of recording {index} is {depth.shape}; expected is (H, W), in metres.")
         clean = clean_depth(depth, self.data.max_depth)
-        return fit_sample(f"{index}", echo, rate, clean, self.data, self.sample_rate)
+        return fit_sample(
+            f"{index}", echo, checked_rate(rate, f"Recording {index}"), clean, self.data, self.sample_rate
+        )

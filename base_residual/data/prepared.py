@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,7 +27,7 @@ from base_residual.arrays import map_array
 from base_residual.data.batvision import BatVision, Recording
 from base_residual.data.cache import Progress, cached
 from base_residual.data.sample import EchoBatch, EchoSample
-from base_residual.errors import DataError
+from base_residual.errors import DataError, RunError
 from base_residual.files import read_at_most, replacing
 
 VERSION = 1
@@ -176,8 +176,17 @@ def _fresh_index(folder: Path, source: BatVision) -> Index | None:
     done = list(zip(source.recordings, index.stamps, strict=False))
     if any(len(item.files) != len(stamps) for item, stamps in done):
         return None
-    files = ((path, stamp) for item, stamps in done for path, stamp in zip(item.files, stamps, strict=True))
-    return index if all(_unchanged(path, stamp) for path, stamp in files) else None
+    stamps = []
+    for item, noted in done:
+        found = tuple(_unchanged(path, stamp) for path, stamp in zip(item.files, noted, strict=True))
+        if None in found:
+            return None
+        stamps.append(found)
+    if stamps != index.stamps:  # the same files, written again: next time they need not be read to know that
+        index = index.model_copy(update={"stamps": stamps})
+        with suppress(RunError), replacing(folder / "index.json") as aside:
+            aside.write_text(index.model_dump_json(), encoding="utf-8")
+    return index
 
 
 def _empty_index(source: BatVision) -> Index:
@@ -203,15 +212,16 @@ def _has_rows(folder: Path, source: BatVision, done: int) -> bool:
         return False
 
 
-def _unchanged(path: Path, stamp: Stamp) -> bool:
-    """Whether a file is as it was: by size and time, and by content where only the time differs."""
+def _unchanged(path: Path, stamp: Stamp) -> Stamp | None:
+    """The stamp of a file that is as it was, by size and time, or by content where only the time differs; else None."""
     try:
         found = path.stat()
-        if found.st_size != stamp.size:
-            return False
-        return found.st_mtime_ns == stamp.time or _stamp(path).sha256 == stamp.sha256
+        if (found.st_size, found.st_mtime_ns) == (stamp.size, stamp.time):
+            return stamp
+        new = _stamp(path) if found.st_size == stamp.size else None
+        return new if new and new.sha256 == stamp.sha256 else None
     except OSError:
-        return False
+        return None
 
 
 def _stamp(path: Path) -> Stamp:

@@ -141,7 +141,7 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> No
     for name in ("audio", "depth", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
     with replacing(note) as aside:
-        aside.write_text(text)
+        aside.write_bytes(text.encode())
 
 
 def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None, shard: Shard) -> None:
@@ -152,8 +152,15 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
     if cores == 1:
         render_every(folder, *shares[0])
         return
-    command = [sys.executable, "-c", "import sys; from base_residual.data.rendering import work; work(*sys.argv[1:])"]
+    # Nothing is imported from the folder that the command happens to be called in.
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; from base_residual.data.rendering import work; work(*sys.argv[1:])",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     with ExitStack() as stack:
         workers = [
             stack.enter_context(
