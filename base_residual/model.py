@@ -154,7 +154,7 @@ class DepthNet(nn.Module):
             )
         if not echoes.isfinite().all():
             raise DataError("The echoes hold NaN or infinite samples.")
-        given = rate if sample_rate is None else checked_rate(sample_rate, "The echoes")
+        given = rate if sample_rate is None else checked_rate(sample_rate, "The echo")
         echoes = fit_echo(echoes, given, rate, echo_frames(self.max_depth, rate), self.aligns)
         was_training = self.training
         self.eval()

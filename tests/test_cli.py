@@ -372,6 +372,22 @@ def test_no_recording_is_no_prediction(run: tuple[Path, str]) -> None:
         predict_files(load_model(run[0] / "best.safetensors"), [])
 
 
+def test_another_dataset_is_not_sought_in_the_folder_of_the_runs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BRDEPTH_DATA", raising=False)
+    options = [*TINY_OPTIONS, "--dataset", "batvisionv2", "--data-root", write_batvision(tmp_path / "set")]
+    brdepth("train", *options, "--results-dir", tmp_path / "results", "--epochs", 1)
+    (checkpoint,) = tmp_path.glob("results/*/best.safetensors")
+    assert json.loads(brdepth("eval", checkpoint, "--json"))["dataset"] == "batvisionv2"
+    assert "No dataset folder was given" in sentence(brdepth("eval", checkpoint, "--dataset", "replica", code=2))
+
+
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "a[test] b[/y]"
+    assert f"Training in {folder}" in brdepth("train", *TINY_OPTIONS, "--results-dir", folder, "--epochs", 1)
+
+
 def test_unwritable_results_end_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     output = brdepth("train", *TINY_OPTIONS, "--results-dir", tmp_path / "file", code=2)
@@ -445,7 +461,7 @@ def test_every_result_can_be_read_by_a_program(
     (tmp_path / "m.onnx").write_bytes(b"onnx")
     exported = {"onnx": str(tmp_path / "m.onnx"), "bytes": 4}
     assert found("export", checkpoint, "--out", tmp_path / "m.onnx") == exported
-    assert found("compare", run[0], run[0])["picture"] is None
+    assert found("compare", run[0], shutil.copytree(run[0], tmp_path / "twin"))["picture"] is None
     assert streams("eval", checkpoint, "--quiet") == ("", "")
 
 

@@ -68,6 +68,12 @@ def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path]
     assert "another protocol" in sentence(brdepth("compare", *folders.values(), code=2))
 
 
+def test_a_run_is_not_compared_with_itself(folders: dict[str, Path]) -> None:
+    folder = next(iter(folders.values()))
+    with pytest.raises(RunError, match="A run is given twice"):
+        compare_runs([folder, folder / ".." / folder.name])
+
+
 def test_what_is_no_finished_run_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="at least two"):
         compare_runs([tmp_path])

@@ -146,3 +146,9 @@ def test_sizes_are_ordered_and_options_win_over_them() -> None:
 
 def test_options_win_over_presets() -> None:
     assert make_config({"loss": {"lambda_base": 0.9}}, preset="aggressive").loss.lambda_base == 0.9
+
+
+@pytest.mark.parametrize("setting", ["trainer.grad_clip=.inf", "loss.lambda_base=.nan", "trainer.save_every=.inf"])
+def test_a_number_that_json_does_not_have_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match="Input should be a finite number"):
+        make_config(parse_setting(setting))

@@ -379,3 +379,14 @@ def test_checking_nothing_at_all_is_an_error(tmp_path: Path) -> None:
 def test_findings_are_ready_for_json(tmp_path: Path) -> None:
     found = check_data(write_batvision(tmp_path)).as_dict()
     assert json.loads(json.dumps(found))["recordings"]["Attic/train"] == 2
+
+
+def test_rendering_imports_nothing_from_the_folder_it_is_called_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "soundfile.py").write_text("raise SystemExit('imported from here')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    rooms = {"train_rooms": 14, "val_rooms": 1, "test_rooms": 1, "poses": 1}  # enough for two processes
+    config = make_config({"data": {"output_size": 16, "max_depth": 4.0}, "simulation": rooms})
+    assert simulate(tmp_path / "rooms", config.data, config.simulation)

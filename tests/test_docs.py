@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.main import get_command
 
 import base_residual
+from base_residual import notebook
 from base_residual.cli import app
 from base_residual.config import Config, make_config, merge
 
@@ -251,6 +253,8 @@ def test_the_committed_figures_of_the_resize_come_back(real_root: Path, monkeypa
 def test_the_code_for_notebooks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base_residual, "make_config", lambda layer: make_config(merge(layer, TINY)), raising=False)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(notebook, "show", drawn.append)  # in a test there is nothing to show it in
     batch = torch.randn(1, 2, 128, 128), 1 + torch.rand(1, 1, 128, 128)
     code = re.findall(r"^```python\n(.*?)^```", (DOCS / "use.md").read_text(encoding="utf-8"), re.M | re.S)
     names: dict[str, object] = {"loader": [batch]}
@@ -258,6 +262,7 @@ def test_the_code_for_notebooks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         exec(compile(block.replace("range(1, 31)", "range(20, 22)"), "use.md", "exec"), names)
     assert names["final"].shape == (1, 1, 32, 32)  # type: ignore[attr-defined]
     assert names["total"].isfinite()  # type: ignore[attr-defined]
+    assert len(drawn) == 1
 
 
 def test_every_command_in_the_pages_exists_with_its_options() -> None:

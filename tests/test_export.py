@@ -93,6 +93,7 @@ def test_the_file_alone_says_what_a_robot_needs(exported: Exported) -> None:
         "sample_rate": "44100",
         "output_size": "32",
         "frames": str(FRAMES),
+        "aligned": "False",
         "version": version("base-residual-depth"),
     }
     (given,) = exported.session.get_inputs()
@@ -143,14 +144,19 @@ def test_every_front_end_is_in_the_file_and_exporting_says_nothing(
     audio: Layer,
     network: Layer,
 ) -> None:
-    model = MeanNet(make_config(TINY, {"audio": audio, "model": network}))
+    aligned = {"data": {"align_onset": audio["front_end"] == "waveform"}}  # aligning is not in the file
+    model = MeanNet(make_config(TINY, aligned, {"audio": audio, "model": network}))
     path = export_onnx(model, tmp_path / "model.onnx")
     assert tuple(capfd.readouterr()) == ("", "")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert check_onnx(model, path) < 1e-3
     echoes = 0.5 * sample_echoes(4, FRAMES, 44_100).flip(1)  # not those that the export was checked with
     final = session(path).run(["final"], {"waveform": echoes.numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(final), model.predict(echoes).final, rtol=0, atol=1e-3)
+    with torch.inference_mode():
+        expected = model.eval().listen(echoes).final
+    torch.testing.assert_close(torch.from_numpy(final), expected, rtol=0, atol=1e-3)
+    about = session(path).get_modelmeta().custom_metadata_map
+    assert about["aligned"] == str(model.aligns)
 
 
 def test_a_two_dimensional_network_exports_and_is_left_as_it_is(tmp_path: Path) -> None:

@@ -285,3 +285,12 @@ def test_the_loss_of_a_configuration_has_all_its_settings(adaptive: bool) -> Non
     assert isinstance(loss, AdaptiveBaseResidualLoss) == adaptive
     assert (loss.recon, loss.lowpass_kernel, loss.count) == ("rmse", 5, count)
     assert loss.weights == ((0.5, 1.5, 0.3) if adaptive else (0.9, 0.4, 0.1))
+
+
+def test_a_mask_of_another_shape_or_kind_and_an_unknown_term_are_refused() -> None:
+    parts = [torch.rand(2, 1, 4, 4) for _ in range(4)]
+    for mask in (torch.ones(1, 1, 4, 4, dtype=torch.bool), torch.ones(2, 1, 4, 4)):
+        with pytest.raises(ShapeError, match="valid_mask has shape"):
+            BaseResidualLoss()(*parts, valid_mask=mask)
+    with pytest.raises(ConfigError, match=r"Unknown reconstruction 'L1'\. Known are l1, rmse"):
+        BaseResidualLoss(recon="L1")(*parts)  # type: ignore[arg-type]

@@ -313,3 +313,14 @@ def test_a_sum_at_the_bounds_is_not_clamped() -> None:
 def test_a_base_that_is_the_ground_truth_has_all_its_detail() -> None:
     _, gt = scene(7, holes=0)
     assert figures(gt, torch.zeros_like(gt), gt)["base_smoothness"] == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_pixel_has_no_correlation_and_no_error(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    base, residual = 5 * torch.rand(1, 1, 8, 8, generator=rng), torch.rand(1, 1, 8, 8, generator=rng)
+    gt = torch.zeros(1, 1, 8, 8)
+    gt[..., 3, 3] = 4 + torch.rand(1, generator=rng)
+    figures = DecompositionFigures(4, 10.0)
+    figures.update(base, residual, base + residual, gt)
+    assert -1 <= figures.compute()["residual_detail_corr"] <= 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from base_residual.baseline import PlainNet, create_model
 from base_residual.config import Config
 from base_residual.data.sample import EchoDataset
-from base_residual.errors import ConfigError, ShapeError
+from base_residual.errors import ConfigError, DataError, ShapeError
 from base_residual.losses import BaseResidualLoss
 from base_residual.model import BaseResidualNet, compose, create_base_residual_model
 from base_residual.presets import Layer
@@ -192,3 +192,25 @@ def test_a_louder_or_softer_recording_gives_the_same_depth(
     model = create_base_residual_model(tiny())
     echo = rooms("val")[0].waveform
     torch.testing.assert_close(model.predict(factor * echo).final, model.predict(echo).final, rtol=1e-3, atol=1e-3)
+
+
+def test_a_baseline_is_no_decomposition(tiny: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="The model 'unet' is a baseline and splits nothing"):
+        create_base_residual_model(model={"name": "unet"})
+    net = create_base_residual_model(tiny())
+    with pytest.raises(ConfigError, match="Unknown activations 'relu'"):
+        BaseResidualNet(net.encoder, net.base_decoder, net.residual_decoder, 8.0, 32, activations="relu")  # type: ignore[arg-type]
+
+
+def test_what_is_predicted_may_be_any_array_and_must_be_an_echo(tiny: Callable[..., Config]) -> None:
+    net = create_base_residual_model(tiny())
+    echo = 0.1 * np.random.default_rng(0).standard_normal((2, 2000))
+    swapped, copied = net.predict(echo[::-1]), net.predict(torch.from_numpy(echo[::-1].copy()))
+    assert torch.equal(swapped.final, copied.final)
+    assert net.predict(echo, 44_100.0).final.shape == (1, 1, 32, 32)  # type: ignore[arg-type]
+    for rate in (0, 1, 44_100.5):
+        with pytest.raises(DataError, match=f"The echo has {rate} Hz; expected are 8000 to 192000"):
+            net.predict(echo, rate)  # type: ignore[arg-type]
+    echo[0, 5] = np.nan
+    with pytest.raises(DataError, match="The echoes hold NaN or infinite samples"):
+        net.predict(echo)

@@ -244,3 +244,16 @@ def test_recordings_that_change_while_they_are_prepared_are_noticed(root: Path, 
 
     with pytest.raises(DataError, match="changed while they were being prepared"):
         prepared.prepared(files(root), change)
+
+
+def test_files_that_were_only_touched_are_read_once_more_and_not_again(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = prepared.prepared(files(root)).folder
+    arrays = (folder / "depth.npy").stat()
+    for path in root.rglob("*.npy"):
+        os.utime(path, (1, 1))
+    assert prepared.prepared(files(root)).folder == folder
+    assert (folder / "depth.npy").stat().st_mtime_ns == arrays.st_mtime_ns  # not made anew
+    monkeypatch.setattr(prepared, "_stamp", lambda path: pytest.fail(f"{path} is read"))
+    prepared.prepared(files(root))

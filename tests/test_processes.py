@@ -248,12 +248,21 @@ def test_a_shared_norm_of_one_process_is_the_plain_one(kind: type[nn.Module], mo
 def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_device(torch.device("cuda")) == torch.device("cuda")
     assert leading()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setenv("RANK", "11")
+    assert leading()  # there is no other
+    monkeypatch.setenv("WORLD_SIZE", "12")
     assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
     assert own_device(torch.device("cuda:1")) == torch.device("cuda", 1)
     assert own_device(torch.device("cpu")) == torch.device("cpu")
     assert not leading()
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(ConfigError, match="Process 4 of this machine finds 4 graphics cards"):
+        own_device(torch.device("cuda"))
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 'many'; expected is a whole number"):
+        leading()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import resample_poly
 
 from base_residual.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.data import rooms as module
@@ -23,6 +24,7 @@ from base_residual.data.rooms import (
     render_depth,
     render_echo,
 )
+from base_residual.errors import ConfigError
 
 QUIET = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 3112)))
 
@@ -173,3 +175,16 @@ def test_the_chirp_sweeps_for_three_milliseconds() -> None:
     assert len(chirp) == round(0.003 * SAMPLE_RATE)
     assert np.abs(chirp).max() <= 1
     assert np.abs(chirp[[0, -1]]).max() < 0.1
+
+
+def test_a_slower_recording_holds_the_lower_part_of_the_chirp() -> None:
+    held, heard = ChirpDesign().waveform(16_000), resample_poly(ChirpDesign().waveform(96_000), 1, 6)
+    assert len(held) == len(heard) == 48
+    likeness = np.correlate(held, heard, "full").max() / np.linalg.norm(held) / np.linalg.norm(heard)
+    assert likeness > 0.99  # and 0.7 where frequencies above 8 kHz come back as lower ones
+
+
+@pytest.mark.parametrize("wrong", [{"fade": 2.0}, {"duration": 0.0}, {"start_hz": -1.0}])
+def test_a_chirp_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="There is no such chirp"):
+        ChirpDesign(**wrong)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from base_residual.config import Config
-from base_residual.errors import MissingExtraError
+from base_residual.errors import MissingExtraError, RunError
 from base_residual.tracking import JsonLines, WeightsAndBiases, make_trackers
 from base_residual.trainer import Trainer
 
@@ -69,3 +69,16 @@ def test_a_missing_extra_says_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf'pip install "base-residual-depth\[{name}\]"'):
         make_trackers(tiny({"tracking": {name: True}}))
+
+
+def test_a_run_that_weights_and_biases_does_not_take_ends_in_one_sentence(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import wandb
+
+    def init(**settings: object) -> None:
+        raise wandb.Error("the key is not valid")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(RunError, match="Weights & Biases does not take the run: the key is not valid"):
+        WeightsAndBiases().start(tiny(), tmp_path, [])

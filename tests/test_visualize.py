@@ -86,3 +86,10 @@ def test_the_curves_show_all_terms_and_the_validation() -> None:
     figure = curves_figure(history, "run")
     labels = [[line.get_label() for line in axis.lines] for axis in figure.axes]
     assert labels == [["total", "recon", "base", "sparse"], ["final", "base alone"]]
+
+
+def test_names_that_the_font_or_the_formulas_do_not_know_are_drawn(tmp_path: Path) -> None:
+    row = panel()._replace(title="\u56de\u58f0_$\\frac$_a")
+    figure = decomposition_figure([row], "$\\frac$ \u56de")
+    assert save_figure(figure, tmp_path / "a.png").is_file()  # without a warning, which would be an error
+    assert figure.axes[0].get_ylabel() == "\ufffd\ufffd_$\\frac$_a"
