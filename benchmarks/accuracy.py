@@ -3,7 +3,7 @@
 One command searches each model's learning rate, trains it with every seed for the same number of epochs, tests the
 weights of the best validation epoch on two splits that nothing was tuned on, and writes a table, a figure and JSON.
 With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
-Runs that are complete are kept, so that a campaign that was stopped goes on where it ended. Models that are not asked
+Runs that are complete, with the same settings, are kept, so that a campaign that was stopped goes on where it ended. Models that are not asked
 for keep the figures that an earlier call with the same budget has written, and the commit that they were trained at.
 
     python benchmarks/accuracy.py --models unet plain map-decoder default --epochs 24  # results/accuracy.json
@@ -88,6 +88,7 @@ QUICK: Layer = {
 RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
 HARD: Layer = {"simulation": {"style": "hard", "seed": 1}}
+NOTE = "provenance.json"  # in a run's folder: the machine and the commit that it was trained with
 HERE = Path(__file__).parent
 
 
@@ -97,18 +98,20 @@ def campaign_config(name: str, layer: Layer, epochs: int, rate: float, seed: int
     return make_config(QUICK if quick else {}, layer, {"trainer": trainer, "tracking": tracking})
 
 
-def train(config: Config, threads: int) -> None:
-    """Train the run of a configuration, unless an earlier call has."""
+def train(config: Config, threads: int, where: dict[str, str]) -> None:
+    """Train the run of a configuration, unless an earlier call has, and note where that was."""
     torch.set_num_threads(threads)
-    if not (config.run_dir / "evaluation.json").exists():
+    done, note = config.run_dir / "evaluation.json", config.run_dir / NOTE
+    if not (done.exists() and note.exists() and read_run(config.run_dir).config == config):
         Trainer(config, trackers=[], overwrite=True).fit()
+        note.write_text(json.dumps(where))
 
 
 def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(train, config, threads) for config in configs]
+        waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in configs]
         runs = []
         for done, config in zip(waiting, configs, strict=True):
             done.result()
@@ -163,7 +166,7 @@ def commit() -> str:
 
 
 def provenance(jobs: int) -> dict[str, str]:
-    """Where figures come from."""
+    """Where figures come from, and the commit of the code."""
     return {"machine": f"{machine()}, {jobs} runs at once", "commit": commit()}
 
 
@@ -305,7 +308,7 @@ def compare_models(options: argparse.Namespace) -> None:
         runs = finished[place * len(seeds) : (place + 1) * len(seeds)]
         models[name] = summarise(runs, [report(run, "test", hard=True) for run in runs]) | cost(runs[0].config)
         models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
-        models[name] |= provenance(options.jobs)
+        models[name] |= json.loads((runs[0].folder / NOTE).read_text())
     models = {name: models[name] for name in MODELS if name in models}
     baseline = models["unet" if "unet" in models else names[0]]
     target = statistics.fmean(min(curve) for curve in baseline["val_rmse"])
@@ -375,14 +378,21 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
     parser.add_argument("--ablations", action="store_true", help="train variants of the default instead")
-    parser.add_argument("--epochs", type=int, default=12, help="of every run (12)")
-    parser.add_argument("--seeds", type=int, default=3, help="per model (3)")
+    parser.add_argument("--epochs", type=positive, default=12, help="of every run (12)")
+    parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once (one per core)")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
     parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results)")
     options = parser.parse_args()
