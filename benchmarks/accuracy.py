@@ -3,8 +3,9 @@
 One command searches each model's learning rate, trains it with every seed for the same number of epochs, tests the
 weights of the best validation epoch on two splits that nothing was tuned on, and writes a table, a figure and JSON.
 With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
-Runs that are complete, with the same settings, are kept, so that a campaign that was stopped goes on where it ended. Models that are not asked
-for keep the figures that an earlier call with the same budget has written, and the commit that they were trained at.
+Runs that are complete, with the same settings, are kept, so that a campaign that was stopped goes on where it ended.
+Models that are not asked for keep the figures that an earlier call with the same budget has written, and the commit
+that they were trained at.
 
     python benchmarks/accuracy.py --models unet plain map-decoder default --epochs 24  # results/accuracy.json
     python benchmarks/accuracy.py --ablations                                          # results/ablations.json
