@@ -199,8 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the simulated room (0)")
     parser.add_argument("--out", type=Path, help="folder for a picture of every round")
     options = parser.parse_args(argv)
-    if options.rounds < 0 or options.pause < 0 or not 0 < options.volume <= 1:
-        parser.error("expected are rounds and pause of at least 0, and a volume above 0 that is at most 1")
+    if min(options.rounds, options.seed) < 0 or not (0 <= options.pause < 1e6 and 0 < options.volume <= 1):
+        parser.error("expected are rounds, pause and seed of at least 0, and a volume above 0 that is at most 1")
     try:
         model = br.load_model(options.checkpoint)
         seconds = echo_frames(model.max_depth) / SAMPLE_RATE

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from base_residual.audio import SLOWEST_SOUND, compress, direct_sound, echo_frames, read_echo
 from base_residual.chirp import ChirpDesign
-from base_residual.errors import BaseResidualError
+from base_residual.data.batvision import read_depth
+from base_residual.errors import BaseResidualError, DataError
 from base_residual.visualize import save_figure
 
 FARTHEST = 12.0  # metres of range that are shown
@@ -48,8 +49,10 @@ def envelope_figure(recording: Path, depth: Path | None) -> Figure:
         for (ear, color), values in zip(EARS, level, strict=True):
             panel.plot(metres[: len(values)], values, color=color, linewidth=0.8, label=ear)
         if depth is not None:
-            measured = np.load(depth, allow_pickle=False) / 1000
-            near, far = np.percentile(measured[measured > 0], [5, 95])
+            metres_away = read_depth(depth, float("inf"))
+            if not metres_away.any():
+                raise DataError(f"Nothing was measured in the depth map {depth}.")
+            near, far = np.percentile(metres_away[metres_away > 0], [5, 95])
             panel.axvspan(near, far, color="0.9", zorder=0, label="5 to 95 % of the depth map")
         panel.set_title(f"Template: {name} (median {contrast:.0f} dB below the peak)", fontsize=10, loc="left")
         panel.set_ylabel("level (dB)")
@@ -68,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         save_figure(envelope_figure(options.recording, options.depth), options.out)
-    except (BaseResidualError, OSError, ValueError) as error:
+    except BaseResidualError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"Written: {options.out}")

@@ -60,6 +60,16 @@ def test_a_missing_recording_is_one_sentence(tmp_path: Path) -> None:
     assert done.stderr == f"Error: The recording {tmp_path / 'none.wav'} does not exist.\n"
 
 
+def test_a_depth_map_of_holes_says_nothing_of_range(tmp_path: Path, real_root: Path) -> None:
+    echo, depth = real_root / "Sample_Location" / "audio" / "audio_47.wav", tmp_path / "depth.npy"
+    np.save(depth, np.zeros((4, 4), np.uint16))
+    done = run("real_recording.py", echo, "--depth", depth, "--out", tmp_path / "envelope.png")
+    assert (done.returncode, done.stderr) == (2, f"Error: Nothing was measured in the depth map {depth}.\n")
+    depth.write_bytes(b"")
+    done = run("real_recording.py", echo, "--depth", depth, "--out", tmp_path / "envelope.png")
+    assert (done.returncode, done.stderr) == (2, f"Error: The depth map {depth} is not a readable .npy file.\n")
+
+
 def test_recordings_of_ones_own_are_learned_from_three_methods(tmp_path: Path) -> None:
     done = run("custom_dataset.py", "--results-dir", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -256,7 +266,7 @@ def test_a_muted_microphone_is_noticed(
     assert "The microphones hear nothing at all" in ended(live, checkpoint, capsys)
 
 
-@pytest.mark.parametrize("option", ["--volume=3", "--rounds=-1", "--pause=-1"])
+@pytest.mark.parametrize("option", ["--volume=3", "--rounds=-1", "--pause=-1", "--pause=nan", "--seed=-1"])
 def test_settings_that_make_no_sense_are_refused(
     live: dict[str, Any], checkpoint: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
