@@ -287,7 +287,7 @@ def compare_models(options: argparse.Namespace) -> None:
     epochs, search_epochs = (2, 1) if options.quick else (options.epochs, SEARCH_EPOCHS)
     names, seeds = options.models, range(options.seeds)
     search = options.runs / "search"
-    tried = [(name, rate) for name in names for rate in RATES]
+    tried = [(name, rate) for name in names for rate in RATES[: 2 if options.quick else None]]
     short = finished_runs(
         [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, options.quick) for name, rate in tried],
         options.jobs,
