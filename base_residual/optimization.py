@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -57,7 +58,9 @@ class Updater:
         self._shared: DistributedDataParallel | None = None
         if processes.world > 1:
             cards = [self.device] if self.device.type == "cuda" else None
-            self._shared = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of the keyword's next name, which older versions lack
+                self._shared = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
         network: nn.Module = self._shared or model
         self._network = torch.compile(network) if config.trainer.compile else network
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))

@@ -514,10 +514,12 @@ def training_in(processes: int, sizes: Sizes) -> float:
         done = subprocess.run(
             [*command, script, config, str(sizes.batch), str(sizes.process_steps)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-            check=True,
+            check=False,
             capture_output=True,
             text=True,
         )
+    if done.returncode:
+        raise SystemExit(f"Training in {processes} processes has failed:\n{done.stderr}")
     return float(done.stdout)
 
 
