@@ -255,7 +255,7 @@ def success_criteria(
         figure = f"best of the first {CONVERGED_EPOCHS} epochs {early:.3f} m, of all {len(val_rmse)} {best:.3f} m"
         criteria.append(Criterion("converged within 20 epochs", early <= best * (1 + CONVERGED_WITHIN), figure))
     else:
-        figure = f"{len(val_rmse)} epochs are known; it takes more than {CONVERGED_EPOCHS} to tell"
+        figure = f"epochs known: {len(val_rmse)}; it takes more than {CONVERGED_EPOCHS} to tell"
         criteria.append(Criterion("converged within 20 epochs", None, figure))
     if figures:
         criteria.append(Criterion("residual follows the detail", corr > 0, f"correlation {corr:+.3f}"))
