@@ -90,13 +90,13 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
             bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.ax.set_title("m", fontsize=8)
-        line[0].set_ylabel(drawable(row.title), fontsize=9, parse_math=False)
+        line[0].set_ylabel(in_font(row.title), fontsize=9, parse_math=False)
     if title:
-        figure.suptitle(drawable(title), fontsize=13, parse_math=False)
+        figure.suptitle(in_font(title), fontsize=13, parse_math=False)
     return figure
 
 
-def drawable(name: str) -> str:
+def in_font(name: str) -> str:
     """A name with a mark in place of each character that the font of the figures lacks."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -130,7 +130,7 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
         _tidy_epochs(axis)
     if title:
-        figure.suptitle(drawable(title), fontsize=13, parse_math=False)
+        figure.suptitle(in_font(title), fontsize=13, parse_math=False)
     return figure
 
 
@@ -147,7 +147,7 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     for name, runs in curves.items():
         values = np.array(runs)  # (runs, epochs)
         epochs = np.arange(1, values.shape[1] + 1)
-        line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=drawable(name), lw=1.8)[0]
+        line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=in_font(name), lw=1.8)[0]
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel="validation rmse (m)")
     _tidy_epochs(axis)
@@ -160,7 +160,8 @@ def _tidy_epochs(axis: Axes) -> None:
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
+    for label in axis.legend(frameon=False).get_texts():
+        label.set_parse_math(False)  # a run's name is no formula
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from base_residual.visualize import LEAST_SCALE, Panel, curves_figure, decomposition_figure, save_figure
+from base_residual.visualize import (
+    LEAST_SCALE,
+    Panel,
+    comparison_figure,
+    curves_figure,
+    decomposition_figure,
+    save_figure,
+)
 
 
 def panel(gt: bool = True, residual: float = 0.3) -> Panel:
@@ -92,4 +99,5 @@ def test_names_that_the_font_or_the_formulas_do_not_know_are_drawn(tmp_path: Pat
     row = panel()._replace(title="\u56de\u58f0_$\\frac$_a")
     figure = decomposition_figure([row], "$\\frac$ \u56de")
     assert save_figure(figure, tmp_path / "a.png").is_file()  # without a warning, which would be an error
+    save_figure(comparison_figure({"$\\frac$_\u56de": [[1.0, 0.5]]}), tmp_path / "b.png")
     assert figure.axes[0].get_ylabel() == "\ufffd\ufffd_$\\frac$_a"
