@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from base_residual.errors import ConfigError
 from base_residual.files import read_at_most, writable
@@ -369,6 +370,12 @@ def parse_setting(text: str) -> Layer:
         raise ConfigError(f"The value in '{text}' is not valid YAML.") from error
 
 
+def setting_field(section: str, name: str) -> FieldInfo:
+    """How the setting `section.name` is defined."""
+    found: FieldInfo = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    return found
+
+
 def explain(error: ValidationError) -> str:
     """A validation error as plain sentences: which setting, what came, what was expected."""
     sentences = []
@@ -377,8 +384,7 @@ def explain(error: ValidationError) -> str:
         what = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "string_pattern_mismatch":
             section, name = problem["loc"]
-            field = Config.model_fields[str(section)].annotation.model_fields[str(name)]  # type: ignore[union-attr]
-            what = field.description.rstrip(".")
+            what = (setting_field(str(section), str(name)).description or "").rstrip(".")
         came = "" if problem["type"] == "value_error" else f", not {_shown(problem['input'])}"
         if problem["type"] == "literal_error":
             known = re.findall(r"'([^']+)'", problem["ctx"]["expected"])

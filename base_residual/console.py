@@ -21,6 +21,7 @@ from base_residual.data.check import Findings
 from base_residual.errors import ConfigError
 from base_residual.evaluation import Criterion, Evaluation
 from base_residual.metrics import DEPTH_METRICS
+from base_residual.output import plain_console
 from base_residual.presets import SPLITS
 from base_residual.speed import Cost
 from base_residual.tracking import Record, Tracker
@@ -56,7 +57,7 @@ class ConsoleTracker(Tracker):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, markup=False)
+        self._console = console or plain_console()
         self._told: set[str] = set()
 
     def preparing(self, what: str, done: int, total: int) -> None:
@@ -84,7 +85,7 @@ def terminal_tracker(console: Console | None = None, live: bool | None = None) -
     """
     from base_residual.live import LiveTracker, drawable
 
-    console = console or Console(highlight=False, markup=False)
+    console = console or plain_console()
     if live and not console.file.isatty():
         raise ConfigError("--live draws in a terminal, and the output leads elsewhere. Leave it out to get lines.")
     return LiveTracker(console) if live or (live is None and drawable(console)) else ConsoleTracker(console)

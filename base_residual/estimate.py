@@ -18,7 +18,7 @@ from base_residual.data import open_dataset
 from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation import evaluate
-from base_residual.optimization import Updater, make_optimizer, resolve_device
+from base_residual.optimization import LESS_MEMORY, Updater, make_optimizer, resolve_device
 from base_residual.presets import SPLITS
 from base_residual.speed import device_name, gflops, parameter_count
 
@@ -90,7 +90,7 @@ def estimate(config: Config) -> Estimate:
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"A step with {at_once} recordings at a time does not fit into the memory of {device_name(device)}. "
-            "Lower trainer.batch_size, raise trainer.accumulate, or set trainer.recompute=true."
+            f"{LESS_MEMORY}"
         ) from error
     memory, memory_basis = (
         kept + trial.held(),

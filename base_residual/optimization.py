@@ -22,6 +22,7 @@ from base_residual.model import DepthNet
 from base_residual.processes import ALONE, Processes
 from base_residual.recompute import recompute_stages
 
+LESS_MEMORY = "Lower trainer.batch_size, raise trainer.accumulate, or set trainer.recompute=true."
 RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 
 

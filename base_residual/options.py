@@ -64,10 +64,9 @@ def describe(option: Any, key: str) -> None:
 
 
 def _field(key: str) -> Any:
-    from base_residual.config import Config
+    from base_residual.config import setting_field
 
-    section, name = key.split(".")
-    return Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    return setting_field(*key.split("."))
 
 
 def _known(key: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Output(NamedTuple):
     @property
     def progress(self) -> Console:
         """Where a command draws how far it is."""
-        return _console(stderr=self.as_json, quiet=self.quiet)
+        return plain_console(stderr=self.as_json, quiet=self.quiet)
 
     def show(self, *things: RenderableType) -> None:
         """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
@@ -34,7 +34,7 @@ class Output(NamedTuple):
             if isinstance(thing, str):
                 print(thing)
             else:
-                _console().print(thing)
+                plain_console().print(thing)
 
     def json(self, found: Mapping[str, Any]) -> None:
         """Print what a program may read; numbers that are none become null, as JSON has no others."""
@@ -43,7 +43,8 @@ class Output(NamedTuple):
             print(text)
 
 
-def _console(stderr: bool = False, quiet: bool = False) -> Console:
+def plain_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints names as they are: without colours for what looks like a number, brackets included."""
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)  # names may hold brackets
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)

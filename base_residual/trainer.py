@@ -26,7 +26,7 @@ from base_residual.errors import ConfigError, DataError, TrainingError, Training
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
 from base_residual.model import DepthNet
-from base_residual.optimization import Updater, generator, make_optimizer, resolve_device
+from base_residual.optimization import LESS_MEMORY, Updater, generator, make_optimizer, resolve_device
 from base_residual.processes import ALONE, Processes, joined, leading, own_device, share_norms
 from base_residual.run_folder import STATE, SUMS, Position, claimed, restore_state, save_state
 from base_residual.tracking import Record, Tracker, make_trackers
@@ -187,8 +187,7 @@ class Trainer:
                     return self._fit(run_dir)
                 except torch.OutOfMemoryError as error:
                     raise TrainingError(
-                        f"A step does not fit into the memory of {self.device}. Lower trainer.batch_size, raise "
-                        "trainer.accumulate, or set trainer.recompute=true."
+                        f"A step does not fit into the memory of {self.device}. {LESS_MEMORY}"
                     ) from error
                 finally:
                     for tracker in self._trackers:
