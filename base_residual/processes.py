@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -30,15 +33,13 @@ class Processes(NamedTuple):
         """Mean of a tensor over all processes, without gradients."""
         if self.world == 1:
             return tensor
-        total = tensor.detach().clone()
-        dist.all_reduce(total)
-        return total / self.world
+        return _added(tensor.detach()) / self.world
 
     def highest(self, number: int) -> int:
         """The highest of all processes' numbers. The CPUs wait for each other here, the devices do not."""
         if self.world == 1:
             return number
-        found = torch.tensor(number)
+        found = _lent(torch.tensor(number))
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
@@ -47,12 +48,12 @@ class Processes(NamedTuple):
         tensor = tensor.cpu()
         if self.world == 1:
             return tensor
-        counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        dist.all_gather(counts, torch.tensor([len(tensor)]))
+        counts = [_lent(torch.zeros(1, dtype=torch.int64)) for _ in range(self.world)]
+        dist.all_gather(counts, _lent(torch.tensor([len(tensor)])))
         longest = max(int(count) for count in counts)
-        padded = tensor.new_zeros(longest, *tensor.shape[1:])
+        padded = _lent(tensor.new_zeros(longest, *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
-        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        parts = [_lent(torch.empty_like(padded)) for _ in range(self.world)]
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
@@ -62,6 +63,34 @@ class Processes(NamedTuple):
 
 
 ALONE = Processes()
+
+
+# Threads of gloo do the talking. One that lets go of a tensor needs Python for a moment, and so must not do it once
+# Python ends, which would abort the process, nor while the group ends, which waits for its threads: a deadlock.
+_lent_tensors: WeakSet[Tensor] = WeakSet()
+_unfinished: list[dist.ProcessGroup | None] = []  # groups that are never to end, since a thread of theirs may be stuck
+PATIENCE = 1.0  # seconds to wait for such threads; those of a group that has lost a process may hold on for long
+
+
+def _lent(tensor: Tensor) -> Tensor:
+    """The same tensor, remembered for as long as this process or a thread of gloo holds it."""
+    _lent_tensors.add(tensor)
+    return tensor
+
+
+def _added(tensor: Tensor) -> Tensor:
+    """The sum of all processes' tensors, as one that no thread of gloo holds."""
+    total = _lent(tensor.clone())
+    dist.all_reduce(total)
+    return total.clone()
+
+
+def _all_returned() -> bool:
+    """Whether gloo's threads have let go of all that was lent to them, or do so in time."""
+    until = time.monotonic() + PATIENCE
+    while _lent_tensors and time.monotonic() < until:
+        time.sleep(0.001)
+    return not _lent_tensors
 
 
 def leading() -> bool:
@@ -118,6 +147,9 @@ def joined(device: torch.device) -> Iterator[Processes]:
         raise ConfigError(
             f"This is process {rank} of {world}, and nobody says where they meet. Start them with torchrun."
         )
+    # Its functions take the group of the moment at which it is imported, as the gradients' averaging does later, for a
+    # default: the group would outlive its end, and threads that still wait for work abort Python when it ends first.
+    import_module("torch.distributed.nn")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         yield Processes(dist.get_rank(), dist.get_world_size())
@@ -130,6 +162,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         ) from error
     finally:
         if dist.is_initialized():
+            if not _all_returned():
+                _unfinished.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
@@ -171,15 +205,11 @@ class _SumOfAll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        total = own.clone()
-        dist.all_reduce(total)
-        return total
+        return _added(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _added(gradient.contiguous())
 
 
 def share_norms(module: nn.Module) -> None:

@@ -82,8 +82,8 @@ from base_residual.config import make_config
 from base_residual.data.sample import EchoBatch
 from base_residual.optimization import Updater, make_optimizer
 from base_residual.processes import joined, share_norms
-config, batch, steps = make_config(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-with joined(torch.device("cpu")) as processes:
+
+def train(config, batch, steps, processes):
     model = create_model(config).train()
     if processes.world > 1:
         share_norms(model)
@@ -97,8 +97,12 @@ with joined(torch.device("cpu")) as processes:
     for step in range(steps):
         updater.update(share, 1, step)
     processes.wait()
+    return steps * batch / (time.perf_counter() - start)
+
+with joined(torch.device("cpu")) as processes:
+    speed = train(make_config(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), processes)
     if processes.leads:
-        print(steps * batch / (time.perf_counter() - start))
+        print(speed)
 """
 
 Way = Callable[[], int]
