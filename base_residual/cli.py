@@ -98,6 +98,7 @@ def train(
     seed: Annotated[int | None, setting("trainer.seed")] = None,
     save_every: Annotated[float | None, setting("trainer.save_every")] = None,
     device: Annotated[str | None, setting("trainer.device")] = None,
+    compile_: Annotated[bool | None, setting("trainer.compile", "--compile/--no-compile")] = None,
     experiment_name: Annotated[str | None, setting("tracking.experiment_name")] = None,
     results_dir: Annotated[Path | None, setting("tracking.results_dir")] = None,
     wandb: Annotated[bool | None, setting("tracking.wandb", "--wandb/--no-wandb")] = None,

@@ -115,9 +115,8 @@ def figure_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 def metrics_table(evaluation: Evaluation, title: str) -> Table:
     """The depth metrics, and the decomposition figures where there are any, as one narrow table."""
-    table = Table(
-        "figure", Column("value", justify="right"), "better", title=title, title_justify="left", box=box.SIMPLE_HEAD
-    )
+    table = Table("figure", Column("value", justify="right"), "better", box=box.SIMPLE_HEAD)
+    table.title, table.title_justify, table.min_width = title, "left", len(title)  # in one line, where there is room
     for row in figure_rows(evaluation):
         table.add_row(*row)
     return table

@@ -175,7 +175,8 @@ class Trainer:
         Raises:
             RunError: the run's folder is taken or not writable, or its state belongs to other settings.
             DataError: the data is not there or not as expected.
-            TrainingError: the loss is no longer finite, or another process has ended.
+            TrainingError: the loss is no longer finite, a step does not fit into memory, the network cannot be compiled
+                on this machine, or another process has ended.
             TrainingInterrupted: Ctrl-C or a termination signal came; the state was saved.
         """
         run_dir = self.config.run_dir
@@ -188,6 +189,13 @@ class Trainer:
                 except torch.OutOfMemoryError as error:
                     raise TrainingError(
                         f"A step does not fit into the memory of {self.device}. {LESS_MEMORY}"
+                    ) from error
+                except RuntimeError as error:
+                    if not (self.config.trainer.compile and type(error).__module__.startswith("torch._")):
+                        raise
+                    why = " ".join(str(error).partition("\n\n")[0].split())  # what comes after is for developers
+                    raise TrainingError(
+                        f"PyTorch cannot compile the network here ({why}). Train with --no-compile."
                     ) from error
                 finally:
                     for tracker in self._trackers:

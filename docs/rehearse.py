@@ -93,9 +93,11 @@ def main() -> None:
     """Run the page that the command line names, and write it anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, help="Markdown file, changed in place")
-    parser.add_argument("--folder", type=Path, required=True, help="where to run; created")
+    parser.add_argument("--folder", type=Path, required=True, help="where to run; created, or empty")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if any(options.folder.iterdir()):
+        parser.error(f"{options.folder} is not empty.")
     page = rehearse(options.page.read_text(encoding="utf-8"), options.folder.resolve())
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,16 +56,27 @@ def weights(results: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run after its first epoch, to be copied."""
     torch.set_num_threads(1)  # as in every test: more of them add up in another order
+    results = tmp_path_factory.mktemp("begun")
+    train(results, 1)
+    return results
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
     results = tmp_path_factory.mktemp("undisturbed")
     train(results, 3)
     return results
 
 
 @pytest.mark.parametrize("left", [0, 40_000, 160_000, 500_000])
-def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(disk: Path, undisturbed: Path, left: int) -> None:
-    train(disk / "results", 1)
+def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
+    disk: Path, begun: Path, undisturbed: Path, left: int
+) -> None:
+    shutil.copytree(begun, disk / "results")
     (run,) = (disk / "results").iterdir()
     filler = fill(disk, left)
     assert FULL in sentence(train(disk / "results", 3, code=2))
@@ -97,8 +109,8 @@ def test_rooms_and_prepared_sets_that_do_not_fit_are_finished_later(
     train(tmp_path / "results", 1)
 
 
-def test_a_read_only_disk_is_named_and_left_as_it_is(disk: Path) -> None:
-    train(disk / "results", 1)
+def test_a_read_only_disk_is_named_and_left_as_it_is(disk: Path, begun: Path) -> None:
+    shutil.copytree(begun, disk / "results")
     before = {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
     remount(disk, "ro")
     assert "Read-only file system" in sentence(train(disk / "results", 2, code=2))
@@ -106,8 +118,8 @@ def test_a_read_only_disk_is_named_and_left_as_it_is(disk: Path) -> None:
     assert {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_in_which_another_process_trains_is_named_and_left_as_it_is(tmp_path: Path) -> None:
-    train(tmp_path, 1)
+def test_a_folder_in_which_another_process_trains_is_named_and_left_as_it_is(tmp_path: Path, begun: Path) -> None:
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     (run,) = tmp_path.iterdir()
     before = {path: path.read_bytes() for path in run.iterdir()}
     with claimed(run, resume=True, overwrite=False):

@@ -9,7 +9,7 @@ import torch
 from base_residual.baseline import create_model
 from base_residual.config import Config
 from base_residual.data.sample import EchoBatch, EchoDataset, collate
-from base_residual.errors import ConfigError
+from base_residual.errors import ConfigError, TrainingError
 from base_residual.optimization import Updater, learning_rate, make_optimizer, mixed_precision, resolve_device
 from base_residual.presets import Layer
 from base_residual.trainer import Trainer
@@ -81,6 +81,15 @@ def test_a_compiled_network_learns_the_same(tiny: MakeConfig, monkeypatch: pytes
     for mine, theirs in zip(run({"compile": True}, "compiled"), plain, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert len(compiled) == 1
+
+
+def test_a_machine_that_cannot_compile_is_told_how_to_train(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(*_: object) -> None:
+        raise OSError("there is no compiler\n\nand much more")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    with pytest.raises(TrainingError, match=r"cannot compile the network here .*no compiler\)\. .* --no-compile\.$"):
+        Trainer(tiny({"trainer": {"compile": True}}), trackers=[]).fit()
 
 
 def updater(config: Config) -> Updater:
