@@ -28,13 +28,13 @@ from base_residual.config import Config
 from base_residual.errors import RunError
 from base_residual.files import discard, from_json
 from base_residual.model import DepthNet
-from base_residual.tracking import Record
+from base_residual.tracking import WANDB_ID, Record
 
 log = logging.getLogger("base_residual")
 
 STATE = "training_state.safetensors"
 SUMS = 5
-RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json", "report.html")
+RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json", "report.html", WANDB_ID)
 
 
 @dataclass

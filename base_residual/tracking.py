@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import numpy as np
 from pydantic import AfterValidator
@@ -17,6 +18,8 @@ from base_residual.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+WANDB_ID = "wandb_id.txt"  # in a run's folder
 
 log = logging.getLogger("base_residual")
 
@@ -99,7 +102,7 @@ class WeightsAndBiases(Tracker):
             self._run: Any = self._wandb.init(
                 project=config.tracking.wandb_project,
                 name=config.run_name,
-                id=f"{config.run_name}-{config.trainer.seed}"[:128],
+                id=_identity(run_dir),
                 resume="allow",
                 dir=str(run_dir),
                 config=config.model_dump(mode="json"),
@@ -124,6 +127,15 @@ class WeightsAndBiases(Tracker):
     def close(self) -> None:
         if hasattr(self, "_run"):
             self._run.finish()
+
+
+def _identity(run_dir: Path) -> str:
+    """What Weights & Biases knows a run by: the same when it goes on, another one when it is replaced."""
+    path = run_dir / WANDB_ID
+    if not path.exists():
+        with replacing(path) as aside:
+            aside.write_text(uuid4().hex, encoding="utf-8")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _wandb_login() -> bool:

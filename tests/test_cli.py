@@ -239,9 +239,9 @@ def test_the_older_line_runs_on_the_real_recording(
 
 def test_the_real_recording_is_learned_evaluated_drawn_and_predicted(tmp_path: Path, real_root: Path) -> None:
     """One recording, 22 % holes and one stray pixel at 15.7 m: what the rmse of its valid pixels takes into account."""
-    options = "--lambda-base 0 --lambda-sparse 0 --epochs 100 --learning-rate 0.005 --warmup_epochs 100"
+    options = "--lambda-base 0 --lambda-sparse 0 --epochs 60 --learning-rate 0.005 --warmup_epochs 60"
     sizes = ["data.output_size=64", "data.mirror=false", "data.num_workers=0", "trainer.picture_every=1000"]
-    sizes += ["model.base_decoder=map", "loss.recon=rmse", "trainer.save_every=1000"]
+    sizes += ["model.base_channels=8", "model.base_decoder=map", "loss.recon=rmse", "trainer.save_every=1000"]
     settings = [item for setting in sizes for item in ("--set", setting)]
     real = ["--dataset", "batvisionv2", "--data-root", real_root]
     brdepth("train", *real, *options.split(), *settings, "--results-dir", tmp_path)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,29 @@ def test_a_run_that_weights_and_biases_does_not_take_ends_in_one_sentence(
     monkeypatch.setattr(wandb, "init", init)
     with pytest.raises(RunError, match="Weights & Biases does not take the run: the key is not valid"):
         WeightsAndBiases().start(tiny(), tmp_path, [])
+
+
+def test_weights_and_biases_goes_on_with_a_run_and_begins_anew_where_it_is_replaced(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    names: list[str] = []
+
+    class Run:
+        url = None
+
+        def log(self, *_: object, **__: object) -> None: ...
+
+        def finish(self) -> None: ...
+
+    def init(**settings: Any) -> Run:
+        names.append(settings["id"])
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    config = tiny({"tracking": {"wandb": True}, "trainer": {"epochs": 1}})
+    for going in ({}, {"resume": True}, {"overwrite": True}):
+        Trainer(config, trackers=[], **going).fit()
+    first, resumed, replaced = names
+    assert first == resumed != replaced
