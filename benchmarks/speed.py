@@ -321,7 +321,8 @@ def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
         empty_cache(root.parent)
         return reading(package_loader(config, root, "train", sizes.batch))()
 
-    ways = {"reference": reading(theirs()), "package": reading(ours)}
+    often = repeated(sizes.repeats, reading(ours), len(ours.dataset))  # type: ignore[arg-type]
+    ways = {"reference": reading(theirs()), "package": often}
     ways["with spectrograms"] = reading(ours, lambda batch: front_end(batch.waveform))
     first = {"reference": lambda: reading(theirs())(), "package": prepare_and_read}
     return {"loader": take_turns(sizes.turns, ways), "first_epoch": take_turns(sizes.long_turns, first)}
