@@ -321,7 +321,7 @@ def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
         empty_cache(root.parent)
         return reading(package_loader(config, root, "train", sizes.batch))()
 
-    often = repeated(sizes.repeats, reading(ours), len(ours.dataset))  # type: ignore[arg-type]
+    often = repeated(sizes.repeats, reading(ours), len(ours.dataset))
     ways = {"reference": reading(theirs()), "package": often}
     ways["with spectrograms"] = reading(ours, lambda batch: front_end(batch.waveform))
     first = {"reference": lambda: reading(theirs())(), "package": prepare_and_read}
@@ -671,12 +671,15 @@ def figure(result: Mapping[str, Any]) -> Any:
     bars.set(xscale="log", xlabel="times as fast as the reference; black: target")
     for axis, panel in zip(axes, panels, strict=False):
         for name, values in panel["series"].items():
-            axis.plot(panel["at"], values, "o-", color="0.5" if name == "reference" else "C0", label=name)
-        axis.set(xlabel=panel["x"], ylabel=panel["y"], yscale="log" if len(panel["series"]) > 1 else "linear")
+            axis.plot(
+                panel["at"], values, "o-", color={"reference": "0.5", "package": "C0"}.get(name, "C1"), label=name
+            )
+        far = "reference" in panel["series"]  # apart
+        axis.set(xlabel=panel["x"], ylabel=panel["y"], yscale="log" if far else "linear")
         if panel["at"][0] > 0:
             axis.set_xscale("log", base=2)
         axis.set_xticks(panel["at"], [str(value) for value in panel["at"]])
-        if len(panel["series"]) == 1:
+        if not far:
             axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.legend(frameon=False)
     for axis in (bars, *axes):
