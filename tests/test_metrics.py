@@ -287,6 +287,16 @@ def test_figures_equal_a_plain_reference_over_valid_pixels(min_depth: float) -> 
     ]
 
 
+def test_centimetres_are_judged_as_metres_are() -> None:
+    chance = torch.Generator().manual_seed(0)
+    gt, base = (0.3 + size * torch.rand(1, 1, 8, 8, generator=chance) for size in (0.02, 0.01))
+    found = figures(base, (gt - base) / 2, gt)
+    assert found["residual_gain"] == pytest.approx(0.5, abs=1e-4)
+    assert found["residual_detail_corr"] == pytest.approx(1.0, abs=1e-4)
+    assert found["residual_abs_mean"] == pytest.approx(float((gt - base).abs().mean()) / 2, rel=1e-4)
+    assert 0.1 < found["base_smoothness"] < 1  # a quarter of the detail's energy, but for chance
+
+
 def test_the_least_base_is_that_of_all_batches() -> None:
     _, gt = scene(7)
     found = DecompositionFigures(3, 12.0)
