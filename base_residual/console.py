@@ -115,8 +115,13 @@ def figure_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 def metrics_table(evaluation: Evaluation, title: str) -> Table:
     """The depth metrics, and the decomposition figures where there are any, as one narrow table."""
-    table = Table("figure", Column("value", justify="right"), "better", box=box.SIMPLE_HEAD)
-    table.title, table.title_justify, table.min_width = title, "left", len(title)  # in one line, where there is room
+    table = Table(
+        *("figure", Column("value", justify="right"), "better"),
+        title=title,
+        title_justify="left",
+        min_width=len(title),  # so that it is in one line, where there is room
+        box=box.SIMPLE_HEAD,
+    )
     for row in figure_rows(evaluation):
         table.add_row(*row)
     return table

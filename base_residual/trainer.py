@@ -191,7 +191,7 @@ class Trainer:
                         f"A step does not fit into the memory of {self.device}. {LESS_MEMORY}"
                     ) from error
                 except RuntimeError as error:
-                    if not (self.config.trainer.compile and type(error).__module__.startswith("torch._")):
+                    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                         raise
                     why = " ".join(str(error).partition("\n\n")[0].split())  # what comes after is for developers
                     raise TrainingError(
