@@ -297,13 +297,15 @@ def compare_models(options: argparse.Namespace) -> None:
         for name in names
     }
     rates = {name: min(found[name], key=found[name].__getitem__) for name in names}
+    rooms: Layer = {"simulation": {"train_rooms": options.rooms}} if options.rooms else {}
     configs = [
-        campaign_config(name, MODELS[name], epochs, rates[name], seed, options.runs, options.quick)
+        campaign_config(name, merge(MODELS[name], rooms), epochs, rates[name], seed, options.runs, options.quick)
         for name in names
         for seed in seeds
     ]
     finished = finished_runs(configs, options.jobs)
     budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": search_epochs}
+    budget["train_rooms"] = configs[0].simulation.train_rooms
     models = earlier_models(options.out, budget)
     for place, name in enumerate(names):
         runs = finished[place * len(seeds) : (place + 1) * len(seeds)]
@@ -392,6 +394,7 @@ def main() -> None:
     parser.add_argument("--ablations", action="store_true", help="train variants of the default instead")
     parser.add_argument("--epochs", type=positive, default=12, help="of every run (12)")
     parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
+    parser.add_argument("--rooms", type=positive, help="to train in, after the search (as many as the package's default)")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
