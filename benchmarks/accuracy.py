@@ -7,9 +7,11 @@ Runs that are complete, with the same settings, are kept, so that a campaign tha
 Models that are not asked for keep the figures that an earlier call with the same budget has written, and the commit
 that they were trained at.
 
-    python benchmarks/accuracy.py --models unet plain map-decoder default --epochs 24  # results/accuracy.json
-    python benchmarks/accuracy.py --ablations                                          # results/ablations.json
-    python benchmarks/accuracy.py --quick                      # all models on a few tiny rooms, in about a minute
+    python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
+    python benchmarks/accuracy.py --models unet plain default --rooms 4500 --epochs 8 --test-seed 2 \
+        --out benchmarks/results/more_rooms.json           # three times the rooms in as many steps, other test rooms
+    python benchmarks/accuracy.py --ablations              # results/ablations.json
+    python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import multiprocessing
 import os
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +55,7 @@ MODELS: dict[str, Layer] = {
     "default": {},
     "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
+EPOCHS = 24
 ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
@@ -86,14 +91,25 @@ QUICK: Layer = {
     "model": {"base_channels": 4},
     "trainer": {"epochs": 2, "batch_size": 8},
 }
-RATES = (0.001, 0.002, 0.004)
+RATES = (0.0005, 0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
-HARD: Layer = {"simulation": {"style": "hard", "seed": 1}}
+TEST_SEEDS = {"standard": 0, "hard": 1}  # of the rooms to test in, by their style
 NOTE = "provenance.json"  # in a run's folder: the machine and the commit that it was trained with
 HERE = Path(__file__).parent
 
 
-def campaign_config(name: str, layer: Layer, epochs: int, rate: float, seed: int, out: Path, quick: bool) -> Config:
+def campaign_config(
+    name: str,
+    layer: Layer,
+    epochs: int,
+    rate: float,
+    seed: int,
+    out: Path,
+    quick: bool = False,
+    rooms: int | None = None,
+) -> Config:
+    if rooms:
+        name, layer = f"{name}-r{rooms}", merge(layer, {"simulation": {"train_rooms": rooms}})
     trainer = {"seed": seed, "epochs": epochs, "learning_rate": rate, "picture_every": 1000, "save_every": 1000}
     tracking = {"results_dir": str(out), "experiment_name": f"{name}-e{epochs}-s{seed}"}
     return make_config(QUICK if quick else {}, layer, {"trainer": trainer, "tracking": tracking})
@@ -121,10 +137,10 @@ def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     return runs
 
 
-def report(run: FinishedRun, split: str, hard: bool = False) -> dict[str, float]:
-    """Metrics of the best weights, on request on rooms from another distribution: other sizes, dull walls, noise."""
-    few = {"simulation": {"train_rooms": 1, "test_rooms" if split == "val" else "val_rooms": 1}}
-    rooms = make_config(run.config.model_dump(mode="json"), merge(few, HARD) if hard else {})
+def report(run: FinishedRun, split: str, style: str = "standard", seed: int = 0) -> dict[str, float]:
+    """Metrics of the best weights, in rooms of a style that a seed decides."""
+    few = {"train_rooms": 1, "test_rooms" if split == "val" else "val_rooms": 1, "style": style, "seed": seed}
+    rooms = make_config(run.config.model_dump(mode="json"), {"simulation": few})
     model = load_checkpoint(run.folder / "best.safetensors").model
     found = evaluate(model, open_dataset("simulated", split=split, config=rooms))
     return found.metrics | found.decomposition
@@ -140,11 +156,10 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
-def summarise(runs: list[FinishedRun], hard: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and spread over the seeds of every figure, on the test rooms and on the hard ones."""
-    figures = [run.test.metrics | run.test.decomposition for run in runs]
-    summary: dict[str, Any] = over_seeds(figures)
-    return summary | {"hard": over_seeds(hard), "val_rmse": [run.val_rmse for run in runs]}
+def summarise(runs: list[FinishedRun], seeds: Mapping[str, int]) -> dict[str, Any]:
+    """Mean and spread over the runs of every figure, in the test rooms and in the hard ones."""
+    standard, hard = (over_seeds([report(run, "test", style, seeds[style]) for run in runs]) for style in TEST_SEEDS)
+    return standard | {"hard": hard, "val_rmse": [run.val_rmse for run in runs]}
 
 
 def over_seeds(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -172,23 +187,25 @@ def provenance(jobs: int) -> dict[str, str]:
 
 
 def table(models: Mapping[str, Any]) -> Table:
-    shown = Table(
-        "model", "rmse (m)", "hard rmse", "delta1", "gain", "corr", "GFLOPs", "epochs to U-Net", box=box.SIMPLE_HEAD
-    )
+    shown = Table("model", "rmse (m)", "hard rmse", "gain", "corr", "GFLOPs", "epochs\nto U-Net", box=box.SIMPLE_HEAD)
     for name, summary in models.items():
         both = [f"{part['rmse']['mean']:.3f} ± {part['rmse']['std']:.3f}" for part in (summary, summary["hard"])]
         gain, corr = (summary.get(key, {}).get("mean") for key in ("residual_gain", "residual_detail_corr"))
-        epochs = summary["epochs_to_baseline"]
         shown.add_row(
             name,
             *both,
-            f"{summary['delta1']['mean']:.3f}",
             "" if gain is None else f"{gain:.1%}",
             "" if corr is None else f"{corr:.2f}",
             f"{summary['gflops']:.2f}",
-            "never" if epochs is None else f"{epochs:.1f}",
+            epochs_to_unet(summary, models),
         )
     return shown
+
+
+def epochs_to_unet(summary: Mapping[str, Any], models: Mapping[str, Any]) -> str:
+    """Epochs that a model took to the U-Net's best; empty without the U-Net."""
+    epochs = summary["epochs_to_baseline"]
+    return "" if "unet" not in models else "never" if epochs is None else f"{epochs:.1f}"
 
 
 class Target(NamedTuple):
@@ -254,7 +271,7 @@ def model_markdown(models: Mapping[str, Any]) -> str:
             return ""
         return f"{part[name]['mean']:.{digits}f} ± {part[name]['std']:.{digits}f}"
 
-    columns = {
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "rmse (m)": lambda s: both(s, "rmse"),
         "hard rooms rmse (m)": lambda s: both(s["hard"], "rmse"),
         "abs_rel": lambda s: both(s, "abs_rel"),
@@ -264,9 +281,7 @@ def model_markdown(models: Mapping[str, Any]) -> str:
         "residual_detail_corr": lambda s: both(s, "residual_detail_corr"),
         "mean abs(residual) (m)": lambda s: both(s, "residual_abs_mean", 4),
         "base_smoothness": lambda s: both(s, "base_smoothness", 4),
-        "epochs to the U-Net's best": lambda s: (
-            "never" if s["epochs_to_baseline"] is None else f"{s['epochs_to_baseline']:.1f}"
-        ),
+        "epochs to the U-Net's best": partial(epochs_to_unet, models=models),
         "GFLOPs": lambda s: f"{s['gflops']:.2f}",
         "parameters": lambda s: f"{s['parameters'] / 1e6:.2f} M",
         "learning rate": lambda s: f"{s['learning_rate']:g}",
@@ -284,12 +299,17 @@ def model_markdown(models: Mapping[str, Any]) -> str:
 
 def compare_models(options: argparse.Namespace) -> None:
     """The main table: every model with its best rate and all seeds."""
-    epochs, search_epochs = (2, 1) if options.quick else (options.epochs, SEARCH_EPOCHS)
-    names, seeds = options.models, range(options.seeds)
+    quick, names, seeds = options.quick, options.models or list(MODELS), range(options.seeds)
+    epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
+    rooms = options.rooms or make_config(QUICK if quick else {}).simulation.train_rooms
+    test_seeds = TEST_SEEDS if options.test_seed is None else dict.fromkeys(TEST_SEEDS, options.test_seed)
+    budget = {"epochs": epochs, "seeds": options.seeds, "quick": quick, "search_epochs": search_epochs}
+    budget |= {"train_rooms": rooms, "test_seeds": test_seeds}
+    models = earlier_models(options.out, budget)
     search = options.runs / "search"
-    tried = [(name, rate) for name in names for rate in RATES[: 2 if options.quick else None]]
+    tried = [(name, rate) for name in names for rate in RATES[: 2 if quick else None]]
     short = finished_runs(
-        [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, options.quick) for name, rate in tried],
+        [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, quick) for name, rate in tried],
         options.jobs,
     )
     found = {
@@ -297,25 +317,21 @@ def compare_models(options: argparse.Namespace) -> None:
         for name in names
     }
     rates = {name: min(found[name], key=found[name].__getitem__) for name in names}
-    rooms: Layer = {"simulation": {"train_rooms": options.rooms}} if options.rooms else {}
     configs = [
-        campaign_config(name, merge(MODELS[name], rooms), epochs, rates[name], seed, options.runs, options.quick)
+        campaign_config(name, MODELS[name], epochs, rates[name], seed, options.runs, quick, options.rooms)
         for name in names
         for seed in seeds
     ]
     finished = finished_runs(configs, options.jobs)
-    budget = {"epochs": epochs, "seeds": options.seeds, "quick": options.quick, "search_epochs": search_epochs}
-    budget["train_rooms"] = configs[0].simulation.train_rooms
-    models = earlier_models(options.out, budget)
     for place, name in enumerate(names):
         runs = finished[place * len(seeds) : (place + 1) * len(seeds)]
-        models[name] = summarise(runs, [report(run, "test", hard=True) for run in runs]) | cost(runs[0].config)
+        models[name] = summarise(runs, test_seeds) | cost(runs[0].config)
         models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
         models[name] |= json.loads((runs[0].folder / NOTE).read_text())
     models = {name: models[name] for name in MODELS if name in models}
-    baseline = models["unet" if "unet" in models else names[0]]
-    target = statistics.fmean(min(curve) for curve in baseline["val_rmse"])
     for summary in models.values():
+        curves = models["unet"]["val_rmse"] if "unet" in models else []
+        target = statistics.fmean(min(curve) for curve in curves) if curves else 0.0
         summary["epochs_to_baseline"] = epochs_to(target, summary["val_rmse"])
     write(options, {"budget": budget, "models": models}, model_markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
@@ -324,13 +340,18 @@ def compare_models(options: argparse.Namespace) -> None:
 
 
 def earlier_models(path: Path, budget: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier call with the same budget has written."""
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    return earlier["models"] if earlier.get("budget") == budget else {}
+    """What an earlier call with the same budget has written; figures of another budget are not written over."""
+    earlier = json.loads(path.read_text()) if path.exists() else {"budget": budget, "models": {}}
+    if earlier["budget"] != budget:
+        sys.exit(f"{path} holds figures of another budget. Give another --out, or remove it.")
+    models: dict[str, Any] = earlier["models"]
+    return models
 
 
 def ablate(options: argparse.Namespace) -> None:
     """The variants of the default: one seed each, three of the default itself, which say how much is chance."""
+    if options.epochs or options.models or options.rooms or options.test_seed is not None:
+        sys.exit("The ablations have a budget of their own: leave out --epochs, --models, --rooms and --test-seed.")
     epochs = 1 if options.quick else ABLATION_EPOCHS
     rate = make_config().trainer.learning_rate
     wanted = [("default", seed) for seed in range(options.seeds)]
@@ -341,7 +362,7 @@ def ablate(options: argparse.Namespace) -> None:
     ]
     figures: dict[str, list[dict[str, float]]] = {name: [] for name, _ in wanted}
     for (name, _), run in zip(wanted, finished_runs(configs, options.jobs), strict=True):
-        figures[name].append(report(run, "val") | {"hard_rmse": report(run, "val", hard=True)["rmse"]})
+        figures[name].append(report(run, "val") | {"hard_rmse": report(run, "val", "hard", TEST_SEEDS["hard"])["rmse"]})
     variants = {name: over_seeds(found) | {"changed": ABLATIONS[name]} for name, found in figures.items()}
     budget = {"epochs": epochs, "seeds": {name: len(found) for name, found in figures.items()}, "learning_rate": rate}
     write(options, {"budget": budget, "variants": variants}, ablation_markdown(variants))
@@ -392,15 +413,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
     parser.add_argument("--ablations", action="store_true", help="train variants of the default instead")
-    parser.add_argument("--epochs", type=positive, default=12, help="of every run (12)")
+    parser.add_argument("--epochs", type=positive, help=f"of every run ({EPOCHS})")
     parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
-    parser.add_argument("--rooms", type=positive, help="to train in, after the search (as many as the package's default)")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
+    parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
+    parser.add_argument("--test-seed", type=int, help="that draws the rooms to test in (0, and 1 for the hard ones)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results)")
+    parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results; a quick one beside its runs)")
     options = parser.parse_args()
-    options.out = options.out or HERE / "results" / ("ablations.json" if options.ablations else "accuracy.json")
+    if not options.out:
+        options.out = options.runs if options.quick else HERE / "results"
+        options.out /= "ablations.json" if options.ablations else "accuracy.json"
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"Cannot write to {options.out.parent}: {error.strerror}.")
     (ablate if options.ablations else compare_models)(options)
 
 
