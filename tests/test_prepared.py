@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -128,6 +129,33 @@ def test_a_changed_file_makes_the_set_anew(cache: Path, root: Path, kind: str) -
     found = prepared.prepared(files(root))
     assert contents(found) != old
     torch.testing.assert_close(found[3].depth, files(root)[3].depth, rtol=0, atol=0.0005001)
+
+
+def test_depth_maps_that_change_places_make_the_set_anew(cache: Path, root: Path) -> None:
+    for index, level in enumerate((1000, 2000)):
+        path = root / "Attic" / "depth" / f"depth_{index}.npy"
+        np.save(path, np.full((24, 40), level, np.uint16))
+        os.utime(path, ns=(0, 0))  # as out of an archive: of one size and one time
+    prepared.prepared(files(root))
+    table = root / "Attic" / "train.csv"
+    swapped = table.read_text().replace("depth_0.npy", "?").replace("depth_1.npy", "depth_0.npy")
+    table.write_text(swapped.replace("?", "depth_1.npy"))
+    found = prepared.prepared(files(root))
+    assert [float(found[index].depth.median()) for index in (0, 1)] == pytest.approx([2, 1])
+
+
+def test_a_set_in_a_cache_that_can_only_be_read_is_used(
+    cache: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = contents(prepared.prepared(files(root)))
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(prepared, "FileLock", read_only)
+    assert contents(prepared.prepared(files(root))) == whole
+    with pytest.raises(DataError, match="Read-only file system"):
+        prepared.prepared(files(root, output_size=16))
 
 
 def test_a_recording_more_makes_the_set_anew(cache: Path, root: Path) -> None:

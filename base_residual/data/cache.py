@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept, and how those who wait for them are told."""
+"""Where things that can be made again are kept, on how many cores they are made, and how those who wait are told."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ Progress = Callable[[str, int, int], None]
 def cache_dir() -> Path:
     """Folder for what can be made again: BRDEPTH_CACHE, else the platform's cache folder."""
     return Path(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
+
+
+def own_cores() -> int:
+    """Cores that this process may run on: a cluster or a container grants some of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cached(kind: str, description: Mapping[str, object]) -> Path:

@@ -1,7 +1,8 @@
 """A split of a dataset as two memory-mapped arrays: what training reads is a copy out of the page cache.
 
 A prepared set is a folder with `waveform.npy`, float16 (N, 2, T) in [-1, 1], `depth.npy`, uint16 (N, S, S) in the unit
-that the index states, and `index.json`: the settings, and size, time and SHA-256 of every file that it was made from.
+that the index states, and `index.json`: the settings, and name, size, time and SHA-256 of every file that it was made
+from.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from base_residual.arrays import map_array
 from base_residual.data.batvision import BatVision, Recording
-from base_residual.data.cache import Progress, cached
+from base_residual.data.cache import Progress, cached, own_cores
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError, RunError
 from base_residual.files import read_at_most, replacing
@@ -54,6 +55,7 @@ class Index(BaseModel):
         settings: all that decides the arrays, but the files themselves.
         depth_unit: of the depth array, in metres.
         ids: names of all recordings.
+        files: of each recording, from the root on.
         stamps: of the files of each recording that is done.
     """
 
@@ -62,6 +64,7 @@ class Index(BaseModel):
     settings: dict[str, str | int | float]
     depth_unit: float
     ids: list[str]
+    files: list[tuple[str, ...]]
     stamps: list[tuple[Stamp, ...]]
 
 
@@ -132,7 +135,9 @@ def prepared(source: BatVision, progress: Progress | None = None) -> PreparedSet
                 _make(folder, source, progress)
                 made = _open_fresh(folder, source)
     except OSError as error:
-        raise DataError(f"Cannot prepare {source.root} in {folder}: {error.strerror or error}.") from error
+        made = _open_fresh(folder, source)  # what is there can be read where nothing can be written
+        if made is None:
+            raise DataError(f"Cannot prepare {source.root} in {folder}: {error.strerror or error}.") from error
     if made is None:
         raise DataError(f"The recordings in {source.root} changed while they were being prepared. Try again.")
     return made
@@ -192,7 +197,10 @@ def _fresh_index(folder: Path, source: BatVision) -> Index | None:
 def _empty_index(source: BatVision) -> Index:
     """The index of a split of which nothing is done yet."""
     unit = max(MILLIMETRE, source.data.max_depth / np.iinfo(np.uint16).max)
-    return Index(settings=_settings(source), depth_unit=unit, ids=[item.id for item in source.recordings], stamps=[])
+    root = f"{source.root}{os.sep}"
+    files = [tuple(str(path).removeprefix(root) for path in item.files) for item in source.recordings]
+    ids = [item.id for item in source.recordings]
+    return Index(settings=_settings(source), depth_unit=unit, ids=ids, files=files, stamps=[])
 
 
 def _arrays(source: BatVision) -> dict[str, tuple[type, tuple[int, ...]]]:
@@ -243,7 +251,7 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
         index = _empty_index(source)
     done = len(index.stamps)
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        pool = stack.enter_context(ThreadPoolExecutor(own_cores()))
         waveforms, depths = (
             stack.enter_context(_rows(partial / name, kind, shape, done))
             for name, (kind, shape) in _arrays(source).items()

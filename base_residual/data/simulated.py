@@ -16,7 +16,7 @@ from filelock import FileLock
 from base_residual.audio import echo_frames
 from base_residual.config import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
-from base_residual.data.cache import Progress, cached
+from base_residual.data.cache import Progress, cached, own_cores
 from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
 from base_residual.files import discard, replacing
@@ -147,7 +147,7 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> No
 def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None, shard: Shard) -> None:
     """Run one process per core, each with its share of a part of the rooms, and watch them."""
     total = len(list_rooms(simulation))
-    cores = min(os.cpu_count() or 1, max(1, total // shard.of // 8))
+    cores = min(own_cores(), max(1, total // shard.of // 8))
     shares = [(shard.part - 1 + shard.of * core, shard.of * cores) for core in range(cores)]
     if cores == 1:
         render_every(folder, *shares[0])
