@@ -254,23 +254,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
-        flat = self.audio.front_end in ("waveform", "matched")
-        if flat != (self.model.encoder == "time"):
-            fitting = "time" if flat else "unet"
-            raise ValueError(
-                f"the front end '{self.audio.front_end}' needs model.encoder={fitting}, not {self.model.encoder}"
-            )
+        if self.trainer.compile and self.trainer.recompute:
+            raise ValueError("trainer.compile and trainer.recompute exclude each other")
         splits = self.model.name == "base_residual"
         if self.model.decoder == "lookup" and not splits:
             raise ValueError("a lookup decoder listens where the base lies, and a baseline has none; use map or unet")
-        decoders = {self.model.decoder, self.model.base_decoder} if splits else {self.model.decoder}
-        if flat and "unet" in decoders:
-            raise ValueError("a unet decoder needs the skip connections of model.encoder=unet")
-        if not flat and decoders != {"unet"}:
-            raise ValueError(
-                "model.encoder=unet needs unet decoders: set model.decoder=unet"
-                + " and model.base_decoder=unet" * splits
-            )
+        flat = self.audio.front_end in ("waveform", "matched")
+        fitting = {"encoder": "time", "decoder": "lookup" if splits else "map", "base_decoder": "grid"}
+        if not splits:
+            del fitting["base_decoder"]
+        wrong = [name for name in fitting if (getattr(self.model, name) == "unet") == flat]
+        if wrong:
+            needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)
+            raise ValueError(f"the front end '{self.audio.front_end}' needs {needed}")
         return self
 
     @property
