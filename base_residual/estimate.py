@@ -149,7 +149,7 @@ class Trial:
         self._config, self._device = config, device
         self.model = create_model(config).to(device)
         self._optimizer = make_optimizer(self.model, settings)
-        self._updater = Updater(self.model, self._optimizer, config, steps=1)
+        self._updater = Updater(self.model, self._optimizer, config, steps=1, least=1)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 

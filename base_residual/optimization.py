@@ -37,6 +37,7 @@ class Updater:
         optimizer: over its parameters.
         config: of the run.
         steps: updates in an epoch.
+        least: recordings of a batch that the process with the fewest gets; no batch goes through in more parts.
         processes: those that train together; each has its share of every batch.
     """
 
@@ -46,9 +47,11 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         config: Config,
         steps: int,
+        least: int,
         processes: Processes = ALONE,
     ) -> None:
         self.model, self.optimizer, self.config, self.steps, self.processes = model, optimizer, config, steps, processes
+        self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
         self.device = next(model.parameters()).device
         # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
         self.loss = (
@@ -94,12 +97,11 @@ class Updater:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         before = [statistic.clone() for statistic in self._statistics]
-        parts = min(settings.accumulate, len(waveform))
         sums = torch.zeros(4, device=self.device)
-        for part in range(parts):
-            last = part == parts - 1
+        for part, share in enumerate(self._shares(gt)):
+            last = part == self.parts - 1
             with nullcontext() if last else self._alone():
-                sums += self._backward(waveform[part::parts], gt[part::parts], epoch, parts)
+                sums += self._backward(waveform[part :: self.parts], gt[part :: self.parts], epoch, share)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         fault = self.processes.mean(1 - torch.isfinite(norm + sums.sum()).float()) > 0
         for statistic, old in zip(self._statistics, before, strict=True):
@@ -115,15 +117,24 @@ class Updater:
         self._suspects = []
         return found
 
-    def _backward(self, waveform: Tensor, gt: Tensor, epoch: int, parts: int) -> Tensor:
+    def _shares(self, gt: Tensor) -> Tensor:
+        """The share of all measured pixels that each part of a batch has, (parts,): a mean over pixels is made of
+        the parts' means by them."""
+        if self.parts == 1:
+            return gt.new_ones(1)
+        measured = torch.stack([(gt[part :: self.parts] > 0).sum() for part in range(self.parts)])
+        counts = self.processes.mean(measured.float())
+        return counts / counts.sum().clamp(min=1)
+
+    def _backward(self, waveform: Tensor, gt: Tensor, epoch: int, share: Tensor) -> Tensor:
         """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""
         features = self.model.hear(waveform)
         with mixed_precision(self.config.trainer.precision, self.device):
             decomposition = self._network(features, self.detaches(epoch))
         terms: LossTerms
         total, terms = self.loss(*decomposition, gt)
-        (total / parts).backward()
-        return torch.stack([total, *terms]).detach() / parts
+        (total * share).backward()
+        return torch.stack([total, *terms]).detach() * share
 
     def _alone(self) -> AbstractContextManager[None]:
         """Where gradients are kept for now, and not yet averaged over the processes."""

@@ -35,6 +35,7 @@ from base_residual.visualize import curves_figure, decomposition_figure, panels,
 log = logging.getLogger("base_residual")
 
 GO_ON, SAVE, STOP = range(3)  # what a step may be asked to be followed by; of all processes' wishes the highest counts
+AGAIN = 1.0  # seconds after which a second signal counts as one
 PICTURED = 3  # validation recordings in a decomposition picture
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
@@ -118,6 +119,11 @@ class Batches:
 
     def __len__(self) -> int:
         return self.count // self.batch_size
+
+    @property
+    def least(self) -> int:
+        """Samples of each batch that the process with the fewest gets."""
+        return self.batch_size // self.processes.world
 
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.count, generator=generator(self.seed, self.epoch)).tolist()
@@ -221,7 +227,7 @@ class Trainer:
         for tracker in self._trackers:
             tracker.start(self.config, run_dir, position.history)
         batches = Batches(len(datasets["train"]), settings.batch_size, settings.seed, self._processes)
-        updater = Updater(model, optimizer, self.config, len(batches), self._processes)
+        updater = Updater(model, optimizer, self.config, len(batches), batches.least, self._processes)
         picture = self._run(updater, batches, datasets["train"], datasets["val"], position)
         return self._finish(datasets["train"], datasets["test"], position, picture)
 
@@ -371,16 +377,23 @@ def picture_name(epoch: int) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a termination signal sets, so that no step is cut in two; a second one acts at once."""
-    event = threading.Event()
+    """An event that Ctrl-C or a termination signal sets, so that no step is cut in two.
+
+    A second one, a while later, acts at once. Both may come twice in one moment: from the terminal or the cluster, and
+    from torchrun, which passes on what it got.
+    """
+    event, first = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
+        nonlocal first
+        if not event.is_set():
+            first = time.monotonic()
+            event.set()
+        elif time.monotonic() >= first + AGAIN:
             raise KeyboardInterrupt
-        event.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

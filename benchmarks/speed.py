@@ -87,8 +87,8 @@ def train(config, batch, steps, processes):
     model = create_model(config).train()
     if processes.world > 1:
         share_norms(model)
-    updater = Updater(model, make_optimizer(model, config.trainer), config, steps, processes)
     count, side = batch // processes.world, config.data.output_size
+    updater = Updater(model, make_optimizer(model, config.trainer), config, steps, count, processes)
     depth = config.data.max_depth * torch.rand(count, 1, side, side)
     share = EchoBatch(0.1 * torch.randn(count, 2, echo_frames(config.data.max_depth)), depth, [""] * count)
     updater.update(share, 1, 0)
@@ -231,7 +231,7 @@ def package_training(config: Config, device: torch.device) -> Callable[[EchoBatc
     Its time holds the augmentation and the front end; the reference's step begins after its spectrograms.
     """
     model = create_model(config).to(device).train()
-    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=1)
+    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=1, least=1)
     return lambda batch: updater.update(batch, epoch=1, step=0)
 
 

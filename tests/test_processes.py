@@ -125,6 +125,12 @@ def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Pa
     assert names == {path.name for path in alone.run_dir.iterdir()}
 
 
+def test_unequal_shares_go_through_in_as_many_parts(tiny: MakeConfig, tmp_path: Path) -> None:
+    config = tiny({"trainer": {"batch_size": 7, "accumulate": 4, "epochs": 1}})  # shares of 4 and of 3
+    finish(start(config, tmp_path, 2))
+    assert len(history(config)) == 1
+
+
 def test_several_processes_evaluate_to_the_same_figures(tiny: MakeConfig, tmp_path: Path) -> None:
     config, model = tiny(), tmp_path / "model.safetensors"
     torch.manual_seed(0)
@@ -171,7 +177,9 @@ def test_a_run_that_was_interrupted_is_saved_at_the_same_step_by_all(tiny: MakeC
     while not (tmp_path / "where").exists():
         assert time.monotonic() < give_up
         time.sleep(0.02)
-    workers[1].send_signal(signal.SIGTERM)  # one alone hears of it
+    for _ in range(2):  # one alone hears of it: from the cluster, and from torchrun, which passes it on
+        workers[1].send_signal(signal.SIGTERM)
+        time.sleep(0.02)
     said = finish(workers, code=2)
     assert all("Stopped in epoch" in text for text in said)
     finish(start(stopped, tmp_path, 2, "--resume"))

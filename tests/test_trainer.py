@@ -13,6 +13,7 @@ import torch
 from conftest import write_batvision
 from safetensors.torch import load_file
 
+from base_residual import trainer
 from base_residual.checkpoint import load_checkpoint, read_header, save_checkpoint, write_tensors
 from base_residual.config import Config
 from base_residual.console import ConsoleTracker, epoch_line
@@ -48,6 +49,16 @@ class StopAt(Tracker):
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         if (epoch, done) == self.where:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trainer.interruptible() as interrupted:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # in one moment: passed on by torchrun
+            os.kill(os.getpid(), number)
+        assert interrupted.is_set()
+        monkeypatch.setattr(trainer, "AGAIN", 0.0)
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 

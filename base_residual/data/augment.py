@@ -28,15 +28,20 @@ def augment(
         The changed batch, on the device that it was on.
     """
     device, ears_and_time = waveform.device, waveform.shape[1:]
-    draws = torch.stack([torch.rand(3, generator=chance) for chance in chances]).to(device)  # (B, 3)
+    draws = _sent(torch.stack([torch.rand(3, generator=chance) for chance in chances]), device)  # (B, 3)
     if config.mirror:
         waveform, depth = mirror(waveform, depth, draws[:, 0] < 0.5)
     if config.damping:
         waveform = damp(waveform, config.damping * draws[:, 1])
     if config.noise:
-        noise = torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]).to(device)
+        noise = _sent(torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]), device)
         waveform = hiss(waveform, config.noise * QUIETEST ** draws[:, 2], noise)
     return waveform, depth
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; nobody waits until it is there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def mirror(waveform: Tensor, depth: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
