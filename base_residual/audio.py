@@ -60,11 +60,21 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """A sound file; whatever goes wrong while it is open is said in one sentence."""
     try:
         if not path.is_file():
-            raise DataError(f"The recording {path} does not exist.")
+            raise DataError(f"The recording {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
         with soundfile.SoundFile(str(path)) as file:
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError, UnicodeError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error
+
+
+def check_echo(path: Path) -> None:
+    """Look whether a file says that it holds a two-eared recording, without reading the sound.
+
+    Raises:
+        DataError: it does not, or is missing.
+    """
+    with _opened(path) as file:
+        _check(_header(file), path)
 
 
 def _header(file: soundfile.SoundFile) -> EchoHeader:

@@ -12,9 +12,12 @@ import typer
 
 from base_residual import __version__, cli_data
 from base_residual.commands import EXIT_CODES, Command, Commands, Notes
+from base_residual.errors import ConfigError
 from base_residual.options import (
     DATA_SETTINGS,
+    AssignOption,
     CheckpointArgument,
+    ConfigOption,
     DatasetOption,
     DeviceOption,
     JsonOption,
@@ -25,14 +28,17 @@ from base_residual.options import (
     current_name,
     given_settings,
     setting,
+    settings_beneath,
 )
 from base_residual.output import Output
-from base_residual.presets import PRESETS, SIZES
+from base_residual.presets import PRESETS, SIZES, listed
 
 if TYPE_CHECKING:
     from base_residual.checkpoint import Checkpoint
     from base_residual.config import Config
     from base_residual.data.sample import EchoDataset
+
+FORMATS = ("onnx",)  # that a checkpoint is exported to
 
 app = typer.Typer(
     cls=Commands,
@@ -103,12 +109,8 @@ def train(
     results_dir: Annotated[Path | None, setting("tracking.results_dir")] = None,
     wandb: Annotated[bool | None, setting("tracking.wandb", "--wandb/--no-wandb")] = None,
     tensorboard: Annotated[bool | None, setting("tracking.tensorboard", "--tensorboard/--no-tensorboard")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file with any of the settings; options win over it.")
-    ] = None,
-    assign: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; repeatable.")
-    ] = None,
+    config: ConfigOption = None,
+    assign: AssignOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this run's saved state ends.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run of the same name.")] = False,
     dry_run: Annotated[
@@ -126,11 +128,9 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a model; without any option, on simulated rooms and with no download."""
-    from base_residual.config import load_layer, make_config, parse_setting
+    from base_residual.config import make_config
 
-    layers = [load_layer(config)] if config else []
-    layers += [*(parse_setting(text) for text in assign or []), given_settings(ctx)]
-    settings = make_config(*layers, preset=preset, size=size)
+    settings = make_config(*settings_beneath(config, assign), given_settings(ctx), preset=preset, size=size)
     out = Output(as_json, quiet)
     if dry_run:
         _rehearse(settings, out)
@@ -249,12 +249,17 @@ def predict(
 def export(
     checkpoint: CheckpointArgument,
     out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="beside the checkpoint")] = None,
+    kind: Annotated[
+        str, typer.Option("--format", metavar="onnx", help="Format to write.", autocompletion=completing(FORMATS))
+    ] = "onnx",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a checkpoint as ONNX, waveform in and depth out, and check that ONNX Runtime gets the same depth."""
     from base_residual.export import export_onnx
 
+    if kind not in FORMATS:
+        raise ConfigError(f"Unknown format '{kind}'. Known are {listed(kind, FORMATS)}")
     path = export_onnx(_load_checkpoint(checkpoint, "cpu").model, out or checkpoint.with_suffix(".onnx"))
     result, size = Output(as_json, quiet), path.stat().st_size
     result.json({"onnx": path, "bytes": size})

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from base_residual.commands import Command
-from base_residual.options import JsonOption, QuietOption, completing, given_settings, setting
+from base_residual.options import (
+    AssignOption,
+    ConfigOption,
+    JsonOption,
+    QuietOption,
+    completing,
+    given_settings,
+    setting,
+    settings_beneath,
+)
 from base_residual.output import Output
 from base_residual.presets import SPLITS
 
@@ -57,6 +66,8 @@ def prepare(
     data_root: Annotated[Path | None, setting("data.root")] = None,
     output_size: Annotated[int | None, setting("data.output_size")] = None,
     max_depth: Annotated[float | None, setting("data.max_depth")] = None,
+    config: ConfigOption = None,
+    assign: AssignOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -67,7 +78,7 @@ def prepare(
     from base_residual.data.prepared import PreparedSet
 
     out, made = Output(as_json, quiet), {}
-    settings = make_config(given_settings(ctx))
+    settings = make_config(*settings_beneath(config, assign), given_settings(ctx), {"data": {"prepare": True}})
     for split in SPLITS:
         with counting(out.progress) as progress:
             found = open_dataset(settings.data.name, settings.data.root, split, settings, progress)

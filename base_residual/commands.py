@@ -20,7 +20,8 @@ Exit codes:
 1    check-data found problems, a question was answered with no, or there is
      a bug, which shows as a traceback;
 2    a mistake in what was asked for, said in one sentence;
-130  stopped by Ctrl-C or a termination signal; what was finished is kept."""
+130  stopped by Ctrl-C, or a training by a termination signal; what was
+     finished is kept."""
 
 
 class Command(TyperCommand):

@@ -17,6 +17,7 @@ from base_residual.tracking import Record
 
 MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
+UNUSED = "-"
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
 
 
@@ -93,17 +94,23 @@ class Comparison:
 
     @property
     def differing(self) -> dict[str, list[Any]]:
-        """The settings that are not the same in all runs, by their dotted name: the value in each run."""
+        """The settings that are not the same in all runs, by their dotted name: the value in each run.
+
+        A baseline has no parts that a loss could hold apart: `UNUSED` where a run does nothing with a setting.
+        """
         settings = [
             {
                 f"{section}.{key}": value
                 for section, keys in run.config.model_dump(mode="json", exclude={"tracking"}).items()
                 for key, value in keys.items()
+                if run.config.model.name == "base_residual" or section != "loss" or key == "recon"
             }
             for run in self.runs
         ]
-        values = {name: [setting[name] for setting in settings] for name in settings[0]}
-        return {name: given for name, given in values.items() if any(value != given[0] for value in given[1:])}
+        names = dict.fromkeys(name for setting in settings for name in setting)
+        values = {name: [setting.get(name, UNUSED) for setting in settings] for name in names}
+        used = {name: [value for value in given if value != UNUSED] for name, given in values.items()}
+        return {name: values[name] for name, given in used.items() if any(value != given[0] for value in given)}
 
     def ahead(self, run: FinishedRun) -> float:
         """Share by which a run's test rmse lies below the reference's; negative where it lies above."""
@@ -114,10 +121,18 @@ class Comparison:
         return run.reached(min(self.reference.val_rmse))
 
     def criteria(self, run: FinishedRun) -> list[Criterion]:
-        """The success criteria of a run; the lead is judged only against a baseline, and not of one."""
+        """The success criteria of a run; the lead is judged only against a baseline that had the same budget."""
         name = self.reference.config.model.name
-        if name not in BASELINES or run is self.reference:
+        if name not in BASELINES:
             return success_criteria(run.test, run.val_rmse)
+        if run is self.reference:
+            return success_criteria(
+                run.test, run.val_rmse, baseline_name=BASELINES[name], undecided="it is the baseline"
+            )
+        mine, theirs = (_budget(each) for each in (run, self.reference))
+        if mine != theirs:
+            why = f"not the same budget: {mine}, the baseline {theirs}"
+            return success_criteria(run.test, run.val_rmse, baseline_name=BASELINES[name], undecided=why)
         return success_criteria(run.test, run.val_rmse, self.reference.rmse, BASELINES[name])
 
     def row(self, run: FinishedRun) -> dict[str, str]:
@@ -198,7 +213,15 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 def _tested_on(run: FinishedRun) -> tuple[Any, ...]:
     """What two runs must have in common for their figures to compare."""
     counts = [run.test.metrics.get(name) for name in ("images", "images_without_depth")]
-    return run.test.protocol, run.config.data.name, run.config.simulation, *counts
+    rooms = run.config.simulation.model_dump(exclude={"train_rooms", "val_rooms"})  # each room has its own seed
+    return run.test.protocol, run.config.data.name, rooms, *counts
+
+
+def _budget(run: FinishedRun) -> str:
+    """What a run has been given to learn from, in words."""
+    epochs = f"{run.config.trainer.epochs} epochs"
+    data = run.config.data
+    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if data.name == "simulated" else epochs
 
 
 def read_runs(folders: Sequence[Path]) -> Comparison:

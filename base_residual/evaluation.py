@@ -214,6 +214,7 @@ def success_criteria(
     val_rmse: Sequence[float] = (),
     baseline_rmse: float | None = None,
     baseline_name: str = "U-Net baseline",
+    undecided: str = "needs a run with --model unet, and compare",
 ) -> list[Criterion]:
     """The five criteria of a run, each with its figure.
 
@@ -222,6 +223,7 @@ def success_criteria(
         val_rmse: validation rmse of each epoch, in metres.
         baseline_rmse: rmse of a plain network on the same data with the same budget, in metres, if it is known.
         baseline_name: what that network is called.
+        undecided: why its rmse is not known.
 
     Returns:
         The criteria; those that this run alone cannot decide have no verdict.
@@ -245,7 +247,7 @@ def success_criteria(
         ]
     lead = f"rmse 5 % below the {baseline_name}"
     if baseline_rmse is None:
-        criteria.append(Criterion(lead, None, f"rmse {rmse:.3f} m; needs a run with --model unet, and compare"))
+        criteria.append(Criterion(lead, None, f"rmse {rmse:.3f} m; {undecided}"))
     else:
         ahead = 1 - rmse / baseline_rmse
         figure = f"{ahead:+.2%} ({rmse:.3f} against {baseline_rmse:.3f} m)"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from base_residual.evaluation import Evaluation
     from base_residual.tracking import Record
 
+ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays flat, and more are no faster
 LATENT = 32  # length of an echo's latent vector, per base channel
 
 
@@ -159,7 +160,9 @@ class DepthNet(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self.listen(echoes.to(next(self.parameters()).device))
+            device = next(self.parameters()).device
+            batches = [self.listen(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
+            return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
         finally:
             self.train(was_training)
 

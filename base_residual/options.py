@@ -111,6 +111,25 @@ QuietOption = Annotated[
 ]
 
 
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with any of the settings; options win over it.")
+]
+AssignOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; repeatable.")
+]
+
+
+def settings_beneath(config: Path | None, assign: list[str] | None) -> list[Layer]:
+    """The settings of a file and of `--set`, which options of their own lie over.
+
+    Raises:
+        ConfigError: the file or a setting cannot be read.
+    """
+    from base_residual.config import load_layer, parse_setting
+
+    return [*([load_layer(config)] if config else []), *map(parse_setting, assign or [])]
+
+
 # Which settings the options of a dataset reach, of a command that has others of its own.
 DATA_SETTINGS = {"dataset": "data.name", "data_root": "data.root"}
 

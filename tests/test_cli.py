@@ -135,6 +135,21 @@ def test_predicting_writes_metres_and_a_picture_for_each_recording(run: tuple[Pa
         assert (tmp_path / "out" / f"{name}_depth.png").exists()
 
 
+def test_what_is_predicted_is_kept_and_what_cannot_be_is_known_before(
+    run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("base_residual.predict.ECHOES_AT_ONCE", 1)
+    good, broken, out = tmp_path / "good.wav", tmp_path / "broken.wav", tmp_path / "out"
+    soundfile.write(good, np.full((5000, 2), 0.1), 44_100)
+    command = ("predict", run[0] / "best.safetensors", good)
+    for last, words in ((tmp_path / "none.wav", "none.wav does not exist"), (tmp_path, "is a folder")):
+        assert words in sentence(brdepth(*command, last, "--out", out, code=2))
+        assert not out.exists()
+    soundfile.write(broken, np.full((5000, 2), np.nan, np.float32), 44_100, "FLOAT")
+    assert "NaN" in sentence(brdepth(*command, broken, "--out", out, code=2))
+    assert {path.name for path in out.iterdir()} == {"good_depth.npy", "good_depth.png"}
+
+
 def test_a_recording_that_says_little_is_predicted_with_a_word_of_warning(
     run: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,6 +166,7 @@ def test_a_recording_that_says_little_is_predicted_with_a_word_of_warning(
 def test_a_checkpoint_is_exported_for_machines_without_this_package(run: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "robot.onnx"
     assert brdepth("export", run[0] / "best.safetensors", "--out", out).startswith(f"ONNX: {out} (")
+    assert "Known are onnx" in sentence(brdepth("export", run[0] / "best.safetensors", "--format", "onxx", code=2))
     depth = onnxruntime.InferenceSession(out).run(["final"], {"waveform": np.zeros((2, 2, 2075), np.float32)})[0]
     assert depth.shape == (2, 1, 32, 32)
 
@@ -187,6 +203,7 @@ def test_preparing_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pyte
     assert [line.split(",")[0] for line in lines] == [f"{split}: 2 recordings" for split in ("train", "val", "test")]
     for line in lines:
         assert (Path(line.rsplit(", ", 1)[1]) / "depth.npy").is_file()
+    assert brdepth(*options, "--set", "data.align_onset=true", "--set", "data.prepare=false").splitlines() != lines
 
 
 def test_a_shard_says_what_is_still_to_come(tmp_path: Path) -> None:

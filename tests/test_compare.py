@@ -33,7 +33,10 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
         min(comparison.reference.val_rmse)
     )
     assert comparison.criteria(run)[2].met is not None
-    assert comparison.criteria(comparison.reference)[0].met is None
+    (lead, *_) = comparison.criteria(comparison.reference)
+    assert lead.met is None
+    assert lead.figure.endswith("it is the baseline")
+    assert not any(name.startswith("loss.") for name in comparison.differing)  # which a U-Net does nothing with
     output = brdepth("compare", *folders.values(), "--out", tmp_path / "c.png")
     assert "Success criteria: base_residual" in output
     assert (tmp_path / "c.png").exists()
@@ -58,6 +61,17 @@ def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_pa
     assert "What differs" in output
     assert re.search(r"loss.lambda_sparse\s+0.0\s+0.5", output)
     assert json.loads(brdepth("compare", first, second, "--json"))["differing"] == comparison.differing
+    unet = Trainer(tiny({"model": {"name": "unet"}}), trackers=[]).fit().run_dir
+    assert compare_runs([first, second, unet]).differing["loss.lambda_sparse"] == [0.0, 0.5, "-"]
+
+
+def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:
+    longer = {"trainer": {"epochs": 3}, "simulation": {"train_rooms": 24}, "tracking": {"experiment_name": "longer"}}
+    run = Trainer(tiny(longer), trackers=[]).fit().run_dir
+    comparison = compare_runs([run, folders["unet"]])
+    lead = comparison.criteria(comparison.runs[0])[2]
+    assert lead.met is None
+    assert "not the same budget: 3 epochs in 24 rooms, the baseline 2 epochs in 16 rooms" in lead.figure
 
 
 def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:
