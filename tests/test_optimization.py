@@ -101,6 +101,35 @@ def updater(config: Config) -> Updater:
     return Updater(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
 
 
+def test_an_update_asks_no_tensor_for_its_value(
+    tiny: MakeConfig, batch: EchoBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = updater(tiny({"trainer": {"accumulate": 2}}))
+
+    def waits(*_: object) -> None:
+        raise AssertionError("the device would have to be waited for")
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, waits)
+    sums = one.update(batch, 1, 0)
+    monkeypatch.undo()
+    assert torch.isfinite(sums).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")
+def test_an_update_does_not_wait_for_the_card(tiny: MakeConfig, batch: EchoBatch) -> None:
+    config = tiny()
+    model = create_model(config).to("cuda").train()
+    one = Updater(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
+    one.update(batch, 1, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sums = one.update(batch, 1, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(sums).all()
+
+
 def test_gradients_that_explode_are_cut_to_the_norm_that_is_allowed(tiny: MakeConfig, batch: EchoBatch) -> None:
     one = updater(tiny({"loss": {"lambda_recon": 1e6}, "trainer": {"grad_clip": 0.5}}))
     assert torch.isfinite(one.update(batch, 1, 0)).all()

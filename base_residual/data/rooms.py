@@ -97,7 +97,7 @@ class Style:
 
 STYLES = {
     "standard": Style(),
-    # Longer and taller rooms, more furniture, duller walls and more noise than anything in "standard".
+    # Towards longer and taller rooms, more furniture, duller walls and more noise than in "standard".
     "hard": Style(
         length=(2.5, 10.5), height=(2.2, 5.0), furniture=(5, 12), absorption=(0.2, 0.6), noise=(0.002, 0.006)
     ),
