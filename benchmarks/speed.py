@@ -1,8 +1,9 @@
 """Measure the package against the way in which this field's code loads, trains and judges, on the same recordings.
 
 Both ways take turns in one process (A B A B ...), and a ratio is the median of the turns' ratios, so that whatever else
-the machine does slows both. The recordings are generated: noise that decays, and slanted walls with holes, in the
-layout of BatVision V2, read from a warm page cache. Writes JSON, a table and a figure.
+the machine does slows both; that of several processes is of the medians of each. The recordings are generated: noise
+that decays, and slanted walls with holes, in the layout of BatVision V2, read from a warm page cache. Writes JSON, a
+table and a figure.
 
     python benchmarks/speed.py            # the committed result, results/speed.json, in some minutes
     python benchmarks/speed.py --quick    # a few tiny recordings and networks: shows that it runs
@@ -71,6 +72,30 @@ from base_residual.data import open_dataset
 root, split, data = sys.argv[1:]
 open_dataset("batvisionv2", root, split, make_config({"data": json.loads(data)}))
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+TRAIN_ON = """
+import json, sys
+from pathlib import Path
+import torch
+from base_residual.baseline import create_model
+from base_residual.config import make_config
+from base_residual.data import open_dataset
+from base_residual.optimization import Updater, make_optimizer
+from base_residual.trainer import Batches, make_loader
+
+root, split, settings, size = sys.argv[1:]
+config, device, held = make_config(json.loads(settings)), torch.device("cpu"), []
+dataset = open_dataset("batvisionv2", root, split, config)
+batches = Batches(len(dataset), int(size), 0)
+model = create_model(config).train()
+model.register_forward_hook(  # when all is held that the gradients need; what is mapped from files counts as theirs
+    lambda *_: held.append(int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]))
+)
+updater = Updater(model, make_optimizer(model, config.trainer), config, len(batches), batches.least)
+for step, batch in enumerate(make_loader(dataset, batches, 0, device)):
+    updater.update(batch, 1, step)
+print(max(held))
 """
 
 TRAIN = """
@@ -501,6 +526,13 @@ def peak_of_preparing(root: Path, split: str, config: Config) -> float:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
 
 
+def peak_of_training(root: Path, split: str, config: Config, batch: int) -> float:
+    """The most memory of its own that a fresh process holds while it trains for an epoch, in MB."""
+    settings = config.model_dump_json(include={"data", "model"})
+    command = [sys.executable, "-c", TRAIN_ON, str(root), split, settings, str(batch)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+
+
 def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> dict[str, Any]:
     """Speeds, or milliseconds where the name of the y axis begins with it, of each series over what grows."""
     found = medians(take_turns(turns, ways))
@@ -569,9 +601,13 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     panels["processes"] = {"x": "processes, with one thread each", "y": "samples/s of training", "at": [1, 2]}
     panels["processes"]["series"] = {"package": [one, together], "runs that share nothing": [one, alone]}
     if LINUX:
-        peaks = [peak_of_preparing(root, split, config) for split in splits.values()]
-        panels["memory"] = {"x": "recordings prepared", "y": "peak memory (MB)", "at": list(splits)}
-        panels["memory"]["series"] = {"package": peaks}
+        panels["memory"] = {"x": "recordings", "y": "peak memory (MB)", "at": list(splits)}
+        panels["memory"]["series"] = {
+            "preparing": [peak_of_preparing(root, split, config) for split in splits.values()],
+            "training, mapped files apart": [
+                peak_of_training(root, split, config, sizes.batch) for split in splits.values()
+            ],
+        }
     return panels
 
 
@@ -671,9 +707,7 @@ def figure(result: Mapping[str, Any]) -> Any:
     bars.set(xscale="log", xlabel="times as fast as the reference; black: target")
     for axis, panel in zip(axes, panels, strict=False):
         for name, values in panel["series"].items():
-            axis.plot(
-                panel["at"], values, "o-", color={"reference": "0.5", "package": "C0"}.get(name, "C1"), label=name
-            )
+            axis.plot(panel["at"], values, "o-", color="0.5" if name == "reference" else None, label=name)
         far = "reference" in panel["series"]  # apart
         axis.set(xlabel=panel["x"], ylabel=panel["y"], yscale="log" if far else "linear")
         if panel["at"][0] > 0:
