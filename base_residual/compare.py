@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from base_residual.config import Config, load_layer, make_config
+from base_residual.config import Config, LossConfig, load_layer, make_config
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
 from base_residual.files import from_json, read_at_most
@@ -18,6 +18,10 @@ from base_residual.tracking import Record
 MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
 UNUSED = "-"
+OF_THE_PARTS = {  # settings that a baseline does nothing with
+    *(f"loss.{name}" for name in LossConfig.model_fields if name != "recon"),
+    *(f"model.{name}" for name in ("base_decoder", "base_grid", "activations", "residual_bound")),
+}
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
 
 
@@ -103,7 +107,7 @@ class Comparison:
                 f"{section}.{key}": value
                 for section, keys in run.config.model_dump(mode="json", exclude={"tracking"}).items()
                 for key, value in keys.items()
-                if run.config.model.name == "base_residual" or section != "loss" or key == "recon"
+                if run.config.model.name == "base_residual" or f"{section}.{key}" not in OF_THE_PARTS
             }
             for run in self.runs
         ]
@@ -213,15 +217,15 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 def _tested_on(run: FinishedRun) -> tuple[Any, ...]:
     """What two runs must have in common for their figures to compare."""
     counts = [run.test.metrics.get(name) for name in ("images", "images_without_depth")]
-    rooms = run.config.simulation.model_dump(exclude={"train_rooms", "val_rooms"})  # each room has its own seed
+    rooms = run.config.simulation.model_dump(exclude={"train_rooms"})  # each room has a seed of its own
     return run.test.protocol, run.config.data.name, rooms, *counts
 
 
 def _budget(run: FinishedRun) -> str:
     """What a run has been given to learn from, in words."""
-    epochs = f"{run.config.trainer.epochs} epochs"
-    data = run.config.data
-    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if data.name == "simulated" else epochs
+    epochs, data = f"{run.config.trainer.epochs} epochs", run.config.data
+    rendered = data.name == "simulated" and data.root is None
+    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if rendered else epochs
 
 
 def read_runs(folders: Sequence[Path]) -> Comparison:

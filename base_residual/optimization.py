@@ -124,7 +124,7 @@ class Updater:
             return gt.new_ones(1)
         measured = torch.stack([(gt[part :: self.parts] > 0).sum() for part in range(self.parts)])
         counts = self.processes.mean(measured.float())
-        return counts / counts.sum().clamp(min=1)
+        return counts / counts.sum().clamp(min=1e-6)
 
     def _backward(self, waveform: Tensor, gt: Tensor, epoch: int, share: Tensor) -> Tensor:
         """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""

@@ -35,7 +35,7 @@ from base_residual.visualize import curves_figure, decomposition_figure, panels,
 log = logging.getLogger("base_residual")
 
 GO_ON, SAVE, STOP = range(3)  # what a step may be asked to be followed by; of all processes' wishes the highest counts
-AGAIN = 1.0  # seconds after which a second signal counts as one
+AGAIN = 1.0  # seconds within which a second signal is the first one, passed on
 PICTURED = 3  # validation recordings in a decomposition picture
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
@@ -265,6 +265,7 @@ class Trainer:
                         self._save(updater, position)
                         saved = time.monotonic()
                     if asked == STOP:
+                        self._processes.wait()  # until all is saved: the end of one process ends the others
                         raise TrainingInterrupted(
                             f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is "
                             f"saved in {run_dir}; the same command with --resume goes on from there."

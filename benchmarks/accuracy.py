@@ -1,7 +1,7 @@
 """Train the package's default, its own network without the decomposition, and the field's recipes on the same rooms.
 
 One command searches each model's learning rate, trains it with every seed for the same number of epochs, tests the
-weights of the best validation epoch on two splits that nothing was tuned on, and writes a table, a figure and JSON.
+weights of the best validation epoch on two splits that nothing is chosen by, and writes a table, a figure and JSON.
 With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
 Runs that are complete, with the same settings, are kept, so that a campaign that was stopped goes on where it ended.
 Models that are not asked for keep the figures that an earlier call with the same budget has written, and the commit
@@ -402,10 +402,17 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    if not whole(text):
+        raise argparse.ArgumentTypeError("expected is at least 1")
     return int(text)
 
 
@@ -417,7 +424,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
     parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
-    parser.add_argument("--test-seed", type=int, help="that draws the rooms to test in (0, and 1 for the hard ones)")
+    parser.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
     parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results; a quick one beside its runs)")

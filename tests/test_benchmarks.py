@@ -28,8 +28,17 @@ def campaign(tmp_path: Path, *options: str) -> Path:
     return out
 
 
+def refused(*options: str) -> str:
+    """What the campaign says when it does not begin."""
+    command = [sys.executable, str(BENCHMARKS / "accuracy.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
 def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
-    out = campaign(tmp_path, "--models", "unet", "default")
+    out = campaign(tmp_path, "--models", "unet", "default", "--rooms", "24", "--test-seed", "5")
     result = json.loads(out.read_text())
     assert set(result["models"]) == {"unet", "default"}
     for summary in result["models"].values():
@@ -40,8 +49,16 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
         assert len(summary["val_rmse"]) == 2
         assert str(summary["learning_rate"]) in summary["rates_tried"]
     assert result["budget"]["quick"] is True
+    assert result["budget"]["train_rooms"] == 24
+    assert result["budget"]["test_seeds"] == {"standard": 5, "hard": 5}
     assert out.with_suffix(".png").exists()
     assert "residual_gain" in out.with_suffix(".md").read_text()
+    assert "holds figures of another budget" in refused("--quick", "--out", str(out))
+    assert json.loads(out.read_text()) == result
+
+
+def test_the_ablations_take_no_other_budget() -> None:
+    assert "have a budget of their own" in refused("--ablations", "--epochs", "3")
 
 
 def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
@@ -69,3 +86,24 @@ def test_the_documentation_shows_the_committed_figures(
     assert getattr(importlib.import_module("accuracy"), render)(figures) == text
     for block in text.split("\n\n"):
         assert block in (DOCS / "accuracy.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("rmse", "gflops", "met"), [(0.79, 0.5, True), (0.81, 0.51, False)])
+def test_a_target_is_met_by_the_figures_alone(
+    rmse: float, gflops: float, met: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    names = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
+    default = {name: {"mean": 0.06} for name in names} | {"rmse": {"mean": rmse}, "hard": {"rmse": {"mean": rmse}}}
+    default |= {"gflops": gflops, "val_rmse": [[rmse]], "epochs_to_baseline": 3 if met else 4}
+    unet = {"rmse": {"mean": 1.0}, "hard": {"rmse": {"mean": 0.8}}, "gflops": 1.0, "val_rmse": [[1, 1, 1, 0.9]]}
+    found = {
+        one.words: one.met for one in importlib.import_module("accuracy").targets({"unet": unet, "default": default})
+    }
+    assert found["rmse at least 20 % below the field's recipe"] is met
+    assert found["at no more than half its operations"] is met
+    assert found["at least 25 % fewer epochs to the field's best"] is met
+    assert found["ahead of unet on the harder rooms"] is met
+    assert found["residual_gain above 5 %"] is True
+    assert found["residual_detail_corr above 0.3"] is False
+    assert found["best of the first 20 epochs within 2 % of the best of the run"] is None

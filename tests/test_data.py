@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base_residual.config import Config, DataConfig, make_config
-from base_residual.data import open_dataset
+from base_residual.data import open_dataset, simulated
 from base_residual.data.augment import augment, damp, hiss, mirror
 from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
+from base_residual.data.cache import own_cores
 from base_residual.data.check import check_data
 from base_residual.data.rendering import LOCATION, render_every
 from base_residual.data.sample import EchoDataset, EchoSample, collate, resize_depth, spread
@@ -267,16 +268,24 @@ def test_simulated_rooms_are_rendered_once_and_lie_in_the_batvision_layout(
 def test_the_seed_decides_every_byte_and_the_number_of_processes_none(
     tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny({"simulation": {"train_rooms": 6, "val_rooms": 1, "test_rooms": 1}})
-    simulate(tmp_path / "one", config.data, config.simulation)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    simulate(tmp_path / "two", config.data, config.simulation)
-    other = tiny({"simulation": {"train_rooms": 6, "val_rooms": 1, "test_rooms": 1, "seed": 1}})
+    rooms = {"train_rooms": 14, "val_rooms": 1, "test_rooms": 1}  # enough for two processes
+    config, other = tiny({"simulation": rooms}), tiny({"simulation": rooms | {"seed": 1}})
+    for name, cores in (("one", 2), ("two", 1)):
+        monkeypatch.setattr(simulated, "own_cores", lambda cores=cores: cores)
+        simulate(tmp_path / name, config.data, config.simulation)
     simulate(tmp_path / "other", other.data, other.simulation)
     one, two, third = (contents(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
     assert one.keys() == third.keys()
     assert all(one[name] != third[name] for name in one if name.endswith((".wav", ".npy")))
+
+
+def test_work_is_for_the_cores_that_the_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
+    assert own_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert own_cores() == 64
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
@@ -386,7 +395,7 @@ def test_rendering_imports_nothing_from_the_folder_it_is_called_in(
 ) -> None:
     (tmp_path / "soundfile.py").write_text("raise SystemExit('imported from here')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(simulated, "own_cores", lambda: 2)
     rooms = {"train_rooms": 14, "val_rooms": 1, "test_rooms": 1, "poses": 1}  # enough for two processes
     config = make_config({"data": {"output_size": 16, "max_depth": 4.0}, "simulation": rooms})
     assert simulate(tmp_path / "rooms", config.data, config.simulation)

@@ -20,7 +20,7 @@ def cache_dir() -> Path:
 
 
 def own_cores() -> int:
-    """Cores that this process may run on: a cluster or a container grants some of the machine's."""
+    """Cores that this process may run on; a cluster sets them for each job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
