@@ -8,8 +8,8 @@ Models that are not asked for keep the figures that an earlier call with the sam
 that they were trained at.
 
     python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
-    python benchmarks/accuracy.py --models unet plain default --rooms 4500 --epochs 8 --test-seed 2 \
-        --out benchmarks/results/more_rooms.json           # three times the rooms in as many steps, other test rooms
+    python benchmarks/accuracy.py --models plain --rates 0.0005 --out results/plain.json   # at a rate below those tried
+    python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 2 --out results/more.json   # more and other rooms
     python benchmarks/accuracy.py --ablations              # results/ablations.json
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
@@ -91,7 +91,7 @@ QUICK: Layer = {
     "model": {"base_channels": 4},
     "trainer": {"epochs": 2, "batch_size": 8},
 }
-RATES = (0.0005, 0.001, 0.002, 0.004)
+RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
 TEST_SEEDS = {"standard": 0, "hard": 1}  # of the rooms to test in, by their style
 NOTE = "provenance.json"  # in a run's folder: the machine and the commit that it was trained with
@@ -307,7 +307,8 @@ def compare_models(options: argparse.Namespace) -> None:
     budget |= {"train_rooms": rooms, "test_seeds": test_seeds}
     models = earlier_models(options.out, budget)
     search = options.runs / "search"
-    tried = [(name, rate) for name in names for rate in RATES[: 2 if quick else None]]
+    offered = options.rates or RATES[: 2 if quick else None]
+    tried = [(name, rate) for name in names for rate in offered if len(offered) > 1]
     short = finished_runs(
         [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, quick) for name, rate in tried],
         options.jobs,
@@ -316,7 +317,7 @@ def compare_models(options: argparse.Namespace) -> None:
         name: {rate: min(run.val_rmse) for (n, rate), run in zip(tried, short, strict=True) if n == name}
         for name in names
     }
-    rates = {name: min(found[name], key=found[name].__getitem__) for name in names}
+    rates = {name: min(found[name], key=found[name].__getitem__, default=offered[0]) for name in names}
     configs = [
         campaign_config(name, MODELS[name], epochs, rates[name], seed, options.runs, quick, options.rooms)
         for name in names
@@ -350,8 +351,10 @@ def earlier_models(path: Path, budget: dict[str, Any]) -> dict[str, Any]:
 
 def ablate(options: argparse.Namespace) -> None:
     """The variants of the default: one seed each, three of the default itself, which say how much is chance."""
-    if options.epochs or options.models or options.rooms or options.test_seed is not None:
-        sys.exit("The ablations have a budget of their own: leave out --epochs, --models, --rooms and --test-seed.")
+    if options.epochs or options.models or options.rates or options.rooms or options.test_seed is not None:
+        sys.exit(
+            "The ablations have a budget of their own: of these options they take --seeds, --jobs, --runs and --out."
+        )
     epochs = 1 if options.quick else ABLATION_EPOCHS
     rate = make_config().trainer.learning_rate
     wanted = [("default", seed) for seed in range(options.seeds)]
@@ -423,6 +426,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive, help=f"of every run ({EPOCHS})")
     parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
+    parser.add_argument("--rates", nargs="+", type=float, help=f"to search among; one is taken as it is {RATES}")
     parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
     parser.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")

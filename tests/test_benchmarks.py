@@ -38,7 +38,9 @@ def refused(*options: str) -> str:
 
 
 def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
-    out = campaign(tmp_path, "--models", "unet", "default", "--rooms", "24", "--test-seed", "5")
+    out = campaign(tmp_path, "--models", "unet", "--rates", "0.003", "--rooms", "24", "--test-seed", "5")
+    assert json.loads(out.read_text())["models"]["unet"]["learning_rate"] == 0.003
+    campaign(tmp_path, "--models", "default", "--rooms", "24", "--test-seed", "5")
     result = json.loads(out.read_text())
     assert set(result["models"]) == {"unet", "default"}
     for summary in result["models"].values():
@@ -47,7 +49,8 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
         assert summary["hard"]["rmse"]["mean"] > 0
         assert summary["gflops"] > 0
         assert len(summary["val_rmse"]) == 2
-        assert str(summary["learning_rate"]) in summary["rates_tried"]
+    searched = result["models"]["default"]
+    assert str(searched["learning_rate"]) in searched["rates_tried"]
     assert result["budget"]["quick"] is True
     assert result["budget"]["train_rooms"] == 24
     assert result["budget"]["test_seeds"] == {"standard": 5, "hard": 5}
