@@ -73,8 +73,7 @@ def check_echo(path: Path) -> None:
     Raises:
         DataError: it does not, or is missing.
     """
-    with _opened(path) as file:
-        _check(_header(file), path)
+    _check(echo_header(path), path)
 
 
 def _header(file: soundfile.SoundFile) -> EchoHeader:

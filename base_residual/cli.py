@@ -250,8 +250,11 @@ def export(
     checkpoint: CheckpointArgument,
     out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="beside the checkpoint")] = None,
     kind: Annotated[
-        str, typer.Option("--format", metavar="onnx", help="Format to write.", autocompletion=completing(FORMATS))
-    ] = "onnx",
+        str,
+        typer.Option(
+            "--format", metavar="|".join(FORMATS), help="Format to write.", autocompletion=completing(FORMATS)
+        ),
+    ] = FORMATS[0],
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -129,15 +129,12 @@ class Comparison:
         name = self.reference.config.model.name
         if name not in BASELINES:
             return success_criteria(run.test, run.val_rmse)
-        if run is self.reference:
-            return success_criteria(
-                run.test, run.val_rmse, baseline_name=BASELINES[name], undecided="it is the baseline"
-            )
         mine, theirs = (_budget(each) for each in (run, self.reference))
-        if mine != theirs:
-            why = f"not the same budget: {mine}, the baseline {theirs}"
-            return success_criteria(run.test, run.val_rmse, baseline_name=BASELINES[name], undecided=why)
-        return success_criteria(run.test, run.val_rmse, self.reference.rmse, BASELINES[name])
+        fair = run is not self.reference and mine == theirs
+        why = "it is the baseline" if run is self.reference else f"not the same budget: {mine}, the baseline {theirs}"
+        return success_criteria(
+            run.test, run.val_rmse, self.reference.rmse if fair else None, BASELINES[name], undecided=why
+        )
 
     def row(self, run: FinishedRun) -> dict[str, str]:
         """What a table of runs says about one of them, by column; empty where a run has no such figure."""

@@ -260,9 +260,8 @@ class Config(Section):
         if self.model.decoder == "lookup" and not splits:
             raise ValueError("a lookup decoder listens where the base lies, and a baseline has none; use map or unet")
         flat = self.audio.front_end in ("waveform", "matched")
-        fitting = {"encoder": "time", "decoder": "lookup" if splits else "map", "base_decoder": "grid"}
-        if not splits:
-            del fitting["base_decoder"]
+        decoders = {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
+        fitting = {"encoder": "time"} | decoders
         wrong = [name for name in fitting if (getattr(self.model, name) == "unet") == flat]
         if wrong:
             needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)

@@ -118,8 +118,7 @@ class Updater:
         return found
 
     def _shares(self, gt: Tensor) -> Tensor:
-        """The share of all measured pixels that each part of a batch has, (parts,): a mean over pixels is made of
-        the parts' means by them."""
+        """The share of all measured pixels that each part has, (parts,): what its mean weighs in that of the batch."""
         if self.parts == 1:
             return gt.new_ones(1)
         measured = torch.stack([(gt[part :: self.parts] > 0).sum() for part in range(self.parts)])

@@ -8,8 +8,8 @@ Models that are not asked for keep the figures that an earlier call with the sam
 that they were trained at.
 
     python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
-    python benchmarks/accuracy.py --models plain --rates 0.0005 --out results/plain.json   # at a rate below those tried
-    python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 2 --out results/more.json   # more and other rooms
+    python benchmarks/accuracy.py --models plain --rates 0.0005 --out FILE  # results/plain.json: below those tried
+    python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 2 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --ablations              # results/ablations.json
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
@@ -308,7 +308,7 @@ def compare_models(options: argparse.Namespace) -> None:
     models = earlier_models(options.out, budget)
     search = options.runs / "search"
     offered = options.rates or RATES[: 2 if quick else None]
-    tried = [(name, rate) for name in names for rate in offered if len(offered) > 1]
+    tried = [(name, rate) for name in names for rate in offered] if len(offered) > 1 else []
     short = finished_runs(
         [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, quick) for name, rate in tried],
         options.jobs,
@@ -330,10 +330,9 @@ def compare_models(options: argparse.Namespace) -> None:
         models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
         models[name] |= json.loads((runs[0].folder / NOTE).read_text())
     models = {name: models[name] for name in MODELS if name in models}
+    best = [min(curve) for curve in models["unet"]["val_rmse"]] if "unet" in models else []
     for summary in models.values():
-        curves = models["unet"]["val_rmse"] if "unet" in models else []
-        target = statistics.fmean(min(curve) for curve in curves) if curves else 0.0
-        summary["epochs_to_baseline"] = epochs_to(target, summary["val_rmse"])
+        summary["epochs_to_baseline"] = epochs_to(statistics.fmean(best), summary["val_rmse"]) if best else None
     write(options, {"budget": budget, "models": models}, model_markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))

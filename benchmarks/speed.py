@@ -522,15 +522,19 @@ def headline(speeds: Mapping[str, Any]) -> dict[str, float]:
 def peak_of_preparing(root: Path, split: str, config: Config) -> float:
     """The most memory that a fresh process holds, from its start to the end of preparing a split, in MB."""
     empty_cache(root.parent)
-    command = [sys.executable, "-c", PREPARE, root, split, config.data.model_dump_json()]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+    return kilobytes(PREPARE, root, split, config.data.model_dump_json()) / 1024
 
 
 def peak_of_training(root: Path, split: str, config: Config, batch: int) -> float:
     """The most memory of its own that a fresh process holds while it trains for an epoch, in MB."""
     settings = config.model_dump_json(include={"data", "model"})
-    command = [sys.executable, "-c", TRAIN_ON, str(root), split, settings, str(batch)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
+    return kilobytes(TRAIN_ON, root, split, settings, batch) / 1024
+
+
+def kilobytes(program: str, *words: object) -> int:
+    """What a program says of its memory, in a fresh process."""
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> dict[str, Any]:

@@ -127,17 +127,18 @@ def prepared(source: BatVision, progress: Progress | None = None) -> PreparedSet
         DataError: a recording cannot be read, or the set cannot be written.
     """
     folder = cached("prepared", _settings(source))
+    made = _open_fresh(folder, source)  # without a lock, for which the cache would have to be one to write to
+    if made is not None:
+        return made
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            made = _open_fresh(folder, source)
+            made = _open_fresh(folder, source)  # another process may just have made it
             if made is None:
                 _make(folder, source, progress)
                 made = _open_fresh(folder, source)
     except OSError as error:
-        made = _open_fresh(folder, source)  # what is there can be read where nothing can be written
-        if made is None:
-            raise DataError(f"Cannot prepare {source.root} in {folder}: {error.strerror or error}.") from error
+        raise DataError(f"Cannot prepare {source.root} in {folder}: {error.strerror or error}.") from error
     if made is None:
         raise DataError(f"The recordings in {source.root} changed while they were being prepared. Try again.")
     return made
