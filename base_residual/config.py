@@ -181,6 +181,9 @@ class TrainerConfig(Section):
     )
     optimizer: Literal["AdamW", "Adam"] = Field("AdamW", description="Optimiser.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of the optimiser.")
+    average: float = Field(
+        0.5, ge=0, le=1000, description="Epochs over which weights are averaged for validation and saving; 0: none."
+    )
     accumulate: int = Field(1, ge=1, description="Parts of a batch that go through the network one after the other.")
     recompute: bool = Field(
         False, description="Compute activations twice instead of keeping them: less memory, more time."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from base_residual.averaging import RunningMean
 from base_residual.baseline import PlainLoss
 from base_residual.config import Config, TrainerConfig
 from base_residual.data.augment import augment
@@ -57,6 +58,8 @@ class Updater:
         self.loss = (
             make_loss(config.loss, processes.mean) if model.splits else PlainLoss(config.loss.recon, processes.mean)
         )
+        span = config.trainer.average * steps
+        self._mean = RunningMean(model, span) if span else None
         if config.trainer.recompute:
             recompute_stages(model)
         self._shared: DistributedDataParallel | None = None
@@ -70,6 +73,16 @@ class Updater:
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._suspects: list[tuple[Tensor, list[str]]] = []  # whether a step was at fault, and its recordings
+
+    @property
+    def networks(self) -> dict[str, DepthNet]:
+        """The network in training, `model`, and the one to judge and keep, `mean`, where weights are averaged."""
+        return {"model": self.model} | ({"mean": self._mean.model} if self._mean else {})
+
+    @property
+    def judged(self) -> DepthNet:
+        """The network to validate and to save."""
+        return self._mean.model if self._mean else self.model
 
     def detaches(self, epoch: int) -> bool:
         """Whether the reconstruction no longer moves the base in an epoch."""
@@ -92,7 +105,8 @@ class Updater:
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(settings.seed, epoch, step, place) for place in places]
         waveform, gt = augment(waveform, gt, self.config.data, chances)
-        rate = learning_rate((epoch - 1) * self.steps + step, settings.epochs * self.steps, settings)
+        before_this = (epoch - 1) * self.steps + step
+        rate = learning_rate(before_this, settings.epochs * self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -108,6 +122,8 @@ class Updater:
             statistic.copy_(torch.where(fault, old, statistic))
         self.optimizer.found_inf = fault.float()  # type: ignore[attr-defined]  # a fused optimiser then does nothing
         self.optimizer.step()
+        if self._mean:
+            self._mean.update(before_this + 1)
         self._suspects.append((fault, batch.ids))
         return torch.where(fault, 0, torch.cat([sums, sums.new_ones(1)]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,22 +103,36 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
 
 
 def save_state(
-    path: Path, config: Config, model: DepthNet, optimizer: torch.optim.Optimizer, position: Position
+    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
     """Write all that a run needs to go on exactly where it stands, as one file.
+
+    Args:
+        path: where to.
+        config: of the run.
+        networks: the one in training, and what goes with it.
+        optimizer: of the first.
+        position: where the run stands.
 
     Raises:
         RunError: the file cannot be written.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= optimizer_tensors(optimizer)
+    tensors = _outline(networks) | optimizer_tensors(optimizer)
     tensors["sums"] = position.sums
     place = {"epoch": position.epoch, "step": position.step, "history": position.history}
     write_tensors(path, tensors, {"config": config.model_dump_json(), "position": json.dumps(place)})
 
 
-def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.optim.Optimizer) -> Position:
-    """Bring a model and its optimiser to a saved state.
+def _outline(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:
+    return {
+        f"{part}.{name}": tensor for part, network in networks.items() for name, tensor in network.state_dict().items()
+    }
+
+
+def restore_state(
+    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer
+) -> Position:
+    """Bring a run's networks and its optimiser to a saved state.
 
     Raises:
         CheckpointError: the file is broken, or holds the weights of another network.
@@ -142,9 +156,10 @@ def restore_state(path: Path, config: Config, model: DepthNet, optimizer: torch.
                 planned,
                 config.trainer.epochs,
             )
-        outline = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        tensors = read_tensors(path, outline | {"sums": torch.zeros(SUMS)}, optimizer_outline(optimizer))
-        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+        outline = _outline(networks) | {"sums": torch.zeros(SUMS)}
+        tensors = read_tensors(path, outline, optimizer_outline(optimizer))
+        for part, network in networks.items():
+            network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})
         restore_optimizer(optimizer, tensors)
         return Position(place.epoch, place.step, tensors["sums"], place.history)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

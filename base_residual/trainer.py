@@ -218,16 +218,16 @@ class Trainer:
         if self._processes.world > 1:
             share_norms(model)
         optimizer = make_optimizer(model, settings)
+        batches = Batches(len(datasets["train"]), settings.batch_size, settings.seed, self._processes)
+        updater = Updater(model, optimizer, self.config, len(batches), batches.least, self._processes)
         position = Position(1, 0, torch.zeros(SUMS), [])
         if self._resume and (run_dir / STATE).exists():
-            position = restore_state(run_dir / STATE, self.config, model, optimizer)
+            position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer)
         if self._processes.leads:
             with replacing(run_dir / "config.yaml") as aside:
                 aside.write_text(self.config.to_yaml(), encoding="utf-8")
         for tracker in self._trackers:
             tracker.start(self.config, run_dir, position.history)
-        batches = Batches(len(datasets["train"]), settings.batch_size, settings.seed, self._processes)
-        updater = Updater(model, optimizer, self.config, len(batches), batches.least, self._processes)
         picture = self._run(updater, batches, datasets["train"], datasets["val"], position)
         return self._finish(datasets["train"], datasets["test"], position, picture)
 
@@ -275,7 +275,7 @@ class Trainer:
 
     def _end_epoch(self, updater: Updater, val: EchoDataset, position: Position) -> None:
         """Validate, record, save."""
-        config, run_dir, model, epoch = self.config, self.config.run_dir, updater.model, position.epoch
+        config, run_dir, model, epoch = self.config, self.config.run_dir, updater.judged, position.epoch
         self._tell_faults(updater, epoch)
         *sums, steps = self._processes.mean(position.sums).tolist()
         if not steps:
@@ -332,7 +332,7 @@ class Trainer:
         position.sums = self._processes.mean(position.sums)
         if self._processes.leads:
             path = self.config.run_dir / STATE
-            save_state(path, self.config, updater.model, updater.optimizer, position)
+            save_state(path, self.config, updater.networks, updater.optimizer, position)
 
     def _picture(self, model: DepthNet, val: EchoDataset, epoch: int) -> None:
         samples = [val[index] for index in spread(len(val), PICTURED)]

@@ -10,6 +10,7 @@ that they were trained at.
     python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
     python benchmarks/accuracy.py --models plain --rates 0.0005 --out FILE  # results/plain.json: below those tried
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 2 --out FILE  # more rooms, others to test in
+    python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
@@ -62,6 +63,8 @@ ABLATIONS: dict[str, Layer] = {
     "default": {},
     "waveform": {"audio": {"front_end": "waveform"}},
     "spectrogram": {key: PRESETS["original"][key] for key in ("audio", "model")},
+    "mel": merge({key: PRESETS["original"][key] for key in ("audio", "model")}, {"audio": {"front_end": "mel"}}),
+    "template-direct": {"audio": {"template": "direct"}},
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
     "map-decoder": MODELS["map-decoder"],
@@ -79,6 +82,7 @@ ABLATIONS: dict[str, Layer] = {
     "conservative": PRESETS["conservative"],
     "recon-rmse": {"loss": {"recon": "rmse"}},
     "no-mirror": {"data": {"mirror": False}},
+    "no-average": {"trainer": {"average": 0.0}},
     "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
     "original": merge(MODELS["original"], {"loss": {"warmup_epochs": ABLATION_EPOCHS // 2}}),
     "half-the-rooms": {"simulation": {"train_rooms": 750}},
@@ -107,7 +111,11 @@ def campaign_config(
     out: Path,
     quick: bool = False,
     rooms: int | None = None,
+    size: int | None = None,
 ) -> Config:
+    """A run of the campaign; with the package's number of rooms and size of maps, if none is given."""
+    if size:
+        name, layer = f"{name}-p{size}", merge(layer, {"data": {"output_size": size}})
     if rooms:
         name, layer = f"{name}-r{rooms}", merge(layer, {"simulation": {"train_rooms": rooms}})
     trainer = {"seed": seed, "epochs": epochs, "learning_rate": rate, "picture_every": 1000, "save_every": 1000}
@@ -301,16 +309,20 @@ def compare_models(options: argparse.Namespace) -> None:
     """The main table: every model with its best rate and all seeds."""
     quick, names, seeds = options.quick, options.models or list(MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
-    rooms = options.rooms or make_config(QUICK if quick else {}).simulation.train_rooms
+    package = make_config(QUICK if quick else {})
+    rooms = options.rooms or package.simulation.train_rooms
     test_seeds = TEST_SEEDS if options.test_seed is None else dict.fromkeys(TEST_SEEDS, options.test_seed)
     budget = {"epochs": epochs, "seeds": options.seeds, "quick": quick, "search_epochs": search_epochs}
-    budget |= {"train_rooms": rooms, "test_seeds": test_seeds}
+    budget |= {"train_rooms": rooms, "test_seeds": test_seeds, "output_size": options.size or package.data.output_size}
     models = earlier_models(options.out, budget)
     search = options.runs / "search"
     offered = options.rates or RATES[: 2 if quick else None]
     tried = [(name, rate) for name in names for rate in offered] if len(offered) > 1 else []
     short = finished_runs(
-        [campaign_config(name, MODELS[name], search_epochs, rate, 0, search, quick) for name, rate in tried],
+        [
+            campaign_config(name, MODELS[name], search_epochs, rate, 0, search, quick, size=options.size)
+            for name, rate in tried
+        ],
         options.jobs,
     )
     found = {
@@ -319,7 +331,7 @@ def compare_models(options: argparse.Namespace) -> None:
     }
     rates = {name: min(found[name], key=found[name].__getitem__, default=offered[0]) for name in names}
     configs = [
-        campaign_config(name, MODELS[name], epochs, rates[name], seed, options.runs, quick, options.rooms)
+        campaign_config(name, MODELS[name], epochs, rates[name], seed, options.runs, quick, options.rooms, options.size)
         for name in names
         for seed in seeds
     ]
@@ -350,7 +362,8 @@ def earlier_models(path: Path, budget: dict[str, Any]) -> dict[str, Any]:
 
 def ablate(options: argparse.Namespace) -> None:
     """The variants of the default: one seed each, three of the default itself, which say how much is chance."""
-    if options.epochs or options.models or options.rates or options.rooms or options.test_seed is not None:
+    others = (options.epochs, options.models, options.rates, options.rooms, options.size, options.test_seed)
+    if any(value is not None for value in others):
         sys.exit(
             "The ablations have a budget of their own: of these options they take --seeds, --jobs, --runs and --out."
         )
@@ -427,6 +440,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
     parser.add_argument("--rates", nargs="+", type=float, help=f"to search among; one is taken as it is {RATES}")
     parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
+    parser.add_argument("--size", type=int, choices=(64, 128, 256), help="side of the maps in pixels (the package's)")
     parser.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")

@@ -437,12 +437,12 @@ def state_reader(work: Path) -> Reader:
     for weights in model.parameters():
         weights.grad = torch.ones_like(weights)
     optimizer.step()
-    save_state(path, config, model, optimizer, Position(2, 3, torch.zeros(SUMS), HISTORY))
+    save_state(path, config, {"model": model}, optimizer, Position(2, 3, torch.zeros(SUMS), HISTORY))
     seed = path.read_bytes()
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        position = restore_state(path, config, model, optimizer)
+        position = restore_state(path, config, {"model": model}, optimizer)
         assert position.epoch == 1 + len(position.history)
         assert position.step >= 0
         assert position.sums.shape == (SUMS,)

@@ -38,9 +38,10 @@ def refused(*options: str) -> str:
 
 
 def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
-    out = campaign(tmp_path, "--models", "unet", "--rates", "0.003", "--rooms", "24", "--test-seed", "5")
+    other = ("--rooms", "24", "--size", "64", "--test-seed", "5")
+    out = campaign(tmp_path, "--models", "unet", "--rates", "0.003", *other)
     assert json.loads(out.read_text())["models"]["unet"]["learning_rate"] == 0.003
-    campaign(tmp_path, "--models", "default", "--rooms", "24", "--test-seed", "5")
+    campaign(tmp_path, "--models", "default", *other)
     result = json.loads(out.read_text())
     assert set(result["models"]) == {"unet", "default"}
     for summary in result["models"].values():
@@ -53,6 +54,7 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
     assert str(searched["learning_rate"]) in searched["rates_tried"]
     assert result["budget"]["quick"] is True
     assert result["budget"]["train_rooms"] == 24
+    assert result["budget"]["output_size"] == 64
     assert result["budget"]["test_seeds"] == {"standard": 5, "hard": 5}
     assert out.with_suffix(".png").exists()
     assert "residual_gain" in out.with_suffix(".md").read_text()
@@ -62,6 +64,7 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
 
 def test_the_ablations_take_no_other_budget() -> None:
     assert "have a budget of their own" in refused("--ablations", "--epochs", "3")
+    assert "have a budget of their own" in refused("--ablations", "--size", "128")
 
 
 def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
