@@ -36,7 +36,7 @@ LARGEST_PICTURE = 200_000  # bytes
 # The rehearsal of docs/train.md on rooms that render in a second.
 SMALLER = {
     "--rooms 150": "--rooms 12",
-    "--val-rooms 25 --test-rooms 25": "--val-rooms 4 --test-rooms 4",
+    "--val-rooms 50 --test-rooms 50": "--val-rooms 4 --test-rooms 4",
     "--output-size 64": "--output-size 32",
     "output_size: 64": "output_size: 32",
     "base_channels: 8": "base_channels: 4",
