@@ -24,6 +24,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -132,10 +133,27 @@ def train(config: Config, threads: int, where: dict[str, str]) -> None:
         note.write_text(json.dumps(where))
 
 
+def workers(jobs: int) -> ProcessPoolExecutor:
+    """Processes that train, and that end when this one does, even if it is killed."""
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with workers(jobs) as pool:
         waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in configs]
         runs = []
         for done, config in zip(waiting, configs, strict=True):

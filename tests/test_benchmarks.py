@@ -3,8 +3,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,26 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
     assert "residual_gain" in out.with_suffix(".md").read_text()
     assert "holds figures of another budget" in refused("--quick", "--out", str(out))
     assert json.loads(out.read_text()) == result
+
+
+def test_a_campaign_that_is_killed_leaves_no_process_behind() -> None:
+    program = (
+        "import os, time, accuracy; print(accuracy.workers(1).submit(os.getpid).result(), flush=True); time.sleep(99)"
+    )
+    env = os.environ | {"PYTHONPATH": str(BENCHMARKS)}
+    with subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        worker = int(killed.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        killed.kill()
+    for _ in range(300):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived the campaign")
 
 
 def test_the_ablations_take_no_other_budget() -> None:
