@@ -21,11 +21,11 @@ FULL = "No space left on device"
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of eight megabytes."""
+    """A disk of twelve megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", folder], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", folder], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a small disk needs Linux and its root user")
     yield folder
@@ -105,7 +105,7 @@ def test_rooms_and_prepared_sets_that_do_not_fit_are_finished_later(
         said = sentence(train(tmp_path / "results", 1, code=2))
         assert FULL in said
         assert what in said
-    remount(disk, "size=8m")
+    remount(disk, "size=12m")
     train(tmp_path / "results", 1)
 
 
