@@ -181,10 +181,9 @@ class Trial:
     def held(self) -> int:
         """Bytes of the weights, their mean, their gradients and the optimiser's state, once a step was taken."""
         tensors = [state for states in self._optimizer.state.values() for state in states.values()]
-        if self._updater.judged is not self.model:
-            tensors += self._updater.judged.parameters()
-        for weights in self.model.parameters():
-            tensors += [weights, weights] if weights.requires_grad else [weights]
+        for network in self._updater.networks.values():
+            for weights in network.parameters():
+                tensors += [weights, weights] if weights.requires_grad else [weights]
         return sum(tensor.nbytes for tensor in tensors)
 
     def _recordings(self, count: int) -> list[EchoSample]:

@@ -82,7 +82,7 @@ class Updater:
     @property
     def judged(self) -> DepthNet:
         """The network to validate and to save."""
-        return self._mean.model if self._mean else self.model
+        return self.networks.get("mean", self.model)
 
     def detaches(self, epoch: int) -> bool:
         """Whether the reconstruction no longer moves the base in an epoch."""
@@ -105,8 +105,8 @@ class Updater:
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(settings.seed, epoch, step, place) for place in places]
         waveform, gt = augment(waveform, gt, self.config.data, chances)
-        before_this = (epoch - 1) * self.steps + step
-        rate = learning_rate(before_this, settings.epochs * self.steps, settings)
+        taken = (epoch - 1) * self.steps + step
+        rate = learning_rate(taken, settings.epochs * self.steps, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,7 +123,7 @@ class Updater:
         self.optimizer.found_inf = fault.float()  # type: ignore[attr-defined]  # a fused optimiser then does nothing
         self.optimizer.step()
         if self._mean:
-            self._mean.update(before_this + 1)
+            self._mean.update(taken + 1)
         self._suspects.append((fault, batch.ids))
         return torch.where(fault, 0, torch.cat([sums, sums.new_ones(1)]))
 

@@ -117,13 +117,14 @@ def save_state(
     Raises:
         RunError: the file cannot be written.
     """
-    tensors = _outline(networks) | optimizer_tensors(optimizer)
+    tensors = _named(networks) | optimizer_tensors(optimizer)
     tensors["sums"] = position.sums
     place = {"epoch": position.epoch, "step": position.step, "history": position.history}
     write_tensors(path, tensors, {"config": config.model_dump_json(), "position": json.dumps(place)})
 
 
-def _outline(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:
+def _named(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:
+    """All tensors of the networks, by the part that each plays and their names in it."""
     return {
         f"{part}.{name}": tensor for part, network in networks.items() for name, tensor in network.state_dict().items()
     }
@@ -156,7 +157,7 @@ def restore_state(
                 planned,
                 config.trainer.epochs,
             )
-        outline = _outline(networks) | {"sums": torch.zeros(SUMS)}
+        outline = _named(networks) | {"sums": torch.zeros(SUMS)}
         tensors = read_tensors(path, outline, optimizer_outline(optimizer))
         for part, network in networks.items():
             network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})

@@ -57,14 +57,15 @@ MODELS: dict[str, Layer] = {
     "default": {},
     "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
+SPECTROGRAM: Layer = {key: PRESETS["original"][key] for key in ("audio", "model")}
 EPOCHS = 24
 ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
     "waveform": {"audio": {"front_end": "waveform"}},
-    "spectrogram": {key: PRESETS["original"][key] for key in ("audio", "model")},
-    "mel": merge({key: PRESETS["original"][key] for key in ("audio", "model")}, {"audio": {"front_end": "mel"}}),
+    "spectrogram": SPECTROGRAM,
+    "mel": merge(SPECTROGRAM, {"audio": {"front_end": "mel"}}),
     "template-direct": {"audio": {"template": "direct"}},
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
@@ -127,8 +128,9 @@ def campaign_config(
 def train(config: Config, threads: int, where: dict[str, str]) -> None:
     """Train the run of a configuration, unless an earlier call has, and note where that was."""
     torch.set_num_threads(threads)
-    done, note = config.run_dir / "evaluation.json", config.run_dir / NOTE
-    if not (done.exists() and note.exists() and read_run(config.run_dir).config == config):
+    done, note, settings = (config.run_dir / name for name in ("evaluation.json", NOTE, "config.yaml"))
+    # As written: a setting that the run did not have yet would be read as today's default.
+    if not (done.exists() and note.exists() and settings.read_text(encoding="utf-8") == config.to_yaml()):
         Trainer(config, trackers=[], overwrite=True).fit()
         note.write_text(json.dumps(where))
 

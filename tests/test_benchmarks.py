@@ -64,6 +64,31 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == result
 
 
+def test_a_run_is_kept_only_if_all_of_its_settings_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    accuracy = importlib.import_module("accuracy")
+    trained: list[object] = []
+
+    class Trainer:
+        def __init__(self, config: object, **_: object) -> None:
+            trained.append(config)
+
+        def fit(self) -> None:
+            """As if it had trained."""
+
+    monkeypatch.setattr(accuracy, "Trainer", Trainer)
+    config = accuracy.campaign_config("default", {}, 2, 0.001, 0, tmp_path, quick=True)
+    config.run_dir.mkdir(parents=True)
+    for name in ("evaluation.json", accuracy.NOTE):
+        (config.run_dir / name).write_text("{}")
+    for text, times in ((config.to_yaml(), 0), (config.to_yaml().replace("  average: 0.5\n", ""), 1)):
+        (config.run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        accuracy.train(config, 1, {})
+        assert len(trained) == times
+
+
 def test_a_campaign_that_is_killed_leaves_no_process_behind() -> None:
     program = (
         "import os, time, accuracy; print(accuracy.workers(1).submit(os.getpid).result(), flush=True); time.sleep(99)"

@@ -43,8 +43,8 @@ NOTES = 50  # times that a preparing writes down how far it is
 class Stamp(NamedTuple):
     """What tells whether a file is still the one that was read: size in bytes, time in ns, and 128 bits of its content.
 
-    XXH3 is as fast as memory, where a cryptographic hash would be a third of the preparing. It finds what has changed,
-    and not what somebody has made to look unchanged.
+    XXH3 is much faster than a cryptographic hash. It finds what has changed, and not what somebody has made to look
+    unchanged.
     """
 
     size: int
