@@ -33,13 +33,15 @@ MODEL_DEFAULTS: dict[str, Layer] = {
 }
 
 # Settings by name. A kernel is given as a share of the map's side, 16 of 256 pixels being the default. `original` is
-# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`.
+# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, and no mean of
+# the network's.
 PRESETS: dict[str, Layer] = {
     "default": {},
     "original": {
         "audio": {"front_end": "spectrogram"},
         "model": {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"},
         "loss": {"lambda_base": 0.8, "lambda_sparse": 0.2},
+        "trainer": {"average": 0.0},
     },
     "aggressive": {"loss": {"lambda_base": 1.0, "lambda_sparse": 0.3, "lowpass_share": 24 / 256}},
     "conservative": {"loss": {"lambda_base": 0.5, "lambda_sparse": 0.1, "lowpass_share": 12 / 256}},

@@ -94,6 +94,12 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
         make_config(preset="wild")
 
 
+def test_the_first_recipe_has_no_mean_of_its_weights_unless_it_is_asked_for() -> None:
+    assert make_config().trainer.average > 0
+    assert make_config(preset="original").trainer.average == 0
+    assert make_config({"trainer": {"average": 0.5}}, preset="original").trainer.average == 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "layer"),
     [
