@@ -33,8 +33,8 @@ MODEL_DEFAULTS: dict[str, Layer] = {
 }
 
 # Settings by name. A kernel is given as a share of the map's side, 16 of 256 pixels being the default. `original` is
-# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, and no mean of
-# the network's.
+# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, and no mean
+# of the network's own.
 PRESETS: dict[str, Layer] = {
     "default": {},
     "original": {

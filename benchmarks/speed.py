@@ -546,9 +546,11 @@ def swept(x: str, y: str, turns: int, ways: Mapping[tuple[str, int], Way]) -> di
 
 
 def training_in(processes: int, sizes: Sizes) -> float:
-    """Samples per second of the default network in that many processes with one thread each, by torchrun."""
+    """Samples per second of the default network in that many processes with one thread each, several by torchrun."""
     config = package_config(sizes).model_dump_json(include={"data", "model"})
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "train.py"
         script.write_text(TRAIN)

@@ -32,6 +32,14 @@ TINY: Layer = {
 }
 
 
+# Whole campaigns, in their quick forms: one that begins last would leave the other cores with nothing to do.
+LONG = {"test_benchmarks.py", "test_kill.py", "test_mutants.py", "test_processes.py", "test_speed_benchmark.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
