@@ -301,7 +301,7 @@ def compare(
     from rich.text import Text
 
     from base_residual.compare import compare_runs
-    from base_residual.console import comparison_tables
+    from base_residual.console import comparison_tables, protocol_line
     from base_residual.visualize import comparison_figure, save_figure
 
     result, comparison = Output(as_json, quiet), compare_runs(runs)
@@ -310,8 +310,11 @@ def compare(
     if picture:
         save_figure(comparison_figure(curves), picture)
     result.json(comparison.as_dict() | {"picture": picture})
+    figures, *verdicts = comparison_tables(comparison)
     result.show(
-        *comparison_tables(comparison),
+        figures,
+        Text(protocol_line(comparison.reference.test)),
+        *verdicts,
         Text("converged: epochs until within 2 % of the run's own best; reached: until the reference's best."),
         f"Picture: {picture}",
     )

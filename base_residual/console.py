@@ -206,7 +206,7 @@ def spoken(seconds: float) -> str:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Runs side by side, what their settings differ in, and the verdicts on each of them."""
+    """Runs side by side first; then what their settings differ in, if they do, and the verdicts on each of them."""
     reference, names = comparison.reference, comparison.names
     against = names[comparison.runs.index(reference)]
     rows = [comparison.row(run) for run in comparison.runs]

@@ -37,7 +37,13 @@ class Panel(NamedTuple):
 
 
 def panels(parts: DepthDecomposition, gt: Sequence[Map] | None, titles: Sequence[str]) -> list[Panel]:
-    """Rows from a batch of predictions (B, 1, S, S)."""
+    """Rows of a picture from a batch of predictions.
+
+    Args:
+        parts: of a batch, (B, 1, S, S) in metres each.
+        gt: what was measured, (S, S) in metres each, 0 where nothing was; None where nobody knows.
+        titles: a name for each row, and as many rows as names.
+    """
     base, residual, final = (part[:, 0].detach().float().cpu().numpy() for part in parts)
     return [
         Panel(base[row], residual[row], final[row], None if gt is None else np.asarray(gt[row]), title)

@@ -2,7 +2,7 @@
 
 The pages `cli.md` and `configuration.md` are written from the command line's and the settings' own definitions. What
 the pages link to outside `docs/` (the change log, figures, examples) becomes part of the site, and links to it are
-turned so that the same text works in a checkout and on the site.
+turned so that the same text works in a checkout and on the site, but for those to the two pages that only the site has.
 """
 
 from __future__ import annotations

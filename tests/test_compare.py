@@ -49,6 +49,7 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
     }
     output = brdepth("compare", *folders.values(), "--out", tmp_path / "c.png")
     assert "Success criteria: base_residual" in output
+    assert re.search(r"^4 images: 32 x 32 pixels \(area mean of measured pixels\), gt > 0", output, re.M)
     assert (tmp_path / "c.png").exists()
     assert max(len(line) for line in output.splitlines() if "Picture" not in line) <= 80
     report = json.loads(brdepth("compare", *folders.values(), "--json"))
