@@ -90,8 +90,8 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         What the file says of itself, and float32 (2, T) in [-1, 1], left ear first.
 
     Raises:
-        DataError: the file is missing, broken, empty, too long, not two-channel, of a rate that no echo has, or holds
-            NaN.
+        DataError: the file is missing, broken, empty, too long, not two-channel, of a rate that no echo has, or its
+            samples are no waveform.
     """
     with _opened(path) as file:
         header = _header(file)
@@ -101,8 +101,7 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         raise DataError(
             f"The recording {path} says that it has {header.frames} frames, and {len(samples)} can be read."
         )
-    if not np.isfinite(samples).all():
-        raise DataError(f"The recording {path} holds NaN or infinite samples.")
+    _check_samples(samples, path)
     return header, torch.from_numpy(samples.T.copy())
 
 
@@ -170,9 +169,14 @@ def _read_ear(path: Path) -> NDArray[np.float32]:
     samples = stored.astype(np.float32)
     if stored.dtype.kind == "i":
         samples /= -float(np.iinfo(stored.dtype).min)
+    _check_samples(samples, path)
+    return samples
+
+
+def _check_samples(samples: NDArray[np.float32], path: Path) -> None:
+    """Raise a DataError where samples are no waveform."""
     if not np.abs(samples).max() <= LOUDEST_NUMBER:  # NaN is not, either
         raise DataError(f"The recording {path} holds NaN, infinite samples or some beyond {LOUDEST_NUMBER}.")
-    return samples
 
 
 def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int, align: bool = False) -> Tensor:

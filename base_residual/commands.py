@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from base_residual.errors import BaseResidualError, TrainingInterrupted
+from base_residual.errors import BaseResidualError, TrainingInterrupted, out_of_memory
 from base_residual.options import describe, key_of
 
 # The line with a backspace keeps the others from being filled like a paragraph.
@@ -64,11 +64,24 @@ class Commands(TyperGroup):
             print(stop, file=sys.stderr)
             raise typer.Exit(130) from stop
         except KeyboardInterrupt as stop:
-            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            print("Stopped. What was finished is kept; start again to go on, training with --resume.", file=sys.stderr)
             raise typer.Exit(130) from stop
-        except BaseResidualError as error:
-            print(f"Error: {error}", file=sys.stderr)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            raise
+        except (BaseResidualError, MemoryError, OSError, RuntimeError) as error:
+            print(f"Error: {sentence(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
+
+
+def sentence(error: Exception) -> str:
+    """What a user is told of an error; one that is no user's mistake nor the machine's is raised again."""
+    if isinstance(error, BaseResidualError):
+        return str(error)
+    if out_of_memory(error):
+        return "The memory does not suffice. Give fewer echoes at once, or another --device."
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
+    raise error
 
 
 def plain_switches(params: list[Any]) -> list[Any]:

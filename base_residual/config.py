@@ -194,7 +194,7 @@ class TrainerConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively."
     )
-    seed: int = Field(0, ge=0, description="Same seed, same machine, same numbers.")
+    seed: int = Field(0, ge=0, description="Same seed, same machine, same numbers, on a CPU.")
     save_every: float = Field(
         1.0, ge=0, description="Minutes between saved training states: what a killed process loses at most."
     )

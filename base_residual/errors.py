@@ -37,6 +37,12 @@ class TrainingInterrupted(BaseResidualError):  # noqa: N818 - not a mistake
     """Training was stopped from outside, and its state was saved."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of a card or of the machine; PyTorch says so in a way of its own for each."""
+    said = f"{type(error).__name__}: {error}"
+    return any(words in said for words in ("MemoryError", "out of memory", "can't allocate memory"))
+
+
 class MissingExtraError(BaseResidualError):
     """An optional dependency is asked for and not installed."""
 

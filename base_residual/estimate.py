@@ -16,7 +16,7 @@ from base_residual.baseline import create_model
 from base_residual.config import Config
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoSample, collate
-from base_residual.errors import ConfigError, DataError
+from base_residual.errors import ConfigError, DataError, out_of_memory
 from base_residual.evaluation import evaluate
 from base_residual.optimization import LESS_MEMORY, Updater, make_optimizer, resolve_device
 from base_residual.presets import SPLITS
@@ -87,7 +87,9 @@ def estimate(config: Config) -> Estimate:
         step_s = min(trial.step(count) for _ in range(TIMED)) * batch_size / count
         trial.evaluation(FEW)
         evaluation_s = trial.evaluation(count) / count
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         raise ConfigError(
             f"A step with {at_once} recordings at a time does not fit into the memory of {device_name(device)}. "
             f"{LESS_MEMORY}"

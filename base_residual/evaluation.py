@@ -23,6 +23,7 @@ SMOOTH_BASE = 0.25  # of the detail's energy in the ground truth
 IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
 JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
+TRIED_AT_ONCE = 2**22  # depths times maps, in the search for the best constant
 AHEAD = 0.05  # share by which rmse must lie below the plain network's
 
 
@@ -193,7 +194,8 @@ class BlindGuess:
         mean, variance = (torch.stack(values) for values in zip(*moments, strict=True))
         # An image's rmse against a constant c is sqrt((c - mean)^2 + variance): try every centimetre.
         tried = torch.arange(0.01, float(mean.max()) + 0.01, 0.01)
-        rmse = ((tried[:, None] - mean) ** 2 + variance).sqrt().mean(dim=1)
+        some = tried.split(max(1, TRIED_AT_ONCE // len(mean)))
+        rmse = torch.cat([((depths[:, None] - mean) ** 2 + variance).sqrt().mean(dim=1) for depths in some])
         # A pixel that was never measured takes the mean of all.
         everywhere = total.sum() / count.sum()
         return cls(torch.where(count > 0, total / count.clamp(min=1), everywhere), float(tried[rmse.argmin()]))

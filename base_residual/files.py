@@ -20,8 +20,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to, and rename it into place once the block has ended without an error.
 
     Raises:
-        RunError: the folder cannot be written to, or the disk is full.
+        RunError: the path names no file, the folder cannot be written to, or the disk is full.
     """
+    if not path.name:
+        raise RunError(f"Cannot write {path}: it is a folder.")
     aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

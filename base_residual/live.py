@@ -210,7 +210,7 @@ class Losses:
                 self._here, self._coming = self._coming[0], None
             if self._coming is None:
                 copy, event = sums.to("cpu", non_blocking=True), torch.Event(sums.device)
-                event.record()
+                event.record(torch.cuda.current_stream(sums.device))
                 self._coming = copy, event
 
     def means(self) -> list[float] | None:

@@ -56,8 +56,9 @@ def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Te
         raise ConfigError(f"The low-pass kernel is {kernel} pixels; expected is at least 1.")
     weight = torch.ones_like(depth) if valid_mask is None else valid_mask.to(depth.dtype)
     rows, columns = (_box(side, kernel, depth) for side in depth.shape[-2:])
-    total = rows @ (depth * weight) @ columns
-    return total / (rows @ weight @ columns).clamp(min=1e-6)
+    with torch.autocast(depth.device.type, enabled=False):  # half precision would shift far walls by decimetres
+        total = rows @ (depth * weight) @ columns
+        return total / (rows @ weight @ columns).clamp(min=1e-6)
 
 
 def _box(side: int, kernel: int, like: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ SUMS = 10  # over pixels, which the figures of the decomposition are made of
 DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3")
 
 
+@torch.no_grad()
 def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float = 0.0) -> dict[str, Tensor]:
     """The field's metrics of each image, over its valid pixels (Eigen et al., NIPS 2014, section 4).
 

@@ -30,8 +30,9 @@ RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 class Updater:
     """Takes batches and changes a network's weights.
 
-    A step whose loss or gradient is not finite in any process changes nothing, neither weights nor the statistics of
-    batch norms, and is remembered until `faults` is asked. None of it waits for the device.
+    A step whose loss or gradient is not finite in any process changes neither the weights, towards which their mean
+    goes on, nor the statistics of batch norms, and is remembered until `faults` is asked. None of it waits for the
+    device.
 
     Args:
         model: the network, on its device.

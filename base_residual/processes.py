@@ -117,9 +117,13 @@ def own_device(device: torch.device) -> torch.device:
     """The device of this process: under torchrun, each has a card of its own.
 
     Raises:
-        ConfigError: there are more processes than cards.
+        ConfigError: there are more processes than cards, or all are given the same one.
     """
-    if device.type != "cuda" or device.index is not None or "LOCAL_RANK" not in os.environ:
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    if device.index is not None:
+        if _number("LOCAL_WORLD_SIZE", 1) > 1:
+            raise ConfigError(f"All processes here would be on {device}. With --device cuda each takes its own.")
         return device
     number, cards = _number("LOCAL_RANK"), torch.cuda.device_count()
     if number >= cards:
@@ -185,18 +189,22 @@ class SharedNorm(_BatchNorm):
         assert self.momentum is not None
         wide = x.float()
         over = [0, *range(2, x.ndim)]
-        own = torch.cat([wide.sum(over), wide.square().sum(over), wide.new_tensor([x.numel() / x.shape[1]])])
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        # The squares are summed around the running mean, the same in all processes: around 0, those of a mean far from
+        # it would leave nothing of a small variance.
+        around = self.running_mean.clone()
+        wide = wide - around.view(shape)
+        own = torch.cat([wide.sum(over), wide.square().sum(over), wide.new_full((1,), x.numel() / x.shape[1])])
         total: Tensor = _SumOfAll.apply(own)  # type: ignore[no-untyped-call]
         count = total[-1]
         mean = total[: x.shape[1]] / count
-        variance = total[x.shape[1] : -1] / count - mean.square()
+        variance = (total[x.shape[1] : -1] / count - mean.square()).clamp(min=0)
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
+            self.running_mean.lerp_(around + mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        scale = self.weight * (variance.clamp(min=0) + self.eps).rsqrt()
+        scale = self.weight * (variance + self.eps).rsqrt()
         return (wide * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
 
 

@@ -39,12 +39,16 @@ RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluati
 
 @dataclass
 class Position:
-    """Where a run stands: the epoch at work (from 1), its finished steps and their summed losses, what came before."""
+    """Where a run stands: the epoch at work (from 1), its finished steps and their summed losses, what came before.
+
+    `recordings` is how many there are to train on: with their number, the order in which they come would change.
+    """
 
     epoch: int
     step: int
     sums: Tensor  # (SUMS,) total, recon, base, sparse, and how many steps they are the sums of
     history: list[Record]
+    recordings: int
 
     @property
     def best_epoch(self) -> int:
@@ -60,6 +64,7 @@ class _Place(BaseModel):
     epoch: int = Field(ge=1)
     step: int = Field(ge=0)
     history: list[Record]
+    recordings: int
 
 
 @contextmanager
@@ -96,8 +101,8 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
             raise RunError(f"Cannot remove {path}: {error.strerror or error}.") from error
         yield
     finally:
+        discard(run_dir / ".lock")  # while it is held: nobody else may hold another file of that name
         lock.release()
-        discard(run_dir / ".lock")
         with suppress(OSError):  # there is something to keep, or somebody has removed the folder
             run_dir.rmdir()
 
@@ -119,7 +124,7 @@ def save_state(
     """
     tensors = _named(networks) | optimizer_tensors(optimizer)
     tensors["sums"] = position.sums
-    place = {"epoch": position.epoch, "step": position.step, "history": position.history}
+    place = {name: getattr(position, name) for name in _Place.model_fields}
     write_tensors(path, tensors, {"config": config.model_dump_json(), "position": json.dumps(place)})
 
 
@@ -131,13 +136,13 @@ def _named(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:
 
 
 def restore_state(
-    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer
+    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer, recordings: int
 ) -> Position:
     """Bring a run's networks and its optimiser to a saved state.
 
     Raises:
         CheckpointError: the file is broken, or holds the weights of another network.
-        RunError: it was saved by a run with other settings, or its header is damaged.
+        RunError: it was saved by a run with other settings or other recordings, or its header is damaged.
     """
     header = read_header(path)
     try:
@@ -149,6 +154,11 @@ def restore_state(
             raise RunError(
                 f"{path} was saved with other settings: {', '.join(differing)}. "
                 "Resume with the same ones, or use another --experiment-name."
+            )
+        if place.recordings != recordings:
+            raise RunError(
+                f"{path} was saved by a run on {place.recordings} recordings, and now there are {recordings}. Resume "
+                "with the same ones, or use another --experiment-name."
             )
         planned, schedule = settings["trainer"]["epochs"], config.trainer.lr_schedule
         if planned != config.trainer.epochs and schedule != "constant":
@@ -162,7 +172,7 @@ def restore_state(
         for part, network in networks.items():
             network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})
         restore_optimizer(optimizer, tensors)
-        return Position(place.epoch, place.step, tensors["sums"], place.history)
+        return Position(place.epoch, place.step, tensors["sums"], place.history, place.recordings)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.audio import echo_frames
@@ -75,13 +76,22 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
     echoes = 0.1 * torch.randn(batch_size, 2, frames, generator=torch.Generator().manual_seed(0))
 
-    def listen(count: int) -> None:
-        model.predict(echoes[:count])
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+    def timed(act: Callable[[Tensor], object], count: int) -> NDArray[np.float64]:
+        def once() -> None:
+            act(echoes[:count])
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
 
-    single = 1e3 * _durations(lambda: listen(1), seconds)
-    batched = _durations(lambda: listen(batch_size), seconds)
+        return _durations(once, seconds)
+
+    single = 1e3 * timed(model.predict, 1)
+    was_training = model.training
+    try:
+        model.eval()
+        with torch.inference_mode():
+            batched = timed(lambda some: model.listen(some.to(device)), batch_size)
+    finally:
+        model.train(was_training)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),
@@ -126,7 +136,7 @@ def device_name(device: torch.device) -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _durations(call: Callable[[], None], seconds: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _durations(call: Callable[[], None], seconds: float) -> NDArray[np.float64]:
     """Seconds that each call takes, one after the other."""
     for _ in range(WARM_UP):
         call()

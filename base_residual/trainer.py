@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -22,7 +23,7 @@ from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, spread
-from base_residual.errors import ConfigError, DataError, TrainingError, TrainingInterrupted
+from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
 from base_residual.model import DepthNet
@@ -192,11 +193,11 @@ class Trainer:
                 self._processes.wait()
                 try:
                     return self._fit(run_dir)
-                except torch.OutOfMemoryError as error:
-                    raise TrainingError(
-                        f"A step does not fit into the memory of {self.device}. {LESS_MEMORY}"
-                    ) from error
                 except RuntimeError as error:
+                    if out_of_memory(error):
+                        raise TrainingError(
+                            f"A step does not fit into the memory of {self.device}. {LESS_MEMORY}"
+                        ) from error
                     if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                         raise
                     why = " ".join(str(error).partition("\n\n")[0].split())  # what comes after is for developers
@@ -220,9 +221,9 @@ class Trainer:
         optimizer = make_optimizer(model, settings)
         batches = Batches(len(datasets["train"]), settings.batch_size, settings.seed, self._processes)
         updater = Updater(model, optimizer, self.config, len(batches), batches.least, self._processes)
-        position = Position(1, 0, torch.zeros(SUMS), [])
+        position = Position(1, 0, torch.zeros(SUMS), [], len(datasets["train"]))
         if self._resume and (run_dir / STATE).exists():
-            position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer)
+            position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer, position.recordings)
         if self._processes.leads:
             with replacing(run_dir / "config.yaml") as aside:
                 aside.write_text(self.config.to_yaml(), encoding="utf-8")
@@ -349,6 +350,11 @@ class Trainer:
         config, run_dir = self.config, self.config.run_dir
         self._processes.wait()  # until the best weights are written
         best = load_checkpoint(run_dir / "best.safetensors", self.device)
+        if best.epoch > len(position.history):
+            raise RunError(
+                f"{run_dir} holds the weights of epoch {best.epoch}, to which the run had come before it was killed, "
+                f"and now it ends before. Go on with --resume and --epochs {best.epoch} or more (trainer.epochs)."
+            )
         found = evaluate(
             best.model,
             test,
@@ -364,7 +370,7 @@ class Trainer:
                 report = _tested(found, blind, criteria)
                 aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         self._processes.wait()  # until all is written: the end of one process would end the others
-        return FitResult(run_dir, position.history, position.best_epoch, found, blind, criteria, picture)
+        return FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture)
 
 
 def _tested(found: Evaluation, blind: dict[str, float], criteria: list[Criterion]) -> dict[str, Any]:
@@ -412,9 +418,24 @@ def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: to
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        worker_init_fn=_serve_on if workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # leaves the global one alone
     )
+
+
+def _serve_on(_: int) -> None:
+    """What asks a run to end reaches the processes that read for it as well; they end when the run tells them to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody can tell who asks
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def mean_depth(dataset: EchoDataset) -> float:

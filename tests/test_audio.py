@@ -70,7 +70,8 @@ def test_another_rate_is_resampled_to_the_same_moment() -> None:
         (lambda p: write(p, np.zeros((100, 3))), "has 3 channels; expected are 2"),
         (lambda p: write(p, np.zeros((0, 2))), "0 frames"),
         (lambda p: write(p, np.zeros((8000 * 61, 2)), rate=8000), "1 frame to 60 s"),
-        (lambda p: write(p, np.full((100, 2), np.nan), subtype="FLOAT"), "NaN or infinite"),
+        (lambda p: write(p, np.full((100, 2), np.nan), subtype="FLOAT"), "holds NaN, infinite samples"),
+        (lambda p: write(p, np.full((100, 2), 2.0**23), subtype="FLOAT"), "or some beyond 32768"),
     ],
 )
 def test_a_recording_that_cannot_be_used_says_why(tmp_path: Path, make: object, words: str) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
+import torch
 import yaml
 from conftest import TINY, write_batvision
 from PIL import Image
@@ -371,7 +373,7 @@ def test_recordings_that_cannot_be_predicted_are_named(run: tuple[Path, str], tm
     ("stop", "words"),
     [
         (TrainingInterrupted("Stopped in epoch 1 after 2 of 3 steps."), "Stopped in epoch 1 after 2 of 3 steps."),
-        (KeyboardInterrupt(), "What was finished is kept; the same command goes on from there."),
+        (KeyboardInterrupt(), "What was finished is kept; start again to go on, training with --resume."),
     ],
 )
 def test_what_is_stopped_ends_with_a_sentence_and_code_130(
@@ -382,6 +384,49 @@ def test_what_is_stopped_ends_with_a_sentence_and_code_130(
 
     monkeypatch.setattr(Trainer, "fit", fit)
     assert words in brdepth("train", *TINY_OPTIONS, "--results-dir", tmp_path, code=130)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(36, "File name too long", "x" * 300), "xxx: File name too long."),
+        (PermissionError("no"), "no."),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "The memory does not suffice."),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "does not suffice."),
+        (MemoryError(), "does not suffice."),
+    ],
+)
+def test_what_the_machine_refuses_ends_in_a_sentence(
+    error: Exception, words: str, run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("base_residual.checkpoint.load_checkpoint", raising(error))
+    assert words in sentence(brdepth("eval", run[0] / "best.safetensors", code=2))
+
+
+@pytest.mark.parametrize("error", [IndexError("a bug"), RuntimeError("another")])
+def test_a_bug_shows_as_one(error: Exception, run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("base_residual.checkpoint.load_checkpoint", raising(error))
+    assert CliRunner().invoke(app, ["eval", str(run[0] / "best.safetensors")]).exception is error
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("base_residual.checkpoint.load_checkpoint", raising(BrokenPipeError(32, "Broken pipe")))
+    result = CliRunner().invoke(app, ["eval", str(run[0] / "best.safetensors")])
+    assert result.exit_code == 1
+    assert "Error" not in result.output
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def act(*_: object, **__: object) -> None:
+        raise error
+
+    return act
+
+
+def test_a_folder_is_no_file_to_write_to(run: tuple[Path, str]) -> None:
+    checkpoint = run[0] / "best.safetensors"
+    for place in ("/", ".", run[0]):
+        assert "Cannot write" in sentence(brdepth("visualize", checkpoint, "--out", place, code=2))
 
 
 def test_no_recording_is_no_prediction(run: tuple[Path, str]) -> None:

@@ -143,6 +143,7 @@ def test_recordings_of_ones_own_come_in_the_shapes_of_the_settings() -> None:
     assert samples[0].waveform.dtype == samples[0].depth.dtype == torch.float32
     assert samples[0].depth.shape == (32, 32)
     assert samples[0].depth[[0, 0, 31, 31], [0, 31, 0, 31]].tolist() == [2, 0, 8, 0]
+    assert open_dataset(Own())[0].depth[[0, 255], [0, 0]].tolist() == [2, 30]  # the defaults of `own`
 
 
 @pytest.mark.parametrize(

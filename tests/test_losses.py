@@ -93,6 +93,13 @@ def test_low_pass_refuses_a_kernel_of_zero() -> None:
         low_pass(torch.ones(1, 1, 8, 8), 0)
 
 
+def test_low_pass_keeps_full_precision_where_networks_do_not() -> None:
+    depth = 25 * torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = low_pass(depth, 8)
+    assert torch.equal(found, low_pass(depth, 8))
+
+
 def test_low_pass_takes_every_pixel_without_a_mask() -> None:
     depth = random_scene(8, holes=0.5)["gt"]
     torch.testing.assert_close(low_pass(depth, 3), low_pass(depth, 3, torch.ones_like(depth, dtype=torch.bool)))

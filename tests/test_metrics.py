@@ -148,6 +148,13 @@ def test_predictions_are_clipped_before_anything_else() -> None:
     assert float(found["rmse"]) == pytest.approx(0.999 / 2**0.5, rel=1e-4)
 
 
+def test_a_prediction_in_training_is_measured_without_gradients() -> None:
+    pred = torch.full((1, 1, 2, 2), 2.0, requires_grad=True)
+    found = depth_metrics(pred * 2, torch.full((1, 1, 2, 2), 3.0), 10.0)
+    assert found["mae"].item() == pytest.approx(1)
+    assert not found["mae"].requires_grad
+
+
 def test_unequal_shapes_are_refused() -> None:
     sentence = r"^The prediction has shape \(1, 1, 4, 4\) and gt \(1, 1, 8, 8\); expected are equal \(B, 1, H, W\)\.$"
     with pytest.raises(ShapeError, match=sentence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -255,6 +256,22 @@ def test_a_shared_norm_of_one_process_is_the_plain_one(kind: type[nn.Module], mo
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
 
 
+def test_a_shared_norm_knows_a_small_variance_around_a_large_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    plain = nn.BatchNorm1d(3)
+    plain.running_mean.fill_(200)
+    both = nn.ModuleList([copy.deepcopy(plain)])
+    share_norms(both)
+    x = 200 + 0.01 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(both[0](x), plain(x), rtol=0, atol=0.02)  # of numbers about 1; 1 off without
+    torch.testing.assert_close(both[0].running_var, plain.running_var, rtol=1e-4, atol=0)
+    torch.testing.assert_close(both[0].running_mean, plain.running_mean)
+    flat = torch.full((64, 3), 7.3)
+    for _ in range(50):
+        both[0](flat)
+    assert (both[0].running_var >= 0).all()
+
+
 def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_device(torch.device("cuda")) == torch.device("cuda")
     assert leading()
@@ -264,7 +281,10 @@ def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert leading()  # there is no other
     monkeypatch.setenv("WORLD_SIZE", "12")
     assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
-    assert own_device(torch.device("cuda:1")) == torch.device("cuda", 1)
+    assert own_device(torch.device("cuda:1")) == torch.device("cuda", 1)  # alone on its machine
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="All processes here would be on cuda:1"):
+        own_device(torch.device("cuda:1"))
     assert own_device(torch.device("cpu")) == torch.device("cpu")
     assert not leading()
     monkeypatch.setenv("LOCAL_RANK", "4")

@@ -54,9 +54,9 @@ def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pyte
     model = OneLayer(tiny())
     heard = model.listen
     monkeypatch.setattr(model, "listen", lambda x: (sizes.append(len(x)), heard(x))[1])
-    measure(model, batch_size=7, seconds=0.0)
+    measure(model, batch_size=40, seconds=0.0)
     calls = speed.WARM_UP + speed.FEWEST
-    assert sizes == [1] * calls + [7] * calls
+    assert sizes == [1] * calls + [40] * calls
 
 
 def test_timing_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from base_residual.evaluation import evaluate
 from base_residual.model import BaseResidualNet, DepthNet
 from base_residual.run_folder import STATE
 from base_residual.tracking import Record, Tracker
-from base_residual.trainer import Batches, Trainer, mean_depth
+from base_residual.trainer import Batches, Trainer, make_loader, mean_depth
 
 MakeConfig = Callable[..., Config]
 Rooms = Callable[[str], EchoDataset]
@@ -172,6 +173,47 @@ def test_more_epochs_may_be_added_and_other_settings_may_not(
     ]
     with pytest.raises(RunError, match=r"other settings: loss.lambda_base"):
         fit(tiny({"loss": {"lambda_base": 0.1}}), resume=True)
+
+
+def test_a_state_is_not_taken_up_with_another_number_of_recordings(tiny: MakeConfig, rooms: Rooms) -> None:
+    fit(tiny({"trainer": {"epochs": 1}}))
+    fewer = [rooms("train")[index] for index in range(9)]
+    with pytest.raises(RunError, match="saved by a run on 16 recordings, and now there are 9"):
+        fit(tiny(), train=fewer, resume=True)
+    assert [record["epoch"] for record in fit(tiny(), resume=True).history] == [1, 2]
+
+
+def test_a_run_that_ends_before_its_best_weights_says_so(tiny: MakeConfig) -> None:
+    run_dir = fit(tiny()).run_dir
+    best = load_checkpoint(run_dir / "best.safetensors")
+    save_checkpoint(run_dir / "best.safetensors", best.model, 4, best.history)  # as a kill in epoch 5 leaves it
+    with pytest.raises(RunError, match=r"weights of epoch 4.*--epochs 4 or more"):
+        fit(tiny(), resume=True)
+
+
+class Interrupting(Sequence[EchoSample]):
+    """Samples whose reading gets the signals that end a run."""
+
+    def __init__(self, samples: EchoDataset) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> EchoSample:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        return self.samples[index]
+
+
+def test_processes_that_read_serve_until_the_run_has_ended(rooms: Rooms) -> None:
+    samples = rooms("val")
+    loader = make_loader(Interrupting(samples), Batches(len(samples), 2, 0), 1, torch.device("cpu"))
+    assert sum(len(batch.waveform) for batch in loader) == len(samples)
+    (reader,) = multiprocessing.active_children()
+    reader.terminate()
+    reader.join(20)
+    assert reader.exitcode == 0
 
 
 def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> None:

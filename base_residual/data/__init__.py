@@ -53,7 +53,7 @@ def open_dataset(
     from base_residual.data.simulated import simulated_root
 
     if not isinstance(name, str):
-        config = config or make_config()
+        config = config or make_config({"data": {"name": "own"}})
         return OwnDataset(name, config.data, config.audio.sample_rate)
     if name not in choices(DatasetName):
         raise DataError(f"Unknown dataset '{name}'. Known are {listed(name, choices(DatasetName))}")
