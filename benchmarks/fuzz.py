@@ -66,6 +66,7 @@ TINY: Layer = {
     "data": {"name": "batvisionv2", "output_size": SIDE, "max_depth": MAX_DEPTH},
     "model": {"base_channels": 4, "base_grid": 4},
 }
+RECORDINGS = 7  # of the run whose state is read
 HISTORY = [{"epoch": 1.0} | dict.fromkeys(EVERY_EPOCH, 0.5)]
 
 
@@ -437,12 +438,12 @@ def state_reader(work: Path) -> Reader:
     for weights in model.parameters():
         weights.grad = torch.ones_like(weights)
     optimizer.step()
-    save_state(path, config, {"model": model}, optimizer, Position(2, 3, torch.zeros(SUMS), HISTORY))
+    save_state(path, config, {"model": model}, optimizer, Position(2, 3, torch.zeros(SUMS), HISTORY, RECORDINGS))
     seed = path.read_bytes()
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        position = restore_state(path, config, {"model": model}, optimizer)
+        position = restore_state(path, config, {"model": model}, optimizer, RECORDINGS)
         assert position.epoch == 1 + len(position.history)
         assert position.step >= 0
         assert position.sums.shape == (SUMS,)

@@ -125,7 +125,8 @@ def test_losses_on_a_card_are_shown_once_they_have_arrived(monkeypatch: pytest.M
         def __init__(self, device: torch.device) -> None:
             assert device.type == "cuda"
 
-        def record(self) -> None: ...
+        def record(self, stream: str) -> None:
+            assert stream == "stream of cuda:1"  # that of the copy, and not of whichever card is the current one
 
         def query(self) -> bool:
             return arrived
@@ -137,10 +138,11 @@ def test_losses_on_a_card_are_shown_once_they_have_arrived(monkeypatch: pytest.M
             return torch.tensor(self.values)
 
     def look(*values: float) -> None:
-        losses.look(OnCard(device=torch.device("cuda"), values=values))  # type: ignore[arg-type]
+        losses.look(OnCard(device=torch.device("cuda", 1), values=values))  # type: ignore[arg-type]
 
     copies: list[tuple[float, ...]] = []
     monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     losses = Losses()
     look(2.0, 1.0, 0.5, 0.25, 1.0)
     look(3.0, 1.0, 0.5, 0.25, 2.0)
