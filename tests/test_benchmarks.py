@@ -127,7 +127,11 @@ def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "render", "key"),
-    [("accuracy", "model_markdown", "models"), ("ablations", "ablation_markdown", "variants")],
+    [
+        ("accuracy", "model_markdown", "models"),
+        ("fresh", "model_markdown", "models"),
+        ("ablations", "ablation_markdown", "variants"),
+    ],
 )
 def test_the_documentation_shows_the_committed_figures(
     name: str, render: str, key: str, monkeypatch: pytest.MonkeyPatch
