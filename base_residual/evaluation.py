@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from base_residual.data.sample import EchoBatch, EchoDataset, collate, enumerated, read_batches
+from base_residual.data.sample import EchoDataset, enumerated, read_batches, reader
 from base_residual.errors import DataError
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
-from base_residual.model import DepthNet
+from base_residual.model import DepthNet, evaluating
 from base_residual.processes import ALONE, Processes
 
 LOWPASS_SHARE = (
@@ -125,19 +124,11 @@ def evaluate(
     device = next(model.parameters()).device
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
-    batches: DataLoader[EchoBatch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_size,
-        sampler=range(processes.rank, len(dataset), processes.world),
-        num_workers=num_workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # leaves the global one alone
-    )
+    share = range(processes.rank, len(dataset), processes.world)
+    batches = reader(dataset, num_workers, batch_size=batch_size, sampler=share)
     finite: list[Tensor] = []  # of each batch, whether its images' predictions are
     names: list[str] = []
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in read_batches(batches):
             parts = model.listen(batch.waveform.to(device), detach_base)
             gt = batch.depth.to(device)
@@ -146,8 +137,6 @@ def evaluate(
             metrics.update(parts.final, gt)
             if model.splits:
                 figures.update(*parts, gt)
-    finally:
-        model.train(was_training)
     fine = torch.cat(finite).tolist() if finite else []
     broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
     if broken:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -87,6 +89,17 @@ def base_share(base_raw: Tensor, activations: Literal["smooth", "hard"] = "smoot
     return torch.sigmoid(base_raw) if activations == "smooth" else (0.5 + base_raw / 4).clamp(0, 1)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode for a while, and then in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 class DepthNet(nn.Module):
     """A network from an echo's features to a depth map, with the front end that makes them.
 
@@ -157,14 +170,10 @@ class DepthNet(nn.Module):
             raise DataError("The echoes hold NaN or infinite samples.")
         given = rate if sample_rate is None else checked_rate(sample_rate, "The echo")
         echoes = fit_echo(echoes, given, rate, echo_frames(self.max_depth, rate), self.aligns)
-        was_training = self.training
-        self.eval()
-        try:
-            device = next(self.parameters()).device
+        device = next(self.parameters()).device
+        with evaluating(self):
             batches = [self.listen(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
-            return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
-        finally:
-            self.train(was_training)
+        return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
 
     def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
         """Write the network as `model.safetensors`, a checkpoint like any other, with a model card beside it.

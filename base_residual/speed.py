@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.audio import echo_frames
 from base_residual.errors import ConfigError
-from base_residual.model import DepthNet
+from base_residual.model import DepthNet, evaluating
 
 WARM_UP = 3  # calls before the clock starts
 FEWEST = 5  # calls that are timed, however long they take
@@ -85,13 +85,8 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         return _durations(once, seconds)
 
     single = 1e3 * timed(model.predict, 1)
-    was_training = model.training
-    try:
-        model.eval()
-        with torch.inference_mode():
-            batched = timed(lambda some: model.listen(some.to(device)), batch_size)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        batched = timed(lambda some: model.listen(some.to(device)), batch_size)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),
@@ -113,16 +108,12 @@ def parameter_count(model: nn.Module) -> int:
 def gflops(model: DepthNet) -> float:
     """Floating-point operations of a network for one echo, two per multiply-add, in 10^9; without its front end."""
     assert model.front_end is not None
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
-    model.eval()
-    try:
-        with torch.no_grad():
-            features = model.front_end(torch.zeros(1, 2, frames, device=device))
-            with FlopCounterMode(display=False) as counter:
-                model(features)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        features = model.front_end(torch.zeros(1, 2, frames, device=device))
+        with FlopCounterMode(display=False) as counter:
+            model(features)
     return float(counter.get_total_flops()) / 1e9
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import threading
 import time
@@ -22,7 +21,7 @@ from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
 from base_residual.data import open_dataset
-from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, spread
+from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, reader, spread
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
 from base_residual.files import replacing
@@ -412,30 +411,8 @@ def interruptible() -> Iterator[threading.Event]:
 
 def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
     """A loader whose order `batches` decides."""
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        worker_init_fn=_serve_on if workers else None,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # leaves the global one alone
-    )
-
-
-def _serve_on(_: int) -> None:
-    """What asks a run to end reaches the processes that read for it as well; they end when the run tells them to."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody can tell who asks
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, daemon=True).start()
-
-
-def _end_when_told() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+    pinned = device.type == "cuda"
+    return reader(dataset, workers, batch_sampler=batches, persistent_workers=workers > 0, pin_memory=pinned)
 
 
 def mean_depth(dataset: EchoDataset) -> float:

@@ -15,6 +15,7 @@ from conftest import write_batvision
 from safetensors.torch import load_file
 
 from base_residual import trainer
+from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, read_header, save_checkpoint, write_tensors
 from base_residual.config import Config
 from base_residual.console import ConsoleTracker, epoch_line
@@ -214,6 +215,11 @@ def test_processes_that_read_serve_until_the_run_has_ended(rooms: Rooms) -> None
     reader.terminate()
     reader.join(20)
     assert reader.exitcode == 0
+
+
+def test_processes_that_read_for_an_evaluation_serve_as_well(tiny: MakeConfig, rooms: Rooms) -> None:
+    model, samples = create_model(tiny()), rooms("val")
+    assert evaluate(model, Interrupting(samples), num_workers=1).metrics["images"] == len(samples)
 
 
 def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from base_residual.audio import echo_frames, fit_echo
 from base_residual.config import DataConfig
@@ -71,6 +75,32 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
         torch.stack([sample.depth for sample in samples])[:, None],
         [sample.id for sample in samples],
     )
+
+
+def reader(dataset: EchoDataset, workers: int, **how: Any) -> DataLoader[Any]:
+    """A loader of batches, with processes that read or without; `how` is what `DataLoader` takes."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_serve_on if workers else None,
+        generator=torch.Generator(),  # leaves the global one alone
+        **how,
+    )
+
+
+def _serve_on(_: int) -> None:
+    """What asks a run to end reaches the processes that read for it as well; they end when the run tells them to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody can tell who asks
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
