@@ -83,6 +83,9 @@ class DataConfig(Section):
     damping: float = Field(
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
+    stretch: float = Field(
+        0.0, ge=0, le=1, description="Largest share by which rooms are made larger in training, or smaller as often."
+    )
     prepare: bool = Field(True, description="Keep a memory-mapped copy, made on first use, in the cache.")
     num_workers: int = Field(
         0, ge=0, le=256, description="Processes that read recordings; 0, this one, is the fastest for a prepared set."

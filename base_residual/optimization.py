@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from base_residual.averaging import RunningMean
 from base_residual.baseline import PlainLoss
 from base_residual.config import Config, TrainerConfig
-from base_residual.data.augment import augment
+from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
 from base_residual.errors import ConfigError
 from base_residual.losses import LossTerms, make_loss
@@ -105,7 +105,7 @@ class Updater:
         gt = batch.depth.to(self.device, non_blocking=True)
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(settings.seed, epoch, step, place) for place in places]
-        waveform, gt = augment(waveform, gt, self.config.data, chances)
+        changed = augment(waveform, gt, self.config.data, chances)
         taken = (epoch - 1) * self.steps + step
         rate = learning_rate(taken, settings.epochs * self.steps, settings)
         for group in self.optimizer.param_groups:
@@ -113,10 +113,10 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         before = [statistic.clone() for statistic in self._statistics]
         sums = torch.zeros(4, device=self.device)
-        for part, share in enumerate(self._shares(gt)):
+        for part, share in enumerate(self._shares(changed.depth)):
             last = part == self.parts - 1
             with nullcontext() if last else self._alone():
-                sums += self._backward(waveform[part :: self.parts], gt[part :: self.parts], epoch, share)
+                sums += self._backward(Augmented(*(t[part :: self.parts] for t in changed)), epoch, share)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         fault = self.processes.mean(1 - torch.isfinite(norm + sums.sum()).float()) > 0
         for statistic, old in zip(self._statistics, before, strict=True):
@@ -142,13 +142,15 @@ class Updater:
         counts = self.processes.mean(measured.float())
         return counts / counts.sum().clamp(min=1e-6)
 
-    def _backward(self, waveform: Tensor, gt: Tensor, epoch: int, share: Tensor) -> Tensor:
+    def _backward(self, part: Augmented, epoch: int, share: Tensor) -> Tensor:
         """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""
-        features = self.model.hear(waveform)
+        features = self.model.hear(part.waveform)
+        if self.config.data.stretch:
+            features = stretch(features, part.size)
         with mixed_precision(self.config.trainer.precision, self.device):
             decomposition = self._network(features, self.detaches(epoch))
         terms: LossTerms
-        total, terms = self.loss(*decomposition, gt)
+        total, terms = self.loss(*decomposition, part.depth)
         (total * share).backward()
         return torch.stack([total, *terms]).detach() * share
 

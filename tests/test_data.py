@@ -14,9 +14,8 @@ from conftest import write_batvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_residual.config import Config, DataConfig, make_config
+from base_residual.config import Config, make_config
 from base_residual.data import open_dataset, simulated
-from base_residual.data.augment import augment, damp, hiss, mirror
 from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
 from base_residual.data.cache import own_cores
 from base_residual.data.check import check_data
@@ -194,48 +193,6 @@ def test_samples_of_different_shapes_do_not_make_a_batch() -> None:
     here, there = (EchoSample(torch.zeros(2, 10), torch.zeros(size, size), f"r{size}") for size in (8, 16))
     with pytest.raises(DataError, match="r8 and r16 differ in shape"):
         collate([here, there])
-
-
-def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:
-    waveform, depth = torch.rand(6, 2, 50), torch.rand(6, 1, 4, 4)
-
-    def changed(**settings: float) -> tuple[torch.Tensor, torch.Tensor]:
-        chances = [torch.Generator().manual_seed(seed) for seed in range(6)]
-        return augment(waveform, depth, DataConfig(**settings), chances)
-
-    for one, other in zip(changed(noise=0.1, damping=6.0), changed(noise=0.1, damping=6.0), strict=True):
-        assert torch.equal(one, other)
-    assert not torch.equal(changed(noise=0.1)[0], changed()[0])
-    assert not torch.equal(changed(damping=6.0)[0], changed()[0])
-    off = changed(mirror=False)
-    assert torch.equal(off[0], waveform)
-    assert torch.equal(off[1], depth)
-
-
-def test_damping_takes_as_many_decibels_off_the_end_as_it_says() -> None:
-    damped = damp(torch.ones(2, 2, 101), torch.tensor([0.0, 20.0]))
-    torch.testing.assert_close(damped[0], torch.ones(2, 101))
-    torch.testing.assert_close(damped[1, 0, [0, 50, 100]], torch.tensor([1.0, 10**-0.5, 0.1]))
-
-
-def test_noise_is_relative_to_the_loudest_sample() -> None:
-    waveform = torch.zeros(2, 2, 20_000)
-    waveform[0, 1, 0], waveform[1, 0, 0] = 1.0, -0.1
-    noisy = hiss(waveform, torch.tensor([0.01, 0.01]), torch.randn(2, 2, 20_000))
-    spread = (noisy - waveform).std(dim=(1, 2))
-    torch.testing.assert_close(spread, torch.tensor([0.01, 0.001]), rtol=0.05, atol=0)
-
-
-def test_mirroring_a_batch_twice_changes_nothing_and_spares_the_others() -> None:
-    waveform, depth = torch.randn(4, 2, 50), torch.rand(4, 1, 8, 8)
-    which = torch.tensor([True, False, True, False])
-    once = mirror(waveform, depth, which)
-    assert torch.equal(once[0][0], waveform[0].flip(0))
-    assert torch.equal(once[1][0], depth[0].flip(-1))
-    assert torch.equal(once[0][1], waveform[1])
-    twice = mirror(*once, which)
-    assert torch.equal(twice[0], waveform)
-    assert torch.equal(twice[1], depth)
 
 
 @given(length=st.integers(1, 1000), count=st.integers(1, 50))

@@ -8,9 +8,17 @@ import torch
 
 from base_residual.baseline import create_model
 from base_residual.config import Config
+from base_residual.data.augment import augment, stretch
 from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import ConfigError, TrainingError
-from base_residual.optimization import Updater, learning_rate, make_optimizer, mixed_precision, resolve_device
+from base_residual.optimization import (
+    Updater,
+    generator,
+    learning_rate,
+    make_optimizer,
+    mixed_precision,
+    resolve_device,
+)
 from base_residual.presets import Layer
 from base_residual.trainer import Trainer
 
@@ -32,16 +40,30 @@ def updated(config: Config, batch: EchoBatch, norms_learn: bool) -> dict[str, to
     return model.state_dict()
 
 
-def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBatch) -> None:
+@pytest.mark.parametrize("stretch", [0.0, 0.3])
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBatch, stretch: float) -> None:
     # With fixed norms, parts of other sizes and with other holes give what the whole gives.
     batch = EchoBatch(batch.waveform[:7], batch.depth[:7].clone(), batch.ids[:7])
     batch.depth[0, :, 3:] = 0
     whole, parts, other = (
-        updated(tiny({"trainer": {"accumulate": count}}), batch, norms_learn=False) for count in (1, 4, 100)
+        updated(tiny({"trainer": {"accumulate": count}, "data": {"stretch": stretch}}), batch, norms_learn=False)
+        for count in (1, 4, 100)
     )
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(other[name], whole[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_network_hears_rooms_as_large_as_their_maps(tiny: MakeConfig, batch: EchoBatch) -> None:
+    config = tiny({"data": {"mirror": False, "noise": 0.0, "damping": 0.0, "stretch": 0.3}})
+    model = create_model(config)
+    heard: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    Updater(model, make_optimizer(model, config.trainer), config, steps=1, least=8).update(batch, 1, 0)
+    chances = [generator(config.trainer.seed, 1, 0, place) for place in range(8)]
+    changed = augment(batch.waveform, batch.depth, config.data, chances)
+    assert torch.equal(heard[0], stretch(model.hear(batch.waveform), changed.size))
+    assert not torch.equal(changed.depth, batch.depth)
 
 
 @pytest.mark.parametrize("preset", ["default", "original"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from base_residual.config import DataConfig
@@ -13,10 +15,22 @@ from base_residual.config import DataConfig
 QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
 
 
-def augment(
-    waveform: Tensor, depth: Tensor, config: DataConfig, chances: Sequence[torch.Generator]
-) -> tuple[Tensor, Tensor]:
-    """A training batch as it could have been recorded: mirrored, in rooms that swallow more, through noisier ears.
+class Augmented(NamedTuple):
+    """A training batch as it could have been recorded.
+
+    Attributes:
+        waveform: (B, 2, T).
+        depth: (B, 1, S, S) in metres, of rooms that are resized already.
+        size: (B,) how many times as large each room has become; what is heard of it has yet to be stretched as much.
+    """
+
+    waveform: Tensor
+    depth: Tensor
+    size: Tensor
+
+
+def augment(waveform: Tensor, depth: Tensor, config: DataConfig, chances: Sequence[torch.Generator]) -> Augmented:
+    """Change a training batch: mirror it, in rooms of other sizes that swallow more, through noisier ears.
 
     Args:
         waveform: (B, 2, T).
@@ -36,7 +50,12 @@ def augment(
     if config.noise:
         noise = _sent(torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]), device)
         waveform = hiss(waveform, config.noise * QUIETEST ** draws[:, 2], noise)
-    return waveform, depth
+    size = depth.new_ones(len(depth))
+    if config.stretch:
+        sides = _sent(torch.cat([torch.rand(1, generator=chance) for chance in chances]), device)
+        size = (1 + config.stretch) ** (2 * sides - 1)
+        depth = enlarge(depth, size, config.max_depth)
+    return Augmented(waveform, depth, size)
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -73,3 +92,29 @@ def hiss(waveform: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     """Add `noise` (B, 2, T) of unit variance, at `level` (B,) times the loudest sample of each recording."""
     loudest = waveform.abs().amax(dim=(1, 2))
     return waveform + (level * loudest)[:, None, None] * noise
+
+
+def enlarge(depth: Tensor, size: Tensor, max_depth: float) -> Tensor:
+    """Depth maps (B, 1, S, S) of rooms `size` (B,) times as large; what is then beyond `max_depth` is not measured."""
+    depth = depth * size[:, None, None, None]
+    return torch.where(depth <= max_depth, depth, 0)
+
+
+def stretch(features: Tensor, size: Tensor) -> Tensor:
+    """What is heard of rooms `size` (B,) times as large: everything takes as many times as long.
+
+    In a room that is similar to another, echoes come from the same directions. So features are stretched rather than
+    waveforms, in which the delay between the ears, that says from where, would grow with the others.
+
+    Args:
+        features: (B, ..., T) over time, from the moment at which the sound is emitted.
+        size: (B,).
+
+    Returns:
+        Features of the same shape. Those of a smaller room end as its echo does.
+    """
+    steps = features.shape[-1]
+    moments = (torch.arange(steps, device=features.device) + 0.5) / size[:, None]  # (B, T)
+    place = torch.stack([2 * moments / steps - 1, torch.zeros_like(moments)], dim=2)[:, None]  # (B, 1, T, 2)
+    found = F.grid_sample(features.flatten(1, -2)[:, :, None], place, padding_mode="border", align_corners=False)
+    return found.reshape(features.shape)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from base_residual.audio import EchoFrontEnd
+from base_residual.config import AudioConfig, DataConfig
+from base_residual.data.augment import Augmented, augment, damp, enlarge, hiss, mirror, stretch
+from base_residual.data.rooms import (
+    STYLES,
+    Pose,
+    Room,
+    draw_chance,
+    draw_pose,
+    draw_room,
+    render_depth,
+    render_echo,
+)
+
+
+def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:
+    waveform, depth = torch.rand(6, 2, 50), torch.rand(6, 1, 4, 4)
+
+    def changed(**settings: float) -> Augmented:
+        chances = [torch.Generator().manual_seed(seed) for seed in range(6)]
+        return augment(waveform, depth, DataConfig(**settings), chances)
+
+    everything = {"noise": 0.1, "damping": 6.0, "stretch": 0.2}
+    for one, other in zip(changed(**everything), changed(**everything), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(changed(noise=0.1).waveform, changed().waveform)
+    assert not torch.equal(changed(damping=6.0).waveform, changed().waveform)
+    resized = changed(stretch=0.2)
+    assert len(resized.size.unique()) == 6
+    torch.testing.assert_close(resized.depth, changed().depth * resized.size[:, None, None, None])
+    assert torch.equal(resized.waveform, changed().waveform)
+    off = changed(mirror=False)
+    assert torch.equal(off.waveform, waveform)
+    assert torch.equal(off.depth, depth)
+    assert torch.equal(off.size, torch.ones(6))
+
+
+def test_damping_takes_as_many_decibels_off_the_end_as_it_says() -> None:
+    damped = damp(torch.ones(2, 2, 101), torch.tensor([0.0, 20.0]))
+    torch.testing.assert_close(damped[0], torch.ones(2, 101))
+    torch.testing.assert_close(damped[1, 0, [0, 50, 100]], torch.tensor([1.0, 10**-0.5, 0.1]))
+
+
+def test_noise_is_relative_to_the_loudest_sample() -> None:
+    waveform = torch.zeros(2, 2, 20_000)
+    waveform[0, 1, 0], waveform[1, 0, 0] = 1.0, -0.1
+    noisy = hiss(waveform, torch.tensor([0.01, 0.01]), torch.randn(2, 2, 20_000))
+    spread = (noisy - waveform).std(dim=(1, 2))
+    torch.testing.assert_close(spread, torch.tensor([0.01, 0.001]), rtol=0.05, atol=0)
+
+
+def test_rooms_become_larger_as_often_as_smaller_and_by_no_more_than_asked() -> None:
+    chances = [torch.Generator().manual_seed(seed) for seed in range(500)]
+    size = augment(torch.zeros(500, 2, 4), torch.ones(500, 1, 1, 1), DataConfig(stretch=0.25), chances).size
+    assert 0.8 < float(size.min()) < 0.81
+    assert 1.24 < float(size.max()) < 1.25
+    assert abs(float(size.log().mean())) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(3, 300), (3, 5, 300)], ids=["over time", "over frequency and time"])
+@pytest.mark.parametrize("size", [0.8, 1.0, 1.25])
+def test_an_echo_from_a_larger_room_comes_as_many_times_as_late(size: float, shape: tuple[int, ...]) -> None:
+    time = torch.arange(300.0) + 0.5
+    features = torch.exp(-((time - 100) ** 2) / 200).expand(2, *shape)
+    found = stretch(features, torch.tensor([size, 1.0]))
+    expected = torch.exp(-((time / size - 100) ** 2) / 200).expand(shape)
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=0.01)
+    torch.testing.assert_close(found[1], features[1], rtol=0, atol=1e-4)
+
+
+def built_larger(room: Room, pose: Pose, size: float) -> tuple[Room, Pose]:
+    """Everything but the robot's head, `size` times as large."""
+
+    def scaled(lengths: tuple[float, float, float]) -> tuple[float, float, float]:
+        return (size * lengths[0], size * lengths[1], size * lengths[2])
+
+    boxes = tuple(replace(box, center=scaled(box.center), size=scaled(box.size)) for box in room.boxes)
+    return replace(room, size=scaled(room.size), boxes=boxes), replace(pose, position=scaled(pose.position))
+
+
+@pytest.mark.parametrize("size", [0.87, 1.15])
+@pytest.mark.parametrize("front_end", ["matched", "spectrogram"])
+def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: float) -> None:
+    rng, hear = np.random.default_rng(0), EchoFrontEnd(AudioConfig(front_end=front_end), 64)
+    ratios = []
+    while len(ratios) < 4:
+        room = draw_room(rng, STYLES["standard"])
+        pose, chance = draw_pose(rng, room), draw_chance(rng, STYLES["standard"], 3087)
+        if pose is None:
+            continue
+        larger, there = built_larger(room, pose, size)
+        depth, expected = (
+            torch.from_numpy(render_depth(*at, 16))[None, None] for at in ((room, pose), (larger, there))
+        )
+        torch.testing.assert_close(enlarge(depth, torch.tensor([size]), 100.0), expected)
+        small, large = (
+            hear(torch.from_numpy(render_echo(*at, chance)).float()[None]) for at in ((room, pose), (larger, there))
+        )
+        there_is = int(min(1, size) * small.shape[-1])
+        error = [
+            (found - large)[..., :there_is].abs().mean() for found in (stretch(small, torch.tensor([size])), small)
+        ]
+        ratios.append(float(error[0] / error[1]))
+    # Not 0: where reflections overlap, they add up with other phases.
+    assert np.mean(ratios) < 0.7
+
+
+def test_the_echo_of_a_smaller_room_goes_on_as_it_ends() -> None:
+    features = torch.arange(10.0).expand(1, 2, 10)
+    assert torch.equal(stretch(features, torch.tensor([0.5]))[0, 0, 5:], torch.full((5,), 9.0))
+
+
+def test_what_comes_to_lie_beyond_the_largest_depth_is_not_measured() -> None:
+    depth = torch.tensor([0.0, 4.0, 9.0]).reshape(1, 1, 1, 3)
+    assert enlarge(depth, torch.tensor([1.25]), 10.0).flatten().tolist() == [0.0, 5.0, 0.0]
+
+
+def test_mirroring_a_batch_twice_changes_nothing_and_spares_the_others() -> None:
+    waveform, depth = torch.randn(4, 2, 50), torch.rand(4, 1, 8, 8)
+    which = torch.tensor([True, False, True, False])
+    once = mirror(waveform, depth, which)
+    assert torch.equal(once[0][0], waveform[0].flip(0))
+    assert torch.equal(once[1][0], depth[0].flip(-1))
+    assert torch.equal(once[0][1], waveform[1])
+    twice = mirror(*once, which)
+    assert torch.equal(twice[0], waveform)
+    assert torch.equal(twice[1], depth)
