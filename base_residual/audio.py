@@ -318,6 +318,16 @@ class EchoFrontEnd(nn.Module):
         return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
 
 
+def at_moments(series: Tensor, moments: Tensor) -> Tensor:
+    """Values of series over time (B, C, T) at moments (B, H, W) between 0, their beginning, and 1, their end.
+
+    Returns:
+        (B, C, H, W), linear between the steps, at whose middles the values are; beyond the outermost like those.
+    """
+    place = torch.stack([2 * moments - 1, torch.zeros_like(moments)], dim=3)  # a series is an image of one row
+    return F.grid_sample(series[:, :, None], place, padding_mode="border", align_corners=False)
+
+
 class DirectSound(NamedTuple):
     """The way from the loudspeaker straight to the ears: `onset` (B,) in samples, and the `sound` (B, N) itself."""
 

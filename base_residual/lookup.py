@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base_residual.audio import at_moments
 from base_residual.networks import TIME_STAGES, EchoCode
 
 LOOKUP_SCALE = 1  # stage of the time encoder that is listened to: a step is 16 samples, 6 cm of range
@@ -41,12 +42,10 @@ class EchoLookup(nn.Module):
         Returns:
             (B, BEAMS * TAPS, N, N); moments before the first and after the last step are like those.
         """
-        heard = self.beams(features).unflatten(1, (self.cells, BEAMS)).flatten(0, 1)[:, :, None]  # (B * N, BEAMS, 1, T)
+        heard = self.beams(features).unflatten(1, (self.cells, BEAMS)).flatten(0, 1)  # (B * N, BEAMS, T)
         share = share.nan_to_num()  # there is no memory at a place that is not a number
         columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (B * N, N): the rows of each column
-        place = 2 * (columns[:, :, None] + self.around) - 1  # (B * N, N, TAPS), -1 at the first moment, 1 at the last
-        place = torch.stack([place, torch.zeros_like(place)], dim=3)
-        found = F.grid_sample(heard, place, padding_mode="border", align_corners=False)  # (B * N, BEAMS, N, TAPS)
+        found = at_moments(heard, columns[:, :, None] + self.around)  # (B * N, BEAMS, N, TAPS)
         cells: Tensor = found.unflatten(0, (-1, self.cells)).permute(0, 3, 1, 2, 4)  # (B, N, N, BEAMS, TAPS)
         return cells.flatten(3).permute(0, 3, 1, 2)  # channels last in memory, as the convolution after it likes them
 

@@ -40,13 +40,13 @@ def updated(config: Config, batch: EchoBatch, norms_learn: bool) -> dict[str, to
     return model.state_dict()
 
 
-@pytest.mark.parametrize("stretch", [0.0, 0.3])
-def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBatch, stretch: float) -> None:
+@pytest.mark.parametrize("most", [0.0, 0.3])
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBatch, most: float) -> None:
     # With fixed norms, parts of other sizes and with other holes give what the whole gives.
     batch = EchoBatch(batch.waveform[:7], batch.depth[:7].clone(), batch.ids[:7])
     batch.depth[0, :, 3:] = 0
     whole, parts, other = (
-        updated(tiny({"trainer": {"accumulate": count}, "data": {"stretch": stretch}}), batch, norms_learn=False)
+        updated(tiny({"trainer": {"accumulate": count}, "data": {"stretch": most}}), batch, norms_learn=False)
         for count in (1, 4, 100)
     )
     for name in whole:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from base_residual.audio import at_moments
 from base_residual.config import DataConfig
 
 QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
@@ -114,7 +114,5 @@ def stretch(features: Tensor, size: Tensor) -> Tensor:
         Features of the same shape. Those of a smaller room end as its echo does.
     """
     steps = features.shape[-1]
-    moments = (torch.arange(steps, device=features.device) + 0.5) / size[:, None]  # (B, T)
-    place = torch.stack([2 * moments / steps - 1, torch.zeros_like(moments)], dim=2)[:, None]  # (B, 1, T, 2)
-    found = F.grid_sample(features.flatten(1, -2)[:, :, None], place, padding_mode="border", align_corners=False)
-    return found.reshape(features.shape)
+    before = (torch.arange(steps, device=features.device) + 0.5) / size[:, None] / steps  # (B, T): when it was heard
+    return at_moments(features.flatten(1, -2), before[:, None]).reshape(features.shape)
