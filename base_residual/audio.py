@@ -249,7 +249,15 @@ class EchoFrontEnd(nn.Module):
     @property
     def channels(self) -> int:
         """Number of channels that the network gets."""
-        return 6 if self.config.front_end == "matched" else 2
+        return len(self.image)
+
+    @property
+    def image(self) -> tuple[tuple[int, int], ...]:
+        """What swapping the ears does: for each channel, which one it then equals, and with which sign."""
+        swapped_ears = ((1, 1), (0, 1))
+        if self.config.front_end != "matched":
+            return swapped_ears
+        return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Features of a batch of echoes.

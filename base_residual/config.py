@@ -144,6 +144,9 @@ class ModelConfig(Section):
     base_channels: int = Field(
         16, ge=4, le=512, description="Channels of the first stage; later ones have multiples of it."
     )
+    symmetric: bool = Field(
+        True, description="The time encoder takes the ears to be alike: swapping them flips the map, exactly."
+    )
     bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
     activations: Literal["smooth", "hard"] = Field(
         "smooth", description="What keeps the parts in bounds. smooth: sigmoid and tanh; hard: their tangents, cut off."

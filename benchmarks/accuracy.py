@@ -64,7 +64,7 @@ ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
-    "waveform": {"audio": {"front_end": "waveform"}},
+    "waveform": {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}},
     "spectrogram": SPECTROGRAM,
     "mel": merge(SPECTROGRAM, {"audio": {"front_end": "mel"}}),
     "template-direct": {"audio": {"template": "direct"}},
@@ -84,9 +84,11 @@ ABLATIONS: dict[str, Layer] = {
     "aggressive": PRESETS["aggressive"],
     "conservative": PRESETS["conservative"],
     "recon-rmse": {"loss": {"recon": "rmse"}},
-    "no-mirror": {"data": {"mirror": False}},
-    "no-average": {"trainer": {"average": 0.0}},
+    "asymmetric": {"model": {"symmetric": False}},
+    "asymmetric-no-mirror": {"model": {"symmetric": False}, "data": {"mirror": False}},
+    "no-stretch": {"data": {"stretch": 0.0}},
     "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
+    "no-average": {"trainer": {"average": 0.0}},
     "original": merge(MODELS["original"], {"loss": {"warmup_epochs": ABLATION_EPOCHS // 2}}),
     "half-the-rooms": {"simulation": {"train_rooms": 750}},
     "size-tiny": SIZES["tiny"],
