@@ -18,6 +18,7 @@ from base_residual.errors import ConfigError
 from base_residual.files import read_at_most, writable
 from base_residual.presets import (
     DATASET_DEFAULTS,
+    FRONT_END_DEFAULTS,
     MODEL_DEFAULTS,
     PRESETS,
     SIZES,
@@ -227,8 +228,8 @@ class TrackingConfig(Section):
 class Config(Section):
     """All settings of a run.
 
-    Sections may be given as mappings or as section objects. Settings that were not given take, in this order, what the
-    dataset implies, what the model implies, and the field's default.
+    Sections may be given as mappings or as section objects. Settings that were not given take what the front end, the
+    model or the dataset implies, in this order, and else the field's default.
     """
 
     # Made when asked for: the first section that is made builds its class's validator, which takes a while.
@@ -250,7 +251,9 @@ class Config(Section):
             return given  # the fields' own validation says what is wrong
         name = str(layer.get("data", {}).get("name", "simulated"))
         model = str(layer.get("model", {}).get("name", "base_residual"))
-        layer = merge(DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), layer)
+        heard = str(layer.get("audio", {}).get("front_end"))
+        implied = DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), FRONT_END_DEFAULTS.get(heard, {})
+        layer = merge(*implied, layer)
         loss = layer.setdefault("loss", {})
         share = loss.pop("lowpass_share", 1 / 16)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
@@ -268,6 +271,8 @@ class Config(Section):
         splits = self.model.name == "base_residual"
         if self.model.decoder == "lookup" and not splits:
             raise ValueError("a lookup decoder listens where the base lies, and a baseline has none; use map or unet")
+        if self.data.stretch and self.audio.front_end == "waveform":
+            raise ValueError("data.stretch would change the pitch of the front end 'waveform'; use data.stretch=0")
         flat = self.audio.front_end in ("waveform", "matched")
         decoders = {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
         fitting = {"encoder": "time"} | decoders

@@ -64,7 +64,7 @@ ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
-    "waveform": {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}},
+    "waveform": {"audio": {"front_end": "waveform"}},
     "spectrogram": SPECTROGRAM,
     "mel": merge(SPECTROGRAM, {"audio": {"front_end": "mel"}}),
     "template-direct": {"audio": {"template": "direct"}},
