@@ -42,6 +42,7 @@ from base_residual.checkpoint import load_checkpoint
 from base_residual.compare import FinishedRun, first_epoch, read_run
 from base_residual.config import Config, make_config, merge
 from base_residual.data import open_dataset
+from base_residual.data.cache import own_cores
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
 from base_residual.presets import PRESETS, SIZES, Layer
@@ -157,7 +158,7 @@ def end_with_parent() -> None:
 
 def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, own_cores() // jobs)
     with workers(jobs) as pool:
         waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in configs]
         runs = []
@@ -465,7 +466,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
     parser.add_argument("--size", type=int, choices=(64, 128, 256), help="side of the maps in pixels (the package's)")
     parser.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
+    parser.add_argument("--jobs", type=positive, default=own_cores(), help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
     parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results; a quick one beside its runs)")
     options = parser.parse_args()
