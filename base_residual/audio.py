@@ -249,10 +249,10 @@ class EchoFrontEnd(nn.Module):
     @property
     def channels(self) -> int:
         """Number of channels that the network gets."""
-        return len(self.image)
+        return len(self.swapped)
 
     @property
-    def image(self) -> tuple[tuple[int, int], ...]:
+    def swapped(self) -> tuple[tuple[int, int], ...]:
         """What swapping the ears does: for each channel, which one it then equals, and with which sign."""
         swapped_ears = ((1, 1), (0, 1))
         if self.config.front_end != "matched":

@@ -85,7 +85,11 @@ class DataConfig(Section):
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
     stretch: float = Field(
-        0.0, ge=0, le=1, description="Largest share by which rooms are made larger in training, or smaller as often."
+        0.0,
+        ge=0,
+        le=1,
+        description="Largest share by which rooms are made larger in training, and as often smaller. Recordings have "
+        "to begin with the chirp.",
     )
     prepare: bool = Field(True, description="Keep a memory-mapped copy, made on first use, in the cache.")
     num_workers: int = Field(
@@ -146,7 +150,9 @@ class ModelConfig(Section):
         16, ge=4, le=512, description="Channels of the first stage; later ones have multiples of it."
     )
     symmetric: bool = Field(
-        True, description="The time encoder takes the ears to be alike: swapping them flips the map, exactly."
+        True,
+        description="The time encoder takes the ears to be alike, and the camera to be between them: swapping them "
+        "flips the map, exactly.",
     )
     bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
     activations: Literal["smooth", "hard"] = Field(

@@ -13,7 +13,7 @@ from base_residual.networks import TIME_STAGES, EchoCode
 from base_residual.symmetry import BothSides, FoldedConv, folded, unfolded
 
 LOOKUP_SCALE = 1  # stage of the time encoder that is listened to: a step is 16 samples, 6 cm of range
-MOST_CELLS = 16  # per side of the grid of directions: two ears tell no finer ones apart
+MOST_CELLS = 16  # per side of the grid of directions, if it can be halved so far: two ears tell no finer ones apart
 BEAMS = 8  # features that a column of the map takes from each moment
 TAPS = 25  # moments around the base's own
 

@@ -315,7 +315,7 @@ def make_encoder(config: Config) -> nn.Module:
     if model.encoder == "unet":
         return UNetEncoder(front_end.channels, model.base_channels, model.bilinear)
     frames = echo_frames(data.max_depth, audio.sample_rate)
-    return TimeEncoder(front_end.image, model.base_channels, LATENT * model.base_channels, frames, model.symmetric)
+    return TimeEncoder(front_end.swapped, model.base_channels, LATENT * model.base_channels, frames, model.symmetric)
 
 
 def make_decoder(name: str, config: Config) -> nn.Module:

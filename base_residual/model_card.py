@@ -95,7 +95,7 @@ def _augmentation(config: Config) -> str:
         "half of the recordings mirrored": data.mirror,
         f"noise of up to {data.noise:g} of the loudest sample": data.noise,
         f"an echo that decays faster, by up to {data.damping:g} dB at its end": data.damping,
-        f"rooms made larger or smaller by up to {100 * data.stretch:g} %": data.stretch,
+        f"rooms made up to {1 + data.stretch:g} times as large or as small": data.stretch,
     }
     return f"Augmentation: {', '.join(name for name, used in changes.items() if used) or 'none'}."
 

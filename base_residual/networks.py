@@ -20,7 +20,7 @@ from base_residual.errors import ShapeError
 from base_residual.symmetry import BothSides, FoldedConv, halves, unfolded
 
 UNET_HALVINGS = 4
-TIME_FOLD = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
+TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
 TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each halves time
 MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
 
@@ -157,7 +157,10 @@ class TimeStage(nn.Module):
 
 
 class LatentNorm(nn.BatchNorm1d):
-    """Batch norm that takes its running statistics where a training batch holds one echo, which has no spread."""
+    """Batch norm that takes its running statistics where a training batch holds one echo.
+
+    Of it and its image alone, every feature would become 1 and -1.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(2B, D) to (2B, D)."""
@@ -170,7 +173,7 @@ class TimeEncoder(nn.Module):
     """Convolutions over time, then one vector for the whole echo: time is range, and every pixel may need all of it.
 
     Args:
-        image: for each channel, the one that it equals in the signal of the echo with its ears swapped, and the sign.
+        swapped: for each channel, the one that it equals in the signal of the echo with its ears swapped, and the sign.
         base_channels: half of the first stage's.
         latent_size: D of the latent.
         frames: length T of the signal, in samples.
@@ -179,20 +182,20 @@ class TimeEncoder(nn.Module):
 
     def __init__(
         self,
-        image: Sequence[tuple[int, int]],
+        swapped: Sequence[tuple[int, int]],
         base_channels: int,
         latent_size: int,
         frames: int,
         symmetric: bool = True,
     ) -> None:
         super().__init__()
-        self.input_channels, self.frames, self.symmetric = len(image), frames, symmetric
-        self.register_buffer("places", torch.tensor([place for place, _ in image]), persistent=False)
-        self.register_buffer("signs", torch.tensor([[float(sign)] for _, sign in image]), persistent=False)
-        channels = len(image) + (0 if symmetric else 1)
-        widths = [channels * TIME_FOLD, *(base_channels * factor for factor in TIME_STAGES)]
+        self.input_channels, self.frames, self.symmetric = len(swapped), frames, symmetric
+        self.register_buffer("places", torch.tensor([place for place, _ in swapped]), persistent=False)
+        self.register_buffer("signs", torch.tensor([[float(sign)] for _, sign in swapped]), persistent=False)
+        channels = len(swapped) + (0 if symmetric else 1)
+        widths = [channels * TIME_STEP, *(base_channels * factor for factor in TIME_STAGES)]
         self.stages = nn.ModuleList(TimeStage(a, b) for a, b in pairwise(widths))
-        left = -(-frames // TIME_FOLD)
+        left = -(-frames // TIME_STEP)
         for _ in TIME_STAGES:
             left = (left + 1) // 2
         self.latent = nn.Sequential(
@@ -219,8 +222,8 @@ class TimeEncoder(nn.Module):
         if not self.symmetric:
             side = torch.ones_like(signal[:, :1])
             both = torch.cat([both, torch.cat([side, -side])], dim=1)
-        both = F.pad(both, (0, -self.frames % TIME_FOLD))
-        both = both.unflatten(2, (-1, TIME_FOLD)).transpose(2, 3).flatten(1, 2)  # (2B, C * fold, T / fold)
+        both = F.pad(both, (0, -self.frames % TIME_STEP))
+        both = both.unflatten(2, (-1, TIME_STEP)).transpose(2, 3).flatten(1, 2)  # (2B, C * fold, T / fold)
         scales = []
         for stage in self.stages:
             both = stage(both)

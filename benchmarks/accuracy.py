@@ -45,7 +45,7 @@ from base_residual.data import open_dataset
 from base_residual.data.cache import own_cores
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
-from base_residual.presets import PRESETS, SIZES, Layer
+from base_residual.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
 from base_residual.speed import device_name, gflops, parameter_count
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
@@ -65,7 +65,7 @@ ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
-    "waveform": {"audio": {"front_end": "waveform"}},
+    "waveform": merge({"audio": {"front_end": "waveform"}}, FRONT_END_DEFAULTS["waveform"]),
     "spectrogram": SPECTROGRAM,
     "mel": merge(SPECTROGRAM, {"audio": {"front_end": "mel"}}),
     "template-direct": {"audio": {"template": "direct"}},

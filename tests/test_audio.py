@@ -217,7 +217,7 @@ def test_a_front_end_knows_what_swapping_the_ears_does_to_its_features(kind: str
     echoes = torch.randn(2, 2, 1000)
     ears = front_end(kind)
     here, there = ears(echoes), ears(echoes.flip(1))
-    for channel, (place, sign) in enumerate(ears.image):
+    for channel, (place, sign) in enumerate(ears.swapped):
         torch.testing.assert_close(there[:, channel], sign * here[:, place], rtol=1e-3, atol=1e-4)
 
 

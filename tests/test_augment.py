@@ -118,9 +118,11 @@ def test_the_echo_of_a_smaller_room_goes_on_as_it_ends() -> None:
     assert torch.equal(stretch(features, torch.tensor([0.5]))[0, 0, 5:], torch.full((5,), 9.0))
 
 
-def test_what_comes_to_lie_beyond_the_largest_depth_is_not_measured() -> None:
-    depth = torch.tensor([0.0, 4.0, 9.0]).reshape(1, 1, 1, 3)
-    assert enlarge(depth, torch.tensor([1.25]), 10.0).flatten().tolist() == [0.0, 5.0, 0.0]
+def test_depth_is_cut_in_larger_rooms_and_unknown_in_smaller_ones_where_it_was_cut() -> None:
+    depth = torch.tensor([0.0, 4.0, 9.0, 10.0]).reshape(1, 1, 1, 4).expand(2, -1, -1, -1)
+    larger, smaller = enlarge(depth, torch.tensor([1.25, 0.5]), 10.0)
+    assert larger.flatten().tolist() == [0.0, 5.0, 10.0, 10.0]
+    assert smaller.flatten().tolist() == [0.0, 2.0, 4.5, 0.0]
 
 
 def test_mirroring_a_batch_twice_changes_nothing_and_spares_the_others() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from base_residual.losses import low_pass
-from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, spline_basis
+from base_residual.networks import EchoCode, GridDecoder, LatentNorm, MapDecoder, TimeEncoder, spline_basis
 
 
 @pytest.mark.parametrize(("grid", "size"), [(2, 16), (4, 64), (8, 64), (8, 256), (16, 32)])
@@ -43,3 +43,14 @@ def test_the_time_encoder_takes_any_length_that_it_was_made_for(frames: int) -> 
     code = encoder(torch.randn(1, 2, frames))
     assert code.latent is not None
     assert code.latent.shape == (2, 16)
+
+
+def test_one_echo_in_training_is_judged_by_what_is_known_of_others() -> None:
+    norm = LatentNorm(3)
+    norm.running_mean.fill_(2.0)
+    norm.running_var.fill_(4.0)
+    echo_and_image = torch.tensor([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    torch.testing.assert_close(norm.train()(echo_and_image), (echo_and_image - 2) / 2, rtol=1e-4, atol=1e-4)
+    assert norm.running_mean.tolist() == [2.0, 2.0, 2.0]
+    norm(torch.randn(4, 3))
+    assert norm.running_mean.tolist() != [2.0, 2.0, 2.0]

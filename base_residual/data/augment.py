@@ -95,9 +95,12 @@ def hiss(waveform: Tensor, level: Tensor, noise: Tensor) -> Tensor:
 
 
 def enlarge(depth: Tensor, size: Tensor, max_depth: float) -> Tensor:
-    """Depth maps (B, 1, S, S) of rooms `size` (B,) times as large; what is then beyond `max_depth` is not measured."""
-    depth = depth * size[:, None, None, None]
-    return torch.where(depth <= max_depth, depth, 0)
+    """Depth maps (B, 1, S, S) of rooms `size` (B,) times as large, cut to `max_depth` as they were.
+
+    What was cut is a hole in a smaller room: nobody knows how far it is.
+    """
+    size = size[:, None, None, None]
+    return torch.where((depth >= max_depth) & (size < 1), 0, (size * depth).clamp(max=max_depth))
 
 
 def stretch(features: Tensor, size: Tensor) -> Tensor:
@@ -107,7 +110,8 @@ def stretch(features: Tensor, size: Tensor) -> Tensor:
     waveforms, in which the delay between the ears, that says from where, would grow with the others.
 
     Args:
-        features: (B, ..., T) over time, from the moment at which the sound is emitted.
+        features: (B, ..., T) over time. Time begins when the sound is emitted, as in a recording that begins with its
+            chirp; to an echo that is aligned this applies within a millisecond, a few centimetres of range.
         size: (B,).
 
     Returns:
