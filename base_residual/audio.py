@@ -340,6 +340,14 @@ def find_onset(waveform: Tensor) -> Tensor:
     return heard.int().argmax(dim=1)  # the first of the largest is the first
 
 
+def find_emission(waveform: Tensor, rate: int) -> Tensor:
+    """Where echoes (B, 2, T) of `rate` Hz are emitted, (B,) in samples: `LEAD` before the direct sound's onset.
+
+    That is up to a millisecond too early; 0 where the recording begins no earlier.
+    """
+    return (find_onset(waveform) - round(LEAD * rate)).clamp(min=0)
+
+
 def direct_sound(waveform: Tensor, length: int) -> DirectSound:
     """The emitted sound as the recording itself holds it: what is heard first, at the ear that hears it louder.
 

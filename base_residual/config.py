@@ -85,11 +85,7 @@ class DataConfig(Section):
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
     stretch: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Largest share by which rooms are made larger in training, and as often smaller. Recordings have "
-        "to begin with the chirp.",
+        0.25, ge=0, le=1, description="Largest share by which rooms are made larger in training, and as often smaller."
     )
     prepare: bool = Field(True, description="Keep a memory-mapped copy, made on first use, in the cache.")
     num_workers: int = Field(

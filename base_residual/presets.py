@@ -15,7 +15,7 @@ SPLITS = ("train", "val", "test")
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {
-        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0, "stretch": 0.25},
+        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0},
         "loss": {"warmup_epochs": 8},
         "trainer": {"epochs": 12, "batch_size": 32, "learning_rate": 0.002},
     },

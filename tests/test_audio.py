@@ -15,6 +15,7 @@ from base_residual.audio import (
     compress,
     direct_sound,
     echo_frames,
+    find_emission,
     find_onset,
     fit_echo,
     mel_filters,
@@ -244,3 +245,13 @@ def test_a_tone_lights_up_its_mel_band() -> None:
 def test_echoes_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match="2 ears"):
         front_end("matched")(torch.zeros(2, 1000))
+
+
+def test_a_recording_begins_with_its_chirp_or_with_the_silence_before_it() -> None:
+    chirp = torch.from_numpy(ChirpDesign().waveform()).float()
+    recordings = torch.zeros(2, 2, 2000)
+    recordings[0, :, 13 : 13 + len(chirp)] = chirp  # 0.1 m to the ears
+    recordings[1, :, 513 : 513 + len(chirp)] = chirp
+    at_once, late = find_emission(recordings, 44_100).tolist()
+    assert at_once == 0
+    assert 500 - 44 < late < 500  # early, by less than a millisecond
