@@ -249,7 +249,15 @@ class EchoFrontEnd(nn.Module):
     @property
     def channels(self) -> int:
         """Number of channels that the network gets."""
-        return 6 if self.config.front_end == "matched" else 2
+        return len(self.swapped)
+
+    @property
+    def swapped(self) -> tuple[tuple[int, int], ...]:
+        """What swapping the ears does: for each channel, which one it then equals, and with which sign."""
+        swapped_ears = ((1, 1), (0, 1))
+        if self.config.front_end != "matched":
+            return swapped_ears
+        return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Features of a batch of echoes.
@@ -340,6 +348,14 @@ def find_onset(waveform: Tensor) -> Tensor:
     loudness = waveform.abs().amax(dim=1)  # (B, T)
     heard = loudness >= ONSET * loudness.amax(dim=1, keepdim=True)
     return heard.int().argmax(dim=1)  # the first of the largest is the first
+
+
+def find_emission(waveform: Tensor, rate: int) -> Tensor:
+    """Where echoes (B, 2, T) of `rate` Hz are emitted, (B,) in samples: `LEAD` before the direct sound's onset.
+
+    That is up to a millisecond too early; 0 where the recording begins no earlier.
+    """
+    return (find_onset(waveform) - round(LEAD * rate)).clamp(min=0)
 
 
 def direct_sound(waveform: Tensor, length: int) -> DirectSound:

@@ -11,7 +11,7 @@ from typing import Any
 from base_residual.config import Config, LossConfig, load_layer, make_config
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
-from base_residual.files import from_json, read_at_most
+from base_residual.files import Number, from_json, read_at_most
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.tracking import Record
 
@@ -29,7 +29,7 @@ EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon",
 class Blind:
     """The part of evaluation.json about predictions that hear nothing: rmse in metres by name."""
 
-    blind_rmse: dict[str, float]
+    blind_rmse: dict[str, Number]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from base_residual.errors import ConfigError
 from base_residual.files import read_at_most, writable
 from base_residual.presets import (
     DATASET_DEFAULTS,
+    FRONT_END_DEFAULTS,
     MODEL_DEFAULTS,
     PRESETS,
     SIZES,
@@ -84,11 +85,7 @@ class DataConfig(Section):
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
     stretch: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Largest share by which rooms are made larger in training, or smaller as often. Recordings have to "
-        "begin with the chirp.",
+        0.25, ge=0, le=1, description="Largest share by which rooms are made larger in training, and as often smaller."
     )
     prepare: bool = Field(True, description="Keep a memory-mapped copy, made on first use, in the cache.")
     num_workers: int = Field(
@@ -147,6 +144,11 @@ class ModelConfig(Section):
     base_grid: int = Field(4, ge=2, le=64, description="Control points per side of the grid decoder.")
     base_channels: int = Field(
         16, ge=4, le=512, description="Channels of the first stage; later ones have multiples of it."
+    )
+    symmetric: bool = Field(
+        True,
+        description="The time encoder takes the ears to be alike, and the camera to be between them: swapping them "
+        "flips the map, exactly.",
     )
     bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
     activations: Literal["smooth", "hard"] = Field(
@@ -228,8 +230,8 @@ class TrackingConfig(Section):
 class Config(Section):
     """All settings of a run.
 
-    Sections may be given as mappings or as section objects. Settings that were not given take, in this order, what the
-    dataset implies, what the model implies, and the field's default.
+    Sections may be given as mappings or as section objects. Settings that were not given take what the front end, the
+    model or the dataset implies, in this order, and else the field's default.
     """
 
     # Made when asked for: the first section that is made builds its class's validator, which takes a while.
@@ -251,7 +253,9 @@ class Config(Section):
             return given  # the fields' own validation says what is wrong
         name = str(layer.get("data", {}).get("name", "simulated"))
         model = str(layer.get("model", {}).get("name", "base_residual"))
-        layer = merge(DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), layer)
+        heard = str(layer.get("audio", {}).get("front_end"))
+        implied = DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), FRONT_END_DEFAULTS.get(heard, {})
+        layer = merge(*implied, layer)
         loss = layer.setdefault("loss", {})
         share = loss.pop("lowpass_share", 1 / 16)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
@@ -269,6 +273,8 @@ class Config(Section):
         splits = self.model.name == "base_residual"
         if self.model.decoder == "lookup" and not splits:
             raise ValueError("a lookup decoder listens where the base lies, and a baseline has none; use map or unet")
+        if self.data.stretch and self.audio.front_end == "waveform":
+            raise ValueError("data.stretch would change the pitch of the front end 'waveform'; use data.stretch=0")
         flat = self.audio.front_end in ("waveform", "matched")
         decoders = {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
         fitting = {"encoder": "time"} | decoders

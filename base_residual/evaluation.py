@@ -11,6 +11,7 @@ from torch import Tensor
 
 from base_residual.data.sample import EchoDataset, enumerated, read_batches, reader
 from base_residual.errors import DataError
+from base_residual.files import Number
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
 from base_residual.model import DepthNet, evaluating
 from base_residual.processes import ALONE, Processes
@@ -65,8 +66,8 @@ class Evaluation:
         protocol: how they were taken.
     """
 
-    metrics: dict[str, float]
-    decomposition: dict[str, float]
+    metrics: dict[str, Number]
+    decomposition: dict[str, Number]
     protocol: Protocol
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from base_residual.errors import RunError
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number out of a file that `as_json` has written: null is one that is not defined."""
 
 
 @contextmanager
@@ -52,6 +57,12 @@ def read_at_most(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
     return content
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that every reader takes: null for numbers that are none, as JSON has no others; paths as text."""
+    loose = json.dumps(value, default=str)
+    return json.dumps(json.loads(loose, parse_constant=lambda name: None), indent=indent)
 
 
 def from_json(kind: Any, content: str | bytes) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from base_residual.tracking import Record
 
 ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays flat, and more are no faster
-LATENT = 32  # length of an echo's latent vector, per base channel
+LATENT = 24  # length of an echo's latent vector, per base channel
 
 
 class DepthDecomposition(NamedTuple):
@@ -311,12 +311,11 @@ def start_head(decoder: nn.Module, raw: float) -> None:
 def make_encoder(config: Config) -> nn.Module:
     """The encoder that a configuration asks for, fitting its front end."""
     audio, data, model = config.audio, config.data, config.model
-    channels = EchoFrontEnd(audio, data.output_size).channels
+    front_end = EchoFrontEnd(audio, data.output_size)
     if model.encoder == "unet":
-        return UNetEncoder(channels, model.base_channels, model.bilinear)
-    return TimeEncoder(
-        channels, model.base_channels, LATENT * model.base_channels, echo_frames(data.max_depth, audio.sample_rate)
-    )
+        return UNetEncoder(front_end.channels, model.base_channels, model.bilinear)
+    frames = echo_frames(data.max_depth, audio.sample_rate)
+    return TimeEncoder(front_end.swapped, model.base_channels, LATENT * model.base_channels, frames, model.symmetric)
 
 
 def make_decoder(name: str, config: Config) -> nn.Module:

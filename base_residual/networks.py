@@ -1,11 +1,14 @@
 """The encoders and decoders that the networks are made of, each chosen by its name.
 
 An encoder turns the front end's features into an `EchoCode`; a decoder turns a code into one map of raw values at full
-resolution. The configuration checks which of them fit together; nothing outside this module knows which is in use.
+resolution. The configuration checks which of them fit together; nothing outside this module knows which is in use. The
+1-D encoder and what goes with it know the mirror; see `symmetry`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_residual.errors import ShapeError
+from base_residual.symmetry import BothSides, FoldedConv, halves, unfolded
 
 UNET_HALVINGS = 4
-TIME_FOLD = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
-TIME_STAGES = (3, 4, 6, 8, 8)  # channels of its stages, in base channels; each halves time
+TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
+TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each halves time
 MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
 
 
@@ -25,8 +29,8 @@ class EchoCode(NamedTuple):
     """What an encoder knows of an echo.
 
     Attributes:
-        latent: (B, D) one vector for the whole echo; None from an encoder that keeps a map.
-        scales: feature maps, finest first: (B, C, H, W) of a 2-D, (B, C, T) of a 1-D encoder.
+        latent: (2B, D) one vector for each echo and for its image; None from an encoder that keeps a map.
+        scales: feature maps, finest first: (B, C, H, W) of a 2-D, (2B, C, T) of a 1-D encoder.
         base: (B, 1, S, S) what the base decoder has made of it, as a share of the largest depth; None until it has.
     """
 
@@ -139,25 +143,28 @@ class TimeStage(nn.Module):
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv1d(inside, outside, 5, stride=2, padding=2, bias=False),
+            BothSides(partial(nn.Conv1d, inside, outside, 5, stride=2, padding=2, bias=False)),
             nn.BatchNorm1d(outside),
             nn.ReLU(inplace=True),
-            nn.Conv1d(outside, outside, 3, padding=1, bias=False),
+            BothSides(partial(nn.Conv1d, outside, outside, 3, padding=1, bias=False)),
             nn.BatchNorm1d(outside),
         )
-        self.short = nn.Conv1d(inside, outside, 2, stride=2, bias=False)
+        self.short = BothSides(partial(nn.Conv1d, inside, outside, 2, stride=2, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inside, T) to (B, outside, ceil(T / 2))."""
+        """(2B, inside, T) to (2B, outside, ceil(T / 2))."""
         return F.relu(self.body(x) + self.short(F.pad(x, (0, x.shape[-1] % 2))))
 
 
 class LatentNorm(nn.BatchNorm1d):
-    """Batch norm that takes its running statistics where a training batch holds one echo, which has no spread."""
+    """Batch norm that takes its running statistics where a training batch holds one echo.
+
+    Of it and its image alone, every feature would become 1 and -1.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) to (B, D)."""
-        if not self.training or len(x) > 1:
+        """(2B, D) to (2B, D)."""
+        if not self.training or len(x) > 2:
             return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
@@ -166,26 +173,42 @@ class TimeEncoder(nn.Module):
     """Convolutions over time, then one vector for the whole echo: time is range, and every pixel may need all of it.
 
     Args:
-        input_channels: of the signal.
-        base_channels: a third of the first stage's.
+        swapped: for each channel, the one that it equals in the signal of the echo with its ears swapped, and the sign.
+        base_channels: half of the first stage's.
         latent_size: D of the latent.
         frames: length T of the signal, in samples.
+        symmetric: whether the ears are alike; if not, one more channel tells an echo from its image.
     """
 
-    def __init__(self, input_channels: int, base_channels: int, latent_size: int, frames: int) -> None:
+    def __init__(
+        self,
+        swapped: Sequence[tuple[int, int]],
+        base_channels: int,
+        latent_size: int,
+        frames: int,
+        symmetric: bool = True,
+    ) -> None:
         super().__init__()
-        self.input_channels, self.frames = input_channels, frames
-        widths = [input_channels * TIME_FOLD, *(base_channels * factor for factor in TIME_STAGES)]
+        self.input_channels, self.frames, self.symmetric = len(swapped), frames, symmetric
+        self.register_buffer("places", torch.tensor([place for place, _ in swapped]), persistent=False)
+        self.register_buffer("signs", torch.tensor([[float(sign)] for _, sign in swapped]), persistent=False)
+        channels = len(swapped) + (0 if symmetric else 1)
+        widths = [channels * TIME_STEP, *(base_channels * factor for factor in TIME_STAGES)]
         self.stages = nn.ModuleList(TimeStage(a, b) for a, b in pairwise(widths))
-        left = -(-frames // TIME_FOLD)
+        left = -(-frames // TIME_STEP)
         for _ in TIME_STAGES:
             left = (left + 1) // 2
         self.latent = nn.Sequential(
-            nn.Linear(left * widths[-1], latent_size), LatentNorm(latent_size), nn.ReLU(inplace=True)
+            BothSides(partial(nn.Linear, left * widths[-1], latent_size)),
+            LatentNorm(latent_size),
+            nn.ReLU(inplace=True),
         )
 
+    places: Tensor
+    signs: Tensor
+
     def forward(self, signal: Tensor) -> EchoCode:
-        """Code of a signal (B, C, T): the latent (B, D) and the scales on the way to it.
+        """Code of a signal (B, C, T): the latent (2B, D) and the scales on the way to it.
 
         Raises:
             ShapeError: the signal has another number of channels or samples.
@@ -195,13 +218,17 @@ class TimeEncoder(nn.Module):
                 f"The signal has shape {tuple(signal.shape)}; expected is (batch, {self.input_channels}, "
                 f"{self.frames}). Cut or pad the echo to the frames that can come back from max_depth."
             )
-        signal = F.pad(signal, (0, -self.frames % TIME_FOLD))
-        signal = signal.unflatten(2, (-1, TIME_FOLD)).transpose(2, 3).flatten(1, 2)  # (B, C * fold, T / fold)
+        both = torch.cat([signal, signal[:, self.places] * self.signs])
+        if not self.symmetric:
+            side = torch.ones_like(signal[:, :1])
+            both = torch.cat([both, torch.cat([side, -side])], dim=1)
+        both = F.pad(both, (0, -self.frames % TIME_STEP))
+        both = both.unflatten(2, (-1, TIME_STEP)).transpose(2, 3).flatten(1, 2)  # (2B, C * fold, T / fold)
         scales = []
         for stage in self.stages:
-            signal = stage(signal)
-            scales.append(signal)
-        return EchoCode(self.latent(signal.flatten(1)), tuple(scales))
+            both = stage(both)
+            scales.append(both)
+        return EchoCode(self.latent(both.flatten(1)), tuple(scales))
 
 
 class MapDecoder(nn.Module):
@@ -219,28 +246,29 @@ class MapDecoder(nn.Module):
     def __init__(self, latent_size: int, base_channels: int, output_size: int) -> None:
         super().__init__()
         side, doublings = output_size, 0
-        while side % 2 == 0 and side > 7:
+        while side % 4 == 0 and side > 7:  # so that half of it is left
             side, doublings = side // 2, doublings + 1
         factors = (*[MAP_STAGES[0]] * (doublings - len(MAP_STAGES)), *MAP_STAGES)[-doublings:]
         widths = [base_channels * factor for factor in factors]
         self.start = nn.Sequential(
-            nn.Linear(latent_size, widths[0] * side * side), nn.Unflatten(1, (widths[0], side, side))
+            BothSides(partial(nn.Linear, latent_size, widths[0] * side * side // 2)),
+            nn.Unflatten(1, (widths[0], side, side // 2)),
         )
         stages: list[nn.Module] = []
         for inside, outside in pairwise(widths):
             stages += [
                 nn.ReLU(inplace=True),
                 nn.Upsample(scale_factor=2, mode="nearest"),
-                nn.Conv2d(inside, outside, 3, padding=1, bias=False),
+                FoldedConv(inside, outside),
                 nn.BatchNorm2d(outside),
             ]
         self.stages = nn.Sequential(*stages, nn.ReLU(inplace=True))
-        self.head = nn.Conv2d(widths[-1], 4, 3, padding=1)
+        self.head = FoldedConv(widths[-1], 4, bias=True)
 
     def forward(self, code: EchoCode) -> Tensor:
         """Raw map (B, 1, S, S)."""
         assert code.latent is not None
-        return F.pixel_shuffle(self.head(self.stages(self.start(code.latent))), 2)
+        return unfolded(F.pixel_shuffle(self.head(self.stages(self.start(code.latent))), 2))
 
 
 class GridDecoder(nn.Module):
@@ -255,7 +283,7 @@ class GridDecoder(nn.Module):
     def __init__(self, latent_size: int, grid: int, output_size: int) -> None:
         super().__init__()
         self.grid = grid
-        self.body = nn.Sequential(nn.Linear(latent_size, latent_size), nn.ReLU(inplace=True))
+        self.body = nn.Sequential(BothSides(partial(nn.Linear, latent_size, latent_size)), nn.ReLU(inplace=True))
         self.head = nn.Linear(latent_size, grid * grid)
         self.register_buffer("basis", spline_basis(grid, output_size), persistent=False)
 
@@ -263,7 +291,8 @@ class GridDecoder(nn.Module):
 
     def forward(self, code: EchoCode) -> Tensor:
         """Raw map (B, 1, S, S)."""
-        control = self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid))
+        own, image = halves(self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid)))
+        control = (own + image.flip(-1)) / 2
         raw: Tensor = self.basis @ control @ self.basis.T
         return raw
 

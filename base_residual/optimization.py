@@ -105,7 +105,7 @@ class Updater:
         gt = batch.depth.to(self.device, non_blocking=True)
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(settings.seed, epoch, step, place) for place in places]
-        changed = augment(waveform, gt, self.config.data, chances)
+        changed = augment(waveform, gt, self.config.audio.sample_rate, self.config.data, chances)
         taken = (epoch - 1) * self.steps + step
         rate = learning_rate(taken, settings.epochs * self.steps, settings)
         for group in self.optimizer.param_groups:
@@ -146,7 +146,7 @@ class Updater:
         """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""
         features = self.model.hear(part.waveform)
         if self.config.data.stretch:
-            features = stretch(features, part.size)
+            features = stretch(features, part.size, part.emitted)
         with mixed_precision(self.config.trainer.precision, self.device):
             decomposition = self._network(features, self.detaches(epoch))
         terms: LossTerms

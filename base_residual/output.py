@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,10 +36,11 @@ class Output(NamedTuple):
                 plain_console().print(thing)
 
     def json(self, found: Mapping[str, Any]) -> None:
-        """Print what a program may read; numbers that are none become null, as JSON has no others."""
+        """Print what a program may read."""
         if self.as_json:
-            text = json.dumps(json.loads(json.dumps(found, default=str), parse_constant=lambda name: None), indent=2)
-            print(text)
+            from base_residual.files import as_json
+
+            print(as_json(found, indent=2))
 
 
 def plain_console(stderr: bool = False, quiet: bool = False) -> Console:

@@ -25,22 +25,31 @@ DATASET_DEFAULTS: dict[str, Layer] = {
     "own": {},
 }
 
-# What each model implies: the decomposition, and the two baselines that every claim is measured against.
+# What each model implies: the decomposition, and the two baselines that every claim is measured against. Rooms of other
+# sizes cost the U-Net accuracy (docs/accuracy.md), so that it is trained without them.
 MODEL_DEFAULTS: dict[str, Layer] = {
     "base_residual": {"model": {"decoder": "lookup"}},
     "plain": {},
-    "unet": {"audio": {"front_end": "spectrogram"}, "model": {"encoder": "unet", "decoder": "unet"}},
+    "unet": {
+        "audio": {"front_end": "spectrogram"},
+        "model": {"encoder": "unet", "decoder": "unet"},
+        "data": {"stretch": 0.0},
+    },
 }
 
+# What each front end implies: stretched samples would have another pitch, and another delay between the ears.
+FRONT_END_DEFAULTS: dict[str, Layer] = {"waveform": {"data": {"stretch": 0.0}}}
+
 # Settings by name. A kernel is given as a share of the map's side, 16 of 256 pixels being the default. `original` is
-# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, and no mean
-# of the network's own.
+# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, no mean of
+# the network's own, and no rooms of other sizes.
 PRESETS: dict[str, Layer] = {
     "default": {},
     "original": {
         "audio": {"front_end": "spectrogram"},
         "model": {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"},
         "loss": {"lambda_base": 0.8, "lambda_sparse": 0.2},
+        "data": {"stretch": 0.0},
         "trainer": {"average": 0.0},
     },
     "aggressive": {"loss": {"lambda_base": 1.0, "lambda_sparse": 0.3, "lowpass_share": 24 / 256}},

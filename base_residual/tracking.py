@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import AfterValidator
 
 from base_residual.config import Config
 from base_residual.errors import MissingExtraError, RunError
-from base_residual.files import replacing
+from base_residual.files import Number, as_json, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ WANDB_ID = "wandb_id.txt"  # in a run's folder
 log = logging.getLogger("base_residual")
 
 
-def _judged(record: dict[str, int | float]) -> dict[str, int | float]:
+def _judged(record: dict[str, float]) -> dict[str, float]:
     if "val/rmse" not in record:
         raise ValueError("an epoch without val/rmse")
     if any(isinstance(value, int) and abs(value) >= 2**63 for value in record.values()):
@@ -32,7 +31,7 @@ def _judged(record: dict[str, int | float]) -> dict[str, int | float]:
     return record
 
 
-Record = Annotated[dict[str, int | float], AfterValidator(_judged)]
+Record = Annotated[dict[str, int | Number], AfterValidator(_judged)]
 """One epoch: `epoch`, `train/loss_total`, ..., `val/rmse`, ..."""
 
 
@@ -72,7 +71,7 @@ class JsonLines(Tracker):
 
     def epoch(self, history: list[Record]) -> None:
         with replacing(self._path) as aside:
-            aside.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+            aside.write_text("".join(as_json(record) + "\n" for record in history), encoding="utf-8")
 
 
 class WeightsAndBiases(Tracker):

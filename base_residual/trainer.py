@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import threading
@@ -24,7 +23,7 @@ from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, reader, spread
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
-from base_residual.files import replacing
+from base_residual.files import as_json, replacing
 from base_residual.model import DepthNet
 from base_residual.optimization import LESS_MEMORY, Updater, generator, make_optimizer, resolve_device
 from base_residual.processes import ALONE, Processes, joined, leading, own_device, share_norms
@@ -367,7 +366,7 @@ class Trainer:
             save_figure(curves_figure(position.history, config.run_name), run_dir / "curves.png")
             with replacing(run_dir / "evaluation.json") as aside:
                 report = _tested(found, blind, criteria)
-                aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")
         self._processes.wait()  # until all is written: the end of one process would end the others
         return FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture)
 

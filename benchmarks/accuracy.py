@@ -42,9 +42,10 @@ from base_residual.checkpoint import load_checkpoint
 from base_residual.compare import FinishedRun, first_epoch, read_run
 from base_residual.config import Config, make_config, merge
 from base_residual.data import open_dataset
+from base_residual.data.cache import own_cores
 from base_residual.evaluation import evaluate
 from base_residual.files import replacing
-from base_residual.presets import PRESETS, SIZES, Layer
+from base_residual.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
 from base_residual.speed import device_name, gflops, parameter_count
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
@@ -64,7 +65,7 @@ ABLATION_EPOCHS = 4
 # Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
-    "waveform": {"audio": {"front_end": "waveform"}},
+    "waveform": merge({"audio": {"front_end": "waveform"}}, FRONT_END_DEFAULTS["waveform"]),
     "spectrogram": SPECTROGRAM,
     "mel": merge(SPECTROGRAM, {"audio": {"front_end": "mel"}}),
     "template-direct": {"audio": {"template": "direct"}},
@@ -84,9 +85,11 @@ ABLATIONS: dict[str, Layer] = {
     "aggressive": PRESETS["aggressive"],
     "conservative": PRESETS["conservative"],
     "recon-rmse": {"loss": {"recon": "rmse"}},
-    "no-mirror": {"data": {"mirror": False}},
-    "no-average": {"trainer": {"average": 0.0}},
+    "asymmetric": {"model": {"symmetric": False}},
+    "asymmetric-no-mirror": {"model": {"symmetric": False}, "data": {"mirror": False}},
+    "no-stretch": {"data": {"stretch": 0.0}},
     "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
+    "no-average": {"trainer": {"average": 0.0}},
     "original": merge(MODELS["original"], {"loss": {"warmup_epochs": ABLATION_EPOCHS // 2}}),
     "half-the-rooms": {"simulation": {"train_rooms": 750}},
     "size-tiny": SIZES["tiny"],
@@ -155,7 +158,7 @@ def end_with_parent() -> None:
 
 def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, own_cores() // jobs)
     with workers(jobs) as pool:
         waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in configs]
         runs = []
@@ -463,7 +466,7 @@ def main() -> None:
     parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
     parser.add_argument("--size", type=int, choices=(64, 128, 256), help="side of the maps in pixels (the package's)")
     parser.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="runs at once (one per core)")
+    parser.add_argument("--jobs", type=positive, default=own_cores(), help="runs at once (one per core)")
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
     parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results; a quick one beside its runs)")
     options = parser.parse_args()

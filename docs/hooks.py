@@ -24,7 +24,7 @@ from typer.main import get_command
 
 from base_residual.cli import app
 from base_residual.config import Config
-from base_residual.presets import DATASET_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES
+from base_residual.presets import DATASET_DEFAULTS, FRONT_END_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES
 
 ROOT = Path(__file__).parents[1]
 MOUNTED = {
@@ -174,8 +174,8 @@ def configuration() -> str:
         "# Settings",
         "",
         "Every setting once; this page is written from their definitions. Give one as `--set section.name=value`, in a "
-        "YAML file with `--config`, or to `make_config`. What is not given takes what size, preset, model or dataset "
-        "imply, in this order, or else the default. A run's `config.yaml` holds all of them.",
+        "YAML file with `--config`, or to `make_config`. What is not given takes what size, preset, front end, model "
+        "or dataset imply, in this order, or else the default. A run's `config.yaml` holds all of them.",
     ]
     for section, field in Config.model_fields.items():
         kind = field.annotation
@@ -187,12 +187,13 @@ def configuration() -> str:
         ]
         lines += _table(("setting", "values", "default", "what it is"), rows)
     for title, option, layers in (
-        ("What a dataset implies", "--dataset", DATASET_DEFAULTS),
-        ("What a model implies", "--model", MODEL_DEFAULTS),
-        ("Presets", "--preset", PRESETS),
-        ("Sizes", "--size", SIZES),
+        ("What a dataset implies", "--dataset ", DATASET_DEFAULTS),
+        ("What a model implies", "--model ", MODEL_DEFAULTS),
+        ("What a front end implies", "--set audio.front_end=", FRONT_END_DEFAULTS),
+        ("Presets", "--preset ", PRESETS),
+        ("Sizes", "--size ", SIZES),
     ):
-        rows = [(f"`{option} {name}`", _dotted(layer) or "nothing") for name, layer in layers.items()]
+        rows = [(f"`{option}{name}`", _dotted(layer) or "nothing") for name, layer in layers.items()]
         lines += ["", f"## {title}", "", *_table(("given", "implied"), rows)]
     lines += [
         "",

@@ -15,6 +15,7 @@ from base_residual.audio import (
     compress,
     direct_sound,
     echo_frames,
+    find_emission,
     find_onset,
     fit_echo,
     mel_filters,
@@ -212,11 +213,13 @@ def test_coherence_is_one_for_equal_ears_and_small_for_strangers() -> None:
     assert other[:, 4:].square().sum(dim=1).sqrt().mean() < 0.8
 
 
-def test_swapping_the_ears_mirrors_the_matched_features() -> None:
+@pytest.mark.parametrize("kind", ["waveform", "spectrogram", "mel", "matched"])
+def test_a_front_end_knows_what_swapping_the_ears_does_to_its_features(kind: str) -> None:
     echoes = torch.randn(2, 2, 1000)
-    here, there = front_end("matched")(echoes), front_end("matched")(echoes.flip(1))
-    torch.testing.assert_close(there[:, [1, 0, 2, 4]], here[:, [0, 1, 2, 4]])
-    torch.testing.assert_close(there[:, [3, 5]], -here[:, [3, 5]], rtol=1e-3, atol=1e-4)
+    ears = front_end(kind)
+    here, there = ears(echoes), ears(echoes.flip(1))
+    for channel, (place, sign) in enumerate(ears.swapped):
+        torch.testing.assert_close(there[:, channel], sign * here[:, place], rtol=1e-3, atol=1e-4)
 
 
 def test_the_spectrogram_equals_the_one_by_scipy() -> None:
@@ -242,3 +245,13 @@ def test_a_tone_lights_up_its_mel_band() -> None:
 def test_echoes_of_another_shape_are_refused() -> None:
     with pytest.raises(ShapeError, match="2 ears"):
         front_end("matched")(torch.zeros(2, 1000))
+
+
+def test_a_recording_begins_with_its_chirp_or_with_the_silence_before_it() -> None:
+    chirp = torch.from_numpy(ChirpDesign().waveform()).float()
+    recordings = torch.zeros(2, 2, 2000)
+    recordings[0, :, 13 : 13 + len(chirp)] = chirp  # 0.1 m to the ears
+    recordings[1, :, 513 : 513 + len(chirp)] = chirp
+    at_once, late = find_emission(recordings, 44_100).tolist()
+    assert at_once == 0
+    assert 500 - 44 < late < 500  # early, by less than a millisecond

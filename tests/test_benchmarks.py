@@ -120,7 +120,7 @@ def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
     assert set(result["variants"]) == {"default", "waveform", "spectrogram"}
     assert result["budget"]["seeds"] == {"default": 2, "waveform": 1, "spectrogram": 1}
     assert result["variants"]["default"]["rmse"]["std"] > 0
-    assert result["variants"]["waveform"]["changed"] == {"audio": {"front_end": "waveform"}}
+    assert result["variants"]["waveform"]["changed"] == {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}}
     assert result["variants"]["waveform"]["hard_rmse"]["mean"] > 0
     assert "audio.front_end=waveform" in out.with_suffix(".md").read_text()
 

@@ -94,6 +94,15 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
         make_config(preset="wild")
 
 
+def test_rooms_are_resized_where_that_makes_rooms_and_not_where_it_makes_other_chirps() -> None:
+    assert make_config().data.stretch > 0
+    assert make_config(preset="original").data.stretch == 0
+    samples = {"audio": {"front_end": "waveform"}}
+    assert make_config(samples).data.stretch == 0
+    with pytest.raises(ConfigError, match=r"change the pitch.*data\.stretch=0"):
+        make_config(samples, {"data": {"stretch": 0.1}})
+
+
 def test_the_first_recipe_has_no_mean_of_its_weights_unless_it_is_asked_for() -> None:
     assert make_config().trainer.average > 0
     assert make_config(preset="original").trainer.average == 0

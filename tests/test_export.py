@@ -134,8 +134,9 @@ def test_the_front_end_in_real_numbers_equals_the_one_of_training(settings: Laye
         ({"front_end": "waveform"}, {}),
         ({"front_end": "matched", "template": "direct"}, {}),
         ({"front_end": "mel"}, UNET),
+        ({"front_end": "matched"}, {"symmetric": False}),
     ],
-    ids=["waveform", "direct", "mel"],
+    ids=["waveform", "direct", "mel", "asymmetric"],
 )
 def test_every_front_end_is_in_the_file_and_exporting_says_nothing(
     tmp_path: Path,

@@ -11,38 +11,43 @@ from base_residual.model import create_base_residual_model
 from base_residual.networks import TIME_STAGES, EchoCode
 
 
-def lookup_that_hears(weights: torch.Tensor, cells: int, reach: float) -> EchoLookup:
-    """Columns whose beams all take the single feature times one of `weights` (cells,)."""
-    lookup = EchoLookup(1, cells, reach)
+def lookup_that_hears(weights: torch.Tensor, reach: float) -> EchoLookup:
+    """Columns whose beams all take the single feature of their own side times one of `weights` (columns,)."""
+    lookup = EchoLookup(1, len(weights), reach)
     with torch.no_grad():
-        lookup.beams.weight.copy_(weights.repeat_interleave(BEAMS)[:, None, None])
-        lookup.beams.bias.zero_()  # type: ignore[union-attr]
+        for layer in (lookup.beams.common, lookup.beams.apart):
+            layer.weight.copy_(weights.repeat_interleave(BEAMS)[:, None, None] / 2)
+        lookup.beams.common.bias.zero_()  # type: ignore[union-attr]
     return lookup
+
+
+def code_of(echoes: int, size: int) -> EchoCode:
+    """What an encoder of 4 base channels may know of echoes and their images, and where their base lies."""
+    scales = tuple(torch.randn(2 * echoes, 4 * factor, 40) for factor in TIME_STAGES)
+    return EchoCode(torch.randn(2 * echoes, 8), scales, torch.rand(echoes, 1, size, size))
 
 
 def test_a_lookup_finds_the_moment_that_belongs_to_a_depth_and_those_within_reach() -> None:
     steps, reach = 100, 0.2
-    lookup = lookup_that_hears(torch.ones(3), 3, reach)
+    lookup = lookup_that_hears(torch.ones(3), reach)
     features = torch.arange(steps, dtype=torch.float32).expand(2, 1, -1)  # a step says which one it is
-    share = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    found = lookup(features, share).unflatten(1, (BEAMS, TAPS))  # (2, BEAMS, TAPS, 3, 3)
+    share = torch.rand(2, 1, 6, 3, generator=torch.Generator().manual_seed(0))
+    found = lookup(features, share).unflatten(1, (BEAMS, TAPS))  # (2, BEAMS, TAPS, 6, 3)
     around = torch.linspace(-reach, reach, TAPS)[:, None, None]
-    expected = (steps * (share + around) - 0.5).clamp(0, steps - 1)  # (2, TAPS, 3, 3), from the middle of a step
+    expected = (steps * (share + around) - 0.5).clamp(0, steps - 1)  # (2, TAPS, 6, 3), from the middle of a step
     torch.testing.assert_close(found, expected[:, None].expand_as(found), atol=1e-4, rtol=1e-5)
 
 
 def test_each_column_listens_through_beams_of_its_own() -> None:
     columns = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    found = lookup_that_hears(columns, 4, 0.1)(torch.ones(1, 1, 50), torch.full((1, 1, 4, 4), 0.5))
+    found = lookup_that_hears(columns, 0.1)(torch.ones(2, 1, 50), torch.full((2, 1, 8, 4), 0.5))
     torch.testing.assert_close(found, columns.expand_as(found))
 
 
-@pytest.mark.parametrize("size", [16, 32, 48, 64, 80, 176, 256])
+@pytest.mark.parametrize("size", [16, 32, 48, 64, 80, 144, 176, 256])
 def test_the_lookup_decoder_reaches_every_size(size: int) -> None:
     decoder = LookupDecoder(8, base_channels=4, output_size=size, reach=0.2).eval()
-    scales = tuple(torch.randn(2, 4 * factor, 40) for factor in TIME_STAGES)
-    code = EchoCode(torch.randn(2, 8), scales, torch.rand(2, 1, size, size))
-    assert decoder(code).shape == (2, 1, size, size)
+    assert decoder(code_of(2, size)).shape == (2, 1, size, size)
 
 
 def test_where_the_residual_listens_does_not_move_the_base(tiny: Callable[..., Config]) -> None:
@@ -56,15 +61,15 @@ def test_where_the_residual_listens_does_not_move_the_base(tiny: Callable[..., C
 
 def test_the_residual_depends_on_where_the_base_lies() -> None:
     decoder = LookupDecoder(8, base_channels=4, output_size=32, reach=0.2).eval()
-    scales = tuple(torch.randn(1, 4 * factor, 40) for factor in TIME_STAGES)
-    near, far = (decoder(EchoCode(torch.zeros(1, 8), scales, torch.full((1, 1, 32, 32), at))) for at in (0.3, 0.6))
+    code = code_of(1, 32)
+    near, far = (decoder(code._replace(base=torch.full((1, 1, 32, 32), at))) for at in (0.3, 0.6))
     assert not torch.allclose(near, far)
 
 
 def test_a_base_that_is_not_finite_is_looked_up_without_harm() -> None:
-    lookup = lookup_that_hears(torch.ones(2), 2, 0.1)
-    features = torch.ones(1, 1, 50, requires_grad=True)
-    shares = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.5]).view(1, 1, 2, 2)
+    lookup = lookup_that_hears(torch.ones(1), 0.1)
+    features = torch.ones(2, 1, 50, requires_grad=True)
+    shares = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.5]).view(2, 1, 2, 1)
     lookup(features, shares).sum().backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from base_residual.losses import low_pass
-from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, spline_basis
+from base_residual.networks import EchoCode, GridDecoder, LatentNorm, MapDecoder, TimeEncoder, spline_basis
 
 
 @pytest.mark.parametrize(("grid", "size"), [(2, 16), (4, 64), (8, 64), (8, 256), (16, 32)])
@@ -25,21 +25,32 @@ def test_a_spline_through_points_on_a_line_is_that_line_inside() -> None:
 def test_the_grid_decoder_is_smooth_whatever_its_weights() -> None:
     torch.manual_seed(0)
     decoder = GridDecoder(16, grid=4, output_size=64)
-    surface = decoder(EchoCode(10 * torch.randn(4, 16), ()))
+    surface = decoder(EchoCode(10 * torch.randn(8, 16), ()))
     detail = (surface - low_pass(surface, 4)).square().sum()
     spread = (surface - surface.mean(dim=(2, 3), keepdim=True)).square().sum()
     assert detail < 0.01 * spread
 
 
-@pytest.mark.parametrize("size", [16, 48, 64, 80, 256])
+@pytest.mark.parametrize("size", [16, 48, 64, 80, 112, 256])
 def test_the_map_decoder_reaches_every_size(size: int) -> None:
     decoder = MapDecoder(8, base_channels=4, output_size=size).eval()
-    assert decoder(EchoCode(torch.randn(2, 8), ())).shape == (2, 1, size, size)
+    assert decoder(EchoCode(torch.randn(4, 8), ())).shape == (2, 1, size, size)
 
 
 @pytest.mark.parametrize("frames", [300, 1001, 3112])
 def test_the_time_encoder_takes_any_length_that_it_was_made_for(frames: int) -> None:
-    encoder = TimeEncoder(6, base_channels=4, latent_size=16, frames=frames)
-    code = encoder(torch.randn(1, 6, frames))
+    encoder = TimeEncoder([(1, 1), (0, 1)], base_channels=4, latent_size=16, frames=frames)
+    code = encoder(torch.randn(1, 2, frames))
     assert code.latent is not None
-    assert code.latent.shape == (1, 16)
+    assert code.latent.shape == (2, 16)
+
+
+def test_one_echo_in_training_is_judged_by_what_is_known_of_others() -> None:
+    norm = LatentNorm(3)
+    norm.running_mean.fill_(2.0)
+    norm.running_var.fill_(4.0)
+    echo_and_image = torch.tensor([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]])
+    torch.testing.assert_close(norm.train()(echo_and_image), (echo_and_image - 2) / 2, rtol=1e-4, atol=1e-4)
+    assert norm.running_mean.tolist() == [2.0, 2.0, 2.0]
+    norm(torch.randn(4, 3))
+    assert norm.running_mean.tolist() != [2.0, 2.0, 2.0]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from base_residual import trainer
 from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, read_header, save_checkpoint, write_tensors
+from base_residual.compare import read_run
 from base_residual.config import Config
 from base_residual.console import ConsoleTracker, epoch_line
 from base_residual.data.sample import EchoDataset, EchoSample
@@ -333,6 +336,20 @@ def test_a_silent_echo_and_a_map_without_depth_are_learned_from_without_harm(tin
     samples[5] = EchoSample(samples[5].waveform, torch.zeros_like(samples[5].depth), "dark")
     result = fit(tiny(), train=samples)
     assert all(np.isfinite(list(record.values())).all() for record in result.history)
+
+
+def test_figures_that_flat_maps_do_not_define_are_null_in_the_files_and_nan_when_read(
+    tiny: MakeConfig, rooms: Rooms
+) -> None:
+    flat = [EchoSample(rooms("val")[index].waveform, torch.full((32, 32), 2.0), str(index)) for index in range(4)]
+    run_dir = fit(tiny(), val=flat, test=flat).run_dir
+    for name in ("evaluation.json", "metrics.jsonl"):
+        text = (run_dir / name).read_text()
+        assert re.search(r'base_smoothness": null', text)
+        assert not re.search(r"\b(NaN|Infinity)\b", text)
+    run = read_run(run_dir)
+    assert math.isnan(run.test.decomposition["base_smoothness"])
+    assert all(math.isnan(record["val/base_smoothness"]) for record in run.history)
 
 
 def test_weights_that_are_not_finite_are_never_written(tiny: MakeConfig) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from base_residual.audio import at_moments
+from base_residual.audio import at_moments, find_emission
 from base_residual.config import DataConfig
 
 QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
@@ -22,19 +22,24 @@ class Augmented(NamedTuple):
         waveform: (B, 2, T).
         depth: (B, 1, S, S) in metres, of rooms that are resized already.
         size: (B,) how many times as large each room has become; what is heard of it has yet to be stretched as much.
+        emitted: (B,) when the sound was emitted, as a share of the recording's time.
     """
 
     waveform: Tensor
     depth: Tensor
     size: Tensor
+    emitted: Tensor
 
 
-def augment(waveform: Tensor, depth: Tensor, config: DataConfig, chances: Sequence[torch.Generator]) -> Augmented:
+def augment(
+    waveform: Tensor, depth: Tensor, sample_rate: int, config: DataConfig, chances: Sequence[torch.Generator]
+) -> Augmented:
     """Change a training batch: mirror it, in rooms of other sizes that swallow more, through noisier ears.
 
     Args:
         waveform: (B, 2, T).
         depth: (B, 1, S, S) in metres.
+        sample_rate: of the waveforms, in Hz.
         config: says which changes are made, and how large they may be.
         chances: a generator on the CPU for each sample, B of them, that decides what is made of it.
 
@@ -50,12 +55,13 @@ def augment(waveform: Tensor, depth: Tensor, config: DataConfig, chances: Sequen
     if config.noise:
         noise = _sent(torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]), device)
         waveform = hiss(waveform, config.noise * QUIETEST ** draws[:, 2], noise)
-    size = depth.new_ones(len(depth))
+    size, emitted = depth.new_ones(len(depth)), depth.new_zeros(len(depth))
     if config.stretch:
+        emitted = find_emission(waveform, sample_rate) / waveform.shape[-1]
         sides = _sent(torch.cat([torch.rand(1, generator=chance) for chance in chances]), device)
         size = (1 + config.stretch) ** (2 * sides - 1)
         depth = enlarge(depth, size, config.max_depth)
-    return Augmented(waveform, depth, size)
+    return Augmented(waveform, depth, size, emitted)
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -95,24 +101,30 @@ def hiss(waveform: Tensor, level: Tensor, noise: Tensor) -> Tensor:
 
 
 def enlarge(depth: Tensor, size: Tensor, max_depth: float) -> Tensor:
-    """Depth maps (B, 1, S, S) of rooms `size` (B,) times as large; what is then beyond `max_depth` is not measured."""
-    depth = depth * size[:, None, None, None]
-    return torch.where(depth <= max_depth, depth, 0)
+    """Depth maps (B, 1, S, S) of rooms `size` (B,) times as large, cut to `max_depth` as they were.
+
+    What was cut is a hole in a smaller room: nobody knows how far it is.
+    """
+    size = size[:, None, None, None]
+    return torch.where((depth >= max_depth) & (size < 1), 0, (size * depth).clamp(max=max_depth))
 
 
-def stretch(features: Tensor, size: Tensor) -> Tensor:
-    """What is heard of rooms `size` (B,) times as large: everything takes as many times as long.
+def stretch(features: Tensor, size: Tensor, emitted: Tensor) -> Tensor:
+    """What is heard of rooms `size` (B,) times as large: every echo takes as many times as long to come back.
 
     In a room that is similar to another, echoes come from the same directions. So features are stretched rather than
     waveforms, in which the delay between the ears, that says from where, would grow with the others.
 
     Args:
-        features: (B, ..., T) over time, from the moment at which the sound is emitted.
+        features: (B, ..., T) over time.
         size: (B,).
+        emitted: (B,) the moment at which each sound is emitted, as a share of the time.
 
     Returns:
         Features of the same shape. Those of a smaller room end as its echo does.
     """
     steps = features.shape[-1]
-    before = (torch.arange(steps, device=features.device) + 0.5) / size[:, None] / steps  # (B, T): when it was heard
+    moments = (torch.arange(steps, device=features.device) + 0.5) / steps  # (T,), from 0 to 1
+    begin = emitted[:, None]
+    before = begin + (moments - begin) / size[:, None]  # (B, T): when it was heard in the room as it was
     return at_moments(features.flatten(1, -2), before[:, None]).reshape(features.shape)
