@@ -62,7 +62,7 @@ MODELS: dict[str, Layer] = {
 SPECTROGRAM: Layer = {key: PRESETS["original"][key] for key in ("audio", "model")}
 EPOCHS = 24
 ABLATION_EPOCHS = 4
-# Variants of the default, each with one thing changed. A share of 4/64 is the default's low-pass kernel.
+# Variants of the default, each with one thing changed, and baselines. The default's kernel is 4/64 of the side.
 ABLATIONS: dict[str, Layer] = {
     "default": {},
     "waveform": merge({"audio": {"front_end": "waveform"}}, FRONT_END_DEFAULTS["waveform"]),
@@ -72,6 +72,9 @@ ABLATIONS: dict[str, Layer] = {
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
     "map-decoder": MODELS["map-decoder"],
+    "plain": MODELS["plain"],
+    "unet": MODELS["unet"],
+    "unet-stretch": merge(MODELS["unet"], {"data": {"stretch": 0.25}}),
     "bound-0.1": {"model": {"residual_bound": 0.1}},
     "bound-0.4": {"model": {"residual_bound": 0.4}},
     "hard-activations": {"model": {"activations": "hard"}},
@@ -305,6 +308,7 @@ def model_markdown(models: Mapping[str, Any]) -> str:
 
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "rmse (m)": lambda s: both(s, "rmse"),
+        "mae (m)": lambda s: both(s, "mae"),
         "hard rooms rmse (m)": lambda s: both(s["hard"], "rmse"),
         "abs_rel": lambda s: both(s, "abs_rel"),
         "delta1": lambda s: both(s, "delta1"),
@@ -425,6 +429,7 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
     for name, variant in variants.items():
         changed = [f"{s}.{key}={value}" for s, keys in variant["changed"].items() for key, value in keys.items()]
         mean = {key: value["mean"] for key, value in variant.items() if key != "changed"}
+        parts = {"residual_gain": ".1%", "residual_detail_corr": ".2f", "base_smoothness": ".3f"}
         rmse = f"{mean['rmse']:.3f}" + (f" ± {variant['rmse']['std']:.3f}" if name == "default" else "")
         rows.append(
             [
@@ -433,9 +438,7 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
                 rmse,
                 f"{mean['rmse'] / reference - 1:+.1%}",
                 f"{mean['hard_rmse']:.3f}",
-                f"{mean['residual_gain']:.1%}",
-                f"{mean['residual_detail_corr']:.2f}",
-                f"{mean['base_smoothness']:.3f}",
+                *(format(mean[part], form) if part in mean else "" for part, form in parts.items()),
             ]
         )
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
