@@ -9,8 +9,8 @@ that they were trained at.
 
     python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
     python benchmarks/accuracy.py --models default --rates 0.002  # with its own rate, without a search
-    python benchmarks/accuracy.py --models unet plain default --test-seed 2 --out FILE  # other rooms: fresh.json
-    python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 2 --out FILE  # more rooms, others to test in
+    python benchmarks/accuracy.py --models unet plain --test-seed 3 --out FILE  # other rooms to test in: fresh.json
+    python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes

@@ -96,6 +96,8 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 
 def test_rooms_are_resized_where_that_makes_rooms_and_not_where_it_makes_other_chirps() -> None:
     assert make_config().data.stretch > 0
+    assert make_config({"model": {"name": "plain"}}).data.stretch > 0
+    assert make_config({"model": {"name": "unet"}}).data.stretch == 0
     assert make_config(preset="original").data.stretch == 0
     samples = {"audio": {"front_end": "waveform"}}
     assert make_config(samples).data.stretch == 0
