@@ -18,7 +18,7 @@ from base_residual import __version__
 from base_residual.baseline import create_model
 from base_residual.config import Config, make_config
 from base_residual.errors import CheckpointError, ConfigError, TrainingError
-from base_residual.files import from_json, replacing
+from base_residual.files import as_json, from_json, replacing
 from base_residual.model import DepthNet
 from base_residual.tracking import Record
 
@@ -70,7 +70,7 @@ def save_checkpoint(
         "version": __version__,
         "epoch": str(epoch),
         "config": config.model_dump_json(),
-        "history": json.dumps(history),
+        "history": as_json(history),
     }
     write_tensors(path, model.state_dict(), header)
 

@@ -22,6 +22,7 @@ OF_THE_PARTS = {  # settings that a baseline does nothing with
     *(f"loss.{name}" for name in LossConfig.model_fields if name != "recon"),
     *(f"model.{name}" for name in ("base_decoder", "base_grid", "activations", "residual_bound")),
 }
+OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
 
 
@@ -74,6 +75,12 @@ def first_epoch(curve: Sequence[float], target: float) -> int | None:
     return next((epoch for epoch, value in enumerate(curve, start=1) if value <= target), None)
 
 
+def idle_settings(config: Config) -> set[str]:
+    """The settings that a run does nothing with, by their dotted name."""
+    of_the_parts = set() if config.model.name == "base_residual" else OF_THE_PARTS
+    return of_the_parts | (OF_THE_TIME_ENCODER if config.model.encoder == "unet" else set())
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Runs that may be compared, and the one that the others are measured against."""
@@ -100,14 +107,14 @@ class Comparison:
     def differing(self) -> dict[str, list[Any]]:
         """The settings that are not the same in all runs, by their dotted name: the value in each run.
 
-        A baseline has no parts that a loss could hold apart: `UNUSED` where a run does nothing with a setting.
+        `UNUSED` where a run does nothing with a setting: a baseline has no parts that a loss could hold apart.
         """
         settings = [
             {
                 f"{section}.{key}": value
                 for section, keys in run.config.model_dump(mode="json", exclude={"tracking"}).items()
                 for key, value in keys.items()
-                if run.config.model.name == "base_residual" or f"{section}.{key}" not in OF_THE_PARTS
+                if f"{section}.{key}" not in idle_settings(run.config)
             }
             for run in self.runs
         ]

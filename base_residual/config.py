@@ -77,7 +77,11 @@ class DataConfig(Section):
     )
     max_depth: float = Field(30.0, ge=0.5, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
     align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
-    mirror: bool = Field(True, description="Mirror half of the training samples: swap the ears, flip the depth.")
+    mirror: bool = Field(
+        True,
+        description="Mirror half of the training samples: swap the ears, flip the depth.",
+        json_schema_extra={"implied": "true; false where model.symmetric is"},
+    )
     noise: float = Field(
         0.0, ge=0, le=1, description="Largest noise added in training, relative to a recording's loudest sample."
     )
@@ -143,7 +147,7 @@ class ModelConfig(Section):
     base_decoder: Literal["grid", "map", "unet"] = Field("grid", description="Decoder of the base; grid: a coarse one.")
     base_grid: int = Field(4, ge=2, le=64, description="Control points per side of the grid decoder.")
     base_channels: int = Field(
-        16, ge=4, le=512, description="Channels of the first stage; later ones have multiples of it."
+        16, ge=4, le=512, description="What all widths are multiples of: a U-Net's first stage has as many channels."
     )
     symmetric: bool = Field(
         True,
@@ -231,7 +235,7 @@ class Config(Section):
     """All settings of a run.
 
     Sections may be given as mappings or as section objects. Settings that were not given take what the front end, the
-    model or the dataset implies, in this order, and else the field's default.
+    model or the dataset implies, in this order, and else the field's default, which may follow from another field.
     """
 
     # Made when asked for: the first section that is made builds its class's validator, which takes a while.
@@ -256,6 +260,8 @@ class Config(Section):
         heard = str(layer.get("audio", {}).get("front_end"))
         implied = DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), FRONT_END_DEFAULTS.get(heard, {})
         layer = merge(*implied, layer)
+        if layer.get("model", {}).get("symmetric") is False:  # ears that differ do not hear the mirrored room
+            layer.setdefault("data", {}).setdefault("mirror", False)
         loss = layer.setdefault("loss", {})
         share = loss.pop("lowpass_share", 1 / 16)
         if not isinstance(share, int | float) or not 0 <= share <= 1:

@@ -20,7 +20,7 @@ from base_residual.errors import ShapeError
 from base_residual.symmetry import BothSides, FoldedConv, halves, unfolded
 
 UNET_HALVINGS = 4
-TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 9 cm of the echo's way, there and back
+TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 3 cm of the echo's way, there and back
 TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each halves time
 MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
 
@@ -223,7 +223,7 @@ class TimeEncoder(nn.Module):
             side = torch.ones_like(signal[:, :1])
             both = torch.cat([both, torch.cat([side, -side])], dim=1)
         both = F.pad(both, (0, -self.frames % TIME_STEP))
-        both = both.unflatten(2, (-1, TIME_STEP)).transpose(2, 3).flatten(1, 2)  # (2B, C * fold, T / fold)
+        both = both.unflatten(2, (-1, TIME_STEP)).transpose(2, 3).flatten(1, 2)  # (2B, C * step, T / step)
         scales = []
         for stage in self.stages:
             both = stage(both)
@@ -292,7 +292,7 @@ class GridDecoder(nn.Module):
     def forward(self, code: EchoCode) -> Tensor:
         """Raw map (B, 1, S, S)."""
         own, image = halves(self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid)))
-        control = (own + image.flip(-1)) / 2
+        control = (own + image.flip(-1)) / 2  # each draws all points, which have no left half where they are odd
         raw: Tensor = self.basis @ control @ self.basis.T
         return raw
 

@@ -65,6 +65,7 @@ SIZES: dict[str, Layer] = {
     "original": {
         "audio": PRESETS["original"]["audio"],
         "model": PRESETS["original"]["model"] | {"base_channels": 64},
+        "data": PRESETS["original"]["data"],
     },
 }
 

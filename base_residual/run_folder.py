@@ -26,7 +26,7 @@ from base_residual.checkpoint import (
 )
 from base_residual.config import Config
 from base_residual.errors import RunError
-from base_residual.files import discard, from_json
+from base_residual.files import as_json, discard, from_json
 from base_residual.model import DepthNet
 from base_residual.tracking import WANDB_ID, Record
 
@@ -125,7 +125,7 @@ def save_state(
     tensors = _named(networks) | optimizer_tensors(optimizer)
     tensors["sums"] = position.sums
     place = {name: getattr(position, name) for name in _Place.model_fields}
-    write_tensors(path, tensors, {"config": config.model_dump_json(), "position": json.dumps(place)})
+    write_tensors(path, tensors, {"config": config.model_dump_json(), "position": as_json(place)})
 
 
 def _named(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:

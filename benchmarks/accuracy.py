@@ -50,12 +50,10 @@ from base_residual.speed import device_name, gflops, parameter_count
 from base_residual.trainer import Trainer
 from base_residual.visualize import comparison_figure, save_figure
 
-# `unet` is the field's recipe, `plain` ours with one decoder and L1, `map-decoder` ours with a residual that does not
-# listen where the base lies, `original` the design's first recipe, --adaptive.
+# `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {
     "unet": {"model": {"name": "unet"}},
     "plain": {"model": {"name": "plain"}},
-    "map-decoder": {"model": {"decoder": "map"}},
     "default": {},
     "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
@@ -71,7 +69,7 @@ ABLATIONS: dict[str, Layer] = {
     "template-direct": {"audio": {"template": "direct"}},
     "base-grid-8": {"model": {"base_grid": 8}},
     "base-map": {"model": {"base_decoder": "map"}},
-    "map-decoder": MODELS["map-decoder"],
+    "map-decoder": {"model": {"decoder": "map"}},
     "plain": MODELS["plain"],
     "unet": MODELS["unet"],
     "unet-stretch": merge(MODELS["unet"], {"data": {"stretch": 0.25}}),
@@ -89,7 +87,7 @@ ABLATIONS: dict[str, Layer] = {
     "conservative": PRESETS["conservative"],
     "recon-rmse": {"loss": {"recon": "rmse"}},
     "asymmetric": {"model": {"symmetric": False}},
-    "asymmetric-no-mirror": {"model": {"symmetric": False}, "data": {"mirror": False}},
+    "asymmetric-mirror": {"model": {"symmetric": False}, "data": {"mirror": True}},
     "no-stretch": {"data": {"stretch": 0.0}},
     "no-noise-damping": {"data": {"noise": 0.0, "damping": 0.0}},
     "no-average": {"trainer": {"average": 0.0}},

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_cli import brdepth, sentence
 
-from base_residual.compare import compare_runs, read_run
-from base_residual.config import Config
+from base_residual.compare import compare_runs, idle_settings, read_run
+from base_residual.config import Config, make_config
 from base_residual.errors import RunError
 from base_residual.trainer import Trainer
 
@@ -75,6 +75,15 @@ def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_pa
     assert json.loads(brdepth("compare", first, second, "--json"))["differing"] == comparison.differing
     unet = Trainer(tiny({"model": {"name": "unet"}}), trackers=[]).fit().run_dir
     assert compare_runs([first, second, unet]).differing["loss.lambda_sparse"] == [0.0, 0.5, "-"]
+
+
+def test_a_setting_differs_only_where_something_is_done_with_it() -> None:
+    baselines = (make_config({"model": {"name": name}}) for name in ("plain", "unet"))
+    plain, unet = (idle_settings(config) for config in baselines)
+    assert unet - plain == {"model.symmetric"}
+    assert {"loss.lambda_base", "model.residual_bound"} < plain
+    assert "loss.recon" not in plain
+    assert not idle_settings(make_config())
 
 
 def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from base_residual.config import Config, DataConfig, TrainerConfig, load_layer, make_config, parse_setting
 from base_residual.errors import ConfigError
+from base_residual.presets import SIZES
 
 
 def test_the_field_defaults_are_those_of_the_design() -> None:
@@ -99,10 +100,18 @@ def test_rooms_are_resized_where_that_makes_rooms_and_not_where_it_makes_other_c
     assert make_config({"model": {"name": "plain"}}).data.stretch > 0
     assert make_config({"model": {"name": "unet"}}).data.stretch == 0
     assert make_config(preset="original").data.stretch == 0
+    assert make_config({"model": {"name": "unet"}, "data": {"stretch": 0.1}}).data.stretch == 0.1
+    assert make_config(SIZES["original"]).data.stretch == 0
     samples = {"audio": {"front_end": "waveform"}}
     assert make_config(samples).data.stretch == 0
     with pytest.raises(ConfigError, match=r"change the pitch.*data\.stretch=0"):
         make_config(samples, {"data": {"stretch": 0.1}})
+
+
+def test_ears_that_differ_are_not_swapped_unless_that_is_asked_for() -> None:
+    assert make_config().data.mirror
+    assert not make_config({"model": {"symmetric": False}}).data.mirror
+    assert make_config({"model": {"symmetric": False}, "data": {"mirror": True}}).data.mirror
 
 
 def test_the_first_recipe_has_no_mean_of_its_weights_unless_it_is_asked_for() -> None:

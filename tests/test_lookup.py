@@ -30,11 +30,13 @@ def code_of(echoes: int, size: int) -> EchoCode:
 def test_a_lookup_finds_the_moment_that_belongs_to_a_depth_and_those_within_reach() -> None:
     steps, reach = 100, 0.2
     lookup = lookup_that_hears(torch.ones(3), reach)
-    features = torch.arange(steps, dtype=torch.float32).expand(2, 1, -1)  # a step says which one it is
+    time = torch.arange(steps, dtype=torch.float32)
+    features = torch.stack([time, 1000 + time])[:, None]  # a step says which one it is, of the echo and of its image
     share = torch.rand(2, 1, 6, 3, generator=torch.Generator().manual_seed(0))
     found = lookup(features, share).unflatten(1, (BEAMS, TAPS))  # (2, BEAMS, TAPS, 6, 3)
     around = torch.linspace(-reach, reach, TAPS)[:, None, None]
     expected = (steps * (share + around) - 0.5).clamp(0, steps - 1)  # (2, TAPS, 6, 3), from the middle of a step
+    expected[1] += 1000
     torch.testing.assert_close(found, expected[:, None].expand_as(found), atol=1e-4, rtol=1e-5)
 
 

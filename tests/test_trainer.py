@@ -347,6 +347,11 @@ def test_figures_that_flat_maps_do_not_define_are_null_in_the_files_and_nan_when
         text = (run_dir / name).read_text()
         assert re.search(r'base_smoothness": null', text)
         assert not re.search(r"\b(NaN|Infinity)\b", text)
+    for name in ("best.safetensors", STATE):
+        assert not re.search(r"\b(NaN|Infinity)\b", json.dumps(read_header(run_dir / name)))
+    assert all(
+        math.isnan(record["val/base_smoothness"]) for record in load_checkpoint(run_dir / "best.safetensors").history
+    )
     run = read_run(run_dir)
     assert math.isnan(run.test.decomposition["base_smoothness"])
     assert all(math.isnan(record["val/base_smoothness"]) for record in run.history)

@@ -13,6 +13,7 @@ from base_residual.audio import at_moments, find_emission
 from base_residual.config import DataConfig
 
 QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
+CUT = 0.999  # of the largest depth: a resize may leave what was cut to it a little nearer
 
 
 class Augmented(NamedTuple):
@@ -47,6 +48,9 @@ def augment(
         The changed batch, on the device that it was on.
     """
     device, ears_and_time = waveform.device, waveform.shape[1:]
+    size, emitted = depth.new_ones(len(depth)), depth.new_zeros(len(depth))
+    if config.stretch:
+        emitted = find_emission(waveform, sample_rate) / waveform.shape[-1]  # while noise cannot be taken for it
     draws = _sent(torch.stack([torch.rand(3, generator=chance) for chance in chances]), device)  # (B, 3)
     if config.mirror:
         waveform, depth = mirror(waveform, depth, draws[:, 0] < 0.5)
@@ -55,9 +59,7 @@ def augment(
     if config.noise:
         noise = _sent(torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]), device)
         waveform = hiss(waveform, config.noise * QUIETEST ** draws[:, 2], noise)
-    size, emitted = depth.new_ones(len(depth)), depth.new_zeros(len(depth))
     if config.stretch:
-        emitted = find_emission(waveform, sample_rate) / waveform.shape[-1]
         sides = _sent(torch.cat([torch.rand(1, generator=chance) for chance in chances]), device)
         size = (1 + config.stretch) ** (2 * sides - 1)
         depth = enlarge(depth, size, config.max_depth)
@@ -106,7 +108,7 @@ def enlarge(depth: Tensor, size: Tensor, max_depth: float) -> Tensor:
     What was cut is a hole in a smaller room: nobody knows how far it is.
     """
     size = size[:, None, None, None]
-    return torch.where((depth >= max_depth) & (size < 1), 0, (size * depth).clamp(max=max_depth))
+    return torch.where((depth >= CUT * max_depth) & (size < 1), 0, (size * depth).clamp(max=max_depth))
 
 
 def stretch(features: Tensor, size: Tensor, emitted: Tensor) -> Tensor:
