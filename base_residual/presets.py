@@ -16,8 +16,8 @@ SPLITS = ("train", "val", "test")
 DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {
         "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0},
-        "loss": {"warmup_epochs": 8},
-        "trainer": {"epochs": 12, "batch_size": 32, "learning_rate": 0.002},
+        "loss": {"warmup_epochs": 5},
+        "trainer": {"epochs": 8, "batch_size": 32, "learning_rate": 0.002},
     },
     "batvisionv2": {},
     "batvisionv1": {"data": {"max_depth": 12.0}},

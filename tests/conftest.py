@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from base_residual.chirp import ChirpDesign
 from base_residual.config import Config, make_config, merge
@@ -54,6 +55,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # tests run side by side, one per core
+
+
+@pytest.fixture(autouse=True)
+def _pictures_as_they_fall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitting a picture's parts to each other takes longer than a tiny run: only where pictures are looked at."""
+    if request.path.name != "test_visualize.py":
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
 
 
 @pytest.fixture
