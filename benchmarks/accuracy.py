@@ -55,7 +55,7 @@ MODELS: dict[str, Layer] = {
     "unet": {"model": {"name": "unet"}},
     "plain": {"model": {"name": "plain"}},
     "default": {},
-    "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
+    "original": merge(PRESETS["original"], {"loss": {"adaptive": True, "warmup_epochs": 8}}),  # a third of the budget
 }
 SPECTROGRAM: Layer = {key: PRESETS["original"][key] for key in ("audio", "model")}
 EPOCHS = 24
