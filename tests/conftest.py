@@ -59,7 +59,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _pictures_as_they_fall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting a picture's parts to each other takes longer than a tiny run: only where pictures are looked at."""
+    """Fitting a picture's parts to each other takes longer than a tiny run trains: only where they are looked at."""
     if request.path.name != "test_visualize.py":
         monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
 
