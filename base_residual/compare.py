@@ -75,10 +75,13 @@ def first_epoch(curve: Sequence[float], target: float) -> int | None:
     return next((epoch for epoch, value in enumerate(curve, start=1) if value <= target), None)
 
 
-def idle_settings(config: Config) -> set[str]:
-    """The settings that a run does nothing with, by their dotted name."""
+def used_settings(config: Config) -> dict[str, Any]:
+    """The settings that a run does something with, but for where it is tracked, by their dotted name."""
     of_the_parts = set() if config.model.name == "base_residual" else OF_THE_PARTS
-    return of_the_parts | (OF_THE_TIME_ENCODER if config.model.encoder == "unet" else set())
+    unused = of_the_parts | (OF_THE_TIME_ENCODER if config.model.encoder == "unet" else set())
+    sections = config.model_dump(mode="json", exclude={"tracking"})
+    settings = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 @dataclass(frozen=True)
@@ -109,15 +112,7 @@ class Comparison:
 
         `UNUSED` where a run does nothing with a setting: a baseline has no parts that a loss could hold apart.
         """
-        settings = [
-            {
-                f"{section}.{key}": value
-                for section, keys in run.config.model_dump(mode="json", exclude={"tracking"}).items()
-                for key, value in keys.items()
-                if f"{section}.{key}" not in idle_settings(run.config)
-            }
-            for run in self.runs
-        ]
+        settings = [used_settings(run.config) for run in self.runs]
         names = dict.fromkeys(name for setting in settings for name in setting)
         values = {name: [setting.get(name, UNUSED) for setting in settings] for name in names}
         used = {name: [value for value in given if value != UNUSED] for name, given in values.items()}

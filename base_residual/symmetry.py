@@ -3,8 +3,7 @@
 A network of such layers takes every echo twice, as it is and with its ears swapped, in one batch (2B, ...): first all
 echoes, then their images in the mirror. Each layer answers a swap of the two halves by a swap of its output's, and so
 does the whole, exactly and without having to learn it (Cohen and Welling, "Group equivariant convolutional networks",
-ICML 2016, for the group of one reflection). Most maps are drawn by their left half;
-the right one is that of the image.
+ICML 2016, for the group of one reflection). Most maps are drawn by their left half; the right one is that of the image.
 """
 
 from __future__ import annotations

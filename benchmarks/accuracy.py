@@ -424,10 +424,10 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
     ]
     rows.append(["---"] * len(rows[0]))
     reference = variants["default"]["rmse"]["mean"]
+    parts = {"residual_gain": ".1%", "residual_detail_corr": ".2f", "base_smoothness": ".3f"}  # a baseline has none
     for name, variant in variants.items():
         changed = [f"{s}.{key}={value}" for s, keys in variant["changed"].items() for key, value in keys.items()]
         mean = {key: value["mean"] for key, value in variant.items() if key != "changed"}
-        parts = {"residual_gain": ".1%", "residual_detail_corr": ".2f", "base_smoothness": ".3f"}
         rmse = f"{mean['rmse']:.3f}" + (f" ± {variant['rmse']['std']:.3f}" if name == "default" else "")
         rows.append(
             [

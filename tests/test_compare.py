@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_cli import brdepth, sentence
 
-from base_residual.compare import compare_runs, idle_settings, read_run
+from base_residual.compare import compare_runs, read_run, used_settings
 from base_residual.config import Config, make_config
 from base_residual.errors import RunError
 from base_residual.trainer import Trainer
@@ -78,12 +78,14 @@ def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_pa
 
 
 def test_a_setting_differs_only_where_something_is_done_with_it() -> None:
-    baselines = (make_config({"model": {"name": name}}) for name in ("plain", "unet"))
-    plain, unet = (idle_settings(config) for config in baselines)
-    assert unet - plain == {"model.symmetric"}
-    assert {"loss.lambda_base", "model.residual_bound"} < plain
-    assert "loss.recon" not in plain
-    assert not idle_settings(make_config())
+    names = ("base_residual", "plain", "unet")
+    default, plain, unet = (set(used_settings(make_config({"model": {"name": name}}))) for name in names)
+    assert plain - unet == {"model.symmetric"}
+    assert unet < plain
+    assert {"loss.lambda_base", "model.residual_bound"} < default - plain
+    assert "loss.recon" in plain
+    sections = make_config().model_dump(exclude={"tracking"}).items()
+    assert default == {f"{section}.{name}" for section, values in sections for name in values}
 
 
 def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:

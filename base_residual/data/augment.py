@@ -48,9 +48,7 @@ def augment(
         The changed batch, on the device that it was on.
     """
     device, ears_and_time = waveform.device, waveform.shape[1:]
-    size, emitted = depth.new_ones(len(depth)), depth.new_zeros(len(depth))
-    if config.stretch:
-        emitted = find_emission(waveform, sample_rate) / waveform.shape[-1]  # while noise cannot be taken for it
+    recorded = waveform
     draws = _sent(torch.stack([torch.rand(3, generator=chance) for chance in chances]), device)  # (B, 3)
     if config.mirror:
         waveform, depth = mirror(waveform, depth, draws[:, 0] < 0.5)
@@ -59,7 +57,9 @@ def augment(
     if config.noise:
         noise = _sent(torch.stack([torch.randn(ears_and_time, generator=chance) for chance in chances]), device)
         waveform = hiss(waveform, config.noise * QUIETEST ** draws[:, 2], noise)
+    size, emitted = depth.new_ones(len(depth)), depth.new_zeros(len(depth))
     if config.stretch:
+        emitted = find_emission(recorded, sample_rate) / recorded.shape[-1]  # noise might be taken for the chirp
         sides = _sent(torch.cat([torch.rand(1, generator=chance) for chance in chances]), device)
         size = (1 + config.stretch) ** (2 * sides - 1)
         depth = enlarge(depth, size, config.max_depth)
