@@ -176,7 +176,7 @@ class LossConfig(Section):
         json_schema_extra={"implied": "1/16 of the map's side"},
     )
     adaptive: bool = Field(
-        False, description="Weights that change after the warm-up, in place of the lambdas; with the curriculum."
+        False, description="Weights that change after the warm-up, in proportion to the lambdas; with the curriculum."
     )
     warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
     schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")

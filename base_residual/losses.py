@@ -33,6 +33,7 @@ class LossTerms(NamedTuple):
     sparse: Tensor
 
 
+FIXED_WEIGHTS = LossWeights(recon=1.0, base=0.8, sparse=0.2)  # the design's, which these two go with
 WARMUP_WEIGHTS = LossWeights(recon=0.5, base=1.5, sparse=0.3)
 LATER_WEIGHTS = LossWeights(recon=1.0, base=0.5, sparse=0.3)
 
@@ -157,9 +158,9 @@ class BaseResidualLoss(nn.Module):
 
     def __init__(
         self,
-        lambda_recon: float = 1.0,
-        lambda_base: float = 0.8,
-        lambda_sparse: float = 0.2,
+        lambda_recon: float = FIXED_WEIGHTS.recon,
+        lambda_base: float = FIXED_WEIGHTS.base,
+        lambda_sparse: float = FIXED_WEIGHTS.sparse,
         lowpass_kernel: int = 16,
         recon: ReconKind = "l1",
         count: Count = here,
@@ -238,16 +239,26 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         self.lambdas = LossWeights(*(a + (b - a) * part for a, b in zip(self.warmup, self.later, strict=True)))
 
 
+def in_proportion(weights: LossWeights, lambdas: LossWeights) -> LossWeights:
+    """Weights that stand to other lambdas as the design's adaptive ones do to its fixed ones."""
+    return LossWeights(*(w * (own / fixed) for w, own, fixed in zip(weights, lambdas, FIXED_WEIGHTS, strict=True)))
+
+
 def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
-    """The loss that a configuration asks for; `count` is what its means divide by."""
+    """The loss that a configuration asks for; `count` is what its means divide by.
+
+    Adaptive weights are the design's in proportion to the lambdas: with its lambdas exactly those, which leave the
+    residual idle, and with the package's a tenth of the sparsity, under which it lives.
+    """
+    lambdas = LossWeights(config.lambda_recon, config.lambda_base, config.lambda_sparse)
     if config.adaptive:
         return AdaptiveBaseResidualLoss(
             config.warmup_epochs,
             config.schedule,
-            lowpass_kernel=config.lowpass_kernel,
-            recon=config.recon,
-            count=count,
+            in_proportion(WARMUP_WEIGHTS, lambdas),
+            in_proportion(LATER_WEIGHTS, lambdas),
+            config.lowpass_kernel,
+            config.recon,
+            count,
         )
-    return BaseResidualLoss(
-        config.lambda_recon, config.lambda_base, config.lambda_sparse, config.lowpass_kernel, config.recon, count
-    )
+    return BaseResidualLoss(*lambdas, config.lowpass_kernel, config.recon, count)

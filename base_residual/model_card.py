@@ -104,7 +104,8 @@ def _training(model: DepthNet, config: Config) -> str:
     if not model.history:
         return "Nothing is known of it: the network was not loaded from a checkpoint before it was saved."
     trainer, loss = config.trainer, config.loss
-    weights = "adaptive" if loss.adaptive else f"{loss.lambda_recon:g}, {loss.lambda_base:g}, {loss.lambda_sparse:g}"
+    lambdas = f"{loss.lambda_recon:g}, {loss.lambda_base:g}, {loss.lambda_sparse:g}"
+    weights = f"adaptive, in proportion to {lambdas}" if loss.adaptive else lambdas
     terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.splits else ""
     return (
         f"{trainer.epochs} epochs, these are the weights after epoch {model.epoch}. {trainer.optimizer}, batch size "

@@ -4,8 +4,8 @@ One command searches each model's learning rate, trains it with every seed for t
 weights of the best validation epoch on two splits that nothing is chosen by, and writes a table, a figure and JSON.
 With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
 Runs that are complete, with the same settings, are kept, so that a campaign that was stopped goes on where it ended.
-Models that are not asked for keep the figures that an earlier call with the same budget has written, and the commit
-that they were trained at.
+Models and variants that are not asked for keep the figures that an earlier call with the same budget has written, and
+the commit that they were trained at.
 
     python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
     python benchmarks/accuracy.py --models default --rates 0.002  # with its own rate, without a search
@@ -13,6 +13,7 @@ that they were trained at.
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
+    python benchmarks/accuracy.py --ablations adaptive-step adaptive-cosine  # these alone, anew
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
 
@@ -340,7 +341,7 @@ def compare_models(options: argparse.Namespace) -> None:
     test_seeds = TEST_SEEDS if options.test_seed is None else dict.fromkeys(TEST_SEEDS, options.test_seed)
     budget = {"epochs": epochs, "seeds": options.seeds, "quick": quick, "search_epochs": search_epochs}
     budget |= {"train_rooms": rooms, "test_seeds": test_seeds, "output_size": options.size or package.data.output_size}
-    models = earlier_models(options.out, budget)
+    models = earlier(options.out, budget, "models")
     search = options.runs / "search"
     offered = options.rates or RATES[: 2 if quick else None]
     tried = [(name, rate) for name in names for rate in offered] if len(offered) > 1 else []
@@ -377,13 +378,13 @@ def compare_models(options: argparse.Namespace) -> None:
     Console(highlight=False).print(table(models))
 
 
-def earlier_models(path: Path, budget: dict[str, Any]) -> dict[str, Any]:
+def earlier(path: Path, budget: dict[str, Any], key: str) -> dict[str, Any]:
     """What an earlier call with the same budget has written; figures of another budget are not written over."""
-    earlier = json.loads(path.read_text()) if path.exists() else {"budget": budget, "models": {}}
-    if earlier["budget"] != budget:
+    written = json.loads(path.read_text()) if path.exists() else {"budget": budget, key: {}}
+    if written["budget"] != budget:
         sys.exit(f"{path} holds figures of another budget. Give another --out, or remove it.")
-    models: dict[str, Any] = earlier["models"]
-    return models
+    figures: dict[str, Any] = written[key]
+    return figures
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -395,17 +396,25 @@ def ablate(options: argparse.Namespace) -> None:
         )
     epochs = 1 if options.quick else ABLATION_EPOCHS
     rate = make_config().trainer.learning_rate
-    wanted = [("default", seed) for seed in range(options.seeds)]
-    wanted += [(name, 0) for name in list(ABLATIONS)[1 : 3 if options.quick else None]]
+    budget = {"epochs": epochs, "learning_rate": rate}
+    variants = earlier(options.out, budget, "variants")
+    names = options.ablations or list(ABLATIONS)[: 3 if options.quick else None]
+    if "default" not in {*names, *variants}:
+        sys.exit(f"{options.out} has no default yet, which the variants are shown against. Ask for it as well.")
+    wanted = [(name, seed) for name in names for seed in range(options.seeds if name == "default" else 1)]
     configs = [
         campaign_config(name, ABLATIONS[name], epochs, rate, seed, options.runs / "ablations", options.quick)
         for name, seed in wanted
     ]
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name, _ in wanted}
+    runs: dict[str, list[FinishedRun]] = {name: [] for name in names}
     for (name, _), run in zip(wanted, finished_runs(configs, options.jobs), strict=True):
-        figures[name].append(report(run, "val") | {"hard_rmse": report(run, "val", "hard", TEST_SEEDS["hard"])["rmse"]})
-    variants = {name: over_seeds(found) | {"changed": ABLATIONS[name]} for name, found in figures.items()}
-    budget = {"epochs": epochs, "seeds": {name: len(found) for name, found in figures.items()}, "learning_rate": rate}
+        runs[name].append(run)
+    for name, found in runs.items():
+        hard = [report(run, "val", "hard", TEST_SEEDS["hard"])["rmse"] for run in found]
+        judged = [report(run, "val") | {"hard_rmse": rmse} for run, rmse in zip(found, hard, strict=True)]
+        variants[name] = over_seeds(judged) | {"changed": ABLATIONS[name], "seeds": len(found)}
+        variants[name] |= json.loads((found[0].folder / NOTE).read_text())
+    variants = {name: variants[name] for name in ABLATIONS if name in variants}
     write(options, {"budget": budget, "variants": variants}, ablation_markdown(variants))
 
 
@@ -427,7 +436,7 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
     parts = {"residual_gain": ".1%", "residual_detail_corr": ".2f", "base_smoothness": ".3f"}  # a baseline has none
     for name, variant in variants.items():
         changed = [f"{s}.{key}={value}" for s, keys in variant["changed"].items() for key, value in keys.items()]
-        mean = {key: value["mean"] for key, value in variant.items() if key != "changed"}
+        mean = {key: value["mean"] for key, value in variant.items() if isinstance(value, dict) and "mean" in value}
         rmse = f"{mean['rmse']:.3f}" + (f" ± {variant['rmse']['std']:.3f}" if name == "default" else "")
         rows.append(
             [
@@ -459,7 +468,9 @@ def positive(text: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
-    parser.add_argument("--ablations", action="store_true", help="train variants of the default instead")
+    parser.add_argument(
+        "--ablations", nargs="*", choices=list(ABLATIONS), metavar="VARIANT", help="train variants instead (all)"
+    )
     parser.add_argument("--epochs", type=positive, help=f"of every run ({EPOCHS})")
     parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
@@ -473,12 +484,12 @@ def main() -> None:
     options = parser.parse_args()
     if not options.out:
         options.out = options.runs if options.quick else HERE / "results"
-        options.out /= "ablations.json" if options.ablations else "accuracy.json"
+        options.out /= "accuracy.json" if options.ablations is None else "ablations.json"
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(f"Cannot write to {options.out.parent}: {error.strerror}.")
-    (ablate if options.ablations else compare_models)(options)
+    (compare_models if options.ablations is None else ablate)(options)
 
 
 if __name__ == "__main__":

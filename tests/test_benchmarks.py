@@ -114,11 +114,21 @@ def test_the_ablations_take_no_other_budget() -> None:
     assert "have a budget of their own" in refused("--ablations", "--size", "128")
 
 
+def test_an_ablation_without_the_default_to_compare_it_with_is_refused(tmp_path: Path) -> None:
+    assert "has no default yet" in refused("--ablations", "mel", "--out", str(tmp_path / "none.json"))
+    assert "invalid choice: 'melt'" in refused("--ablations", "melt")
+
+
 def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
-    out = campaign(tmp_path, "--ablations", jobs=2)
+    out = campaign(tmp_path, "--ablations", "default", "spectrogram", jobs=2)
+    first = json.loads(out.read_text())["variants"]
+    campaign(tmp_path, "--ablations", "waveform")
     result = json.loads(out.read_text())
-    assert set(result["variants"]) == {"default", "waveform", "spectrogram"}
-    assert result["budget"]["seeds"] == {"default": 2, "waveform": 1, "spectrogram": 1}
+    rows = result["variants"]
+    assert {name: row["seeds"] for name, row in rows.items()} == {"default": 2, "waveform": 1, "spectrogram": 1}
+    assert {name: rows[name] for name in first} == first
+    assert list(rows)[1] == "waveform"
+    assert all(len(row["commit"]) == 40 for row in rows.values())
     assert result["variants"]["default"]["rmse"]["std"] > 0
     assert result["variants"]["waveform"]["changed"] == {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}}
     assert result["variants"]["waveform"]["hard_rmse"]["mean"] > 0

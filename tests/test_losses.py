@@ -291,7 +291,25 @@ def test_the_loss_of_a_configuration_has_all_its_settings(adaptive: bool) -> Non
     loss = make_loss(make_config({"loss": layer | {"adaptive": adaptive}}).loss, count)
     assert isinstance(loss, AdaptiveBaseResidualLoss) == adaptive
     assert (loss.recon, loss.lowpass_kernel, loss.count) == ("rmse", 5, count)
-    assert loss.weights == ((0.5, 1.5, 0.3) if adaptive else (0.9, 0.4, 0.1))
+    assert loss.weights == pytest.approx((0.45, 0.75, 0.15) if adaptive else (0.9, 0.4, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("preset", "warmup", "later"),
+    [
+        ("original", (0.5, 1.5, 0.3), (1.0, 0.5, 0.3)),
+        ("default", (0.5, 0.375, 0.03), (1.0, 0.125, 0.03)),
+        ("aggressive", (0.5, 1.875, 0.45), (1.0, 0.625, 0.45)),
+    ],
+)
+def test_adaptive_weights_follow_the_lambdas_of_the_preset(
+    preset: str, warmup: tuple[float, ...], later: tuple[float, ...]
+) -> None:
+    """With the design's lambdas they are the design's, to the last digit; ten times smaller ones leave a residual."""
+    loss = make_loss(make_config({"loss": {"adaptive": True, "warmup_epochs": 3}}, preset=preset).loss)
+    for epoch, weights in {3: warmup, 4: later}.items():
+        loss.set_epoch(epoch)
+        assert loss.weights == (weights if preset == "original" else pytest.approx(weights))
 
 
 def test_a_mask_of_another_shape_or_kind_and_an_unknown_term_are_refused() -> None:

@@ -106,7 +106,7 @@ def test_the_loss_in_the_record_is_the_weighted_sum_of_its_terms(tiny: MakeConfi
     record = fit(tiny({"loss": {"adaptive": True, "warmup_epochs": 1}})).history[-1]
     parts = sum(record[f"train/lambda_{name}"] * record[f"train/loss_{name}"] for name in ("recon", "base", "sparse"))
     assert record["train/loss_total"] == pytest.approx(parts, rel=1e-5)
-    assert (record["train/lambda_recon"], record["train/lambda_base"]) == (1.0, 0.5)
+    assert (record["train/lambda_recon"], record["train/lambda_base"]) == (1.0, 0.125)
 
 
 def test_the_epoch_line_is_literally_that_of_the_design() -> None:
