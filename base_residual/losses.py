@@ -150,7 +150,8 @@ class BaseResidualLoss(nn.Module):
     Args:
         lambda_recon: weight of the reconstruction, mean |final - gt|.
         lambda_base: weight of mean |base - lowpass(gt)|.
-        lambda_sparse: weight of mean |residual|.
+        lambda_sparse: weight of mean |residual|. By default these three are the first design's, under which the
+            residual can stay idle; the settings of a run have 1.0, 0.2 and 0.02.
         lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
         recon: `rmse` for another reconstruction term; see `reconstruction`.
         count: what the means divide by; see `Count`.
@@ -206,7 +207,8 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         warmup_epochs: epochs (from 1) with `warmup`; what comes after depends on the schedule.
         schedule: `step` changes to `later` at once; `linear` and `cosine` go from one to the other during the warm-up.
         warmup: weights at the start.
-        later: weights after the warm-up.
+        later: weights after the warm-up. By default both are the first design's, under which the residual can stay
+            idle; `make_loss` puts them in proportion to a run's lambdas.
         lowpass_kernel: side of the low-pass box, in pixels.
         recon: kind of the reconstruction term.
         count: what the means divide by; see `Count`.
