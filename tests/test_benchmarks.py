@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,16 +31,22 @@ def campaign(tmp_path: Path, *options: str, jobs: int = 1) -> Path:
     return out
 
 
-def refused(*options: str) -> str:
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What the campaign says when it does not begin."""
-    command = [sys.executable, str(BENCHMARKS / "accuracy.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
-    return done.stderr
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def run(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["accuracy.py", *options])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module("accuracy").main()
+        assert ended.value.code
+        return f"{ended.value.code} {capsys.readouterr().err}"
+
+    return run
 
 
-def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path) -> None:
+def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path, refused: Callable[..., str]) -> None:
     other = ("--rooms", "24", "--size", "64", "--test-seed", "5")
     out = campaign(tmp_path, "--models", "unet", "--rates", "0.003", *other)
     assert json.loads(out.read_text())["models"]["unet"]["learning_rate"] == 0.003
@@ -109,12 +116,14 @@ def test_a_campaign_that_is_killed_leaves_no_process_behind() -> None:
     pytest.fail("the worker outlived the campaign")
 
 
-def test_the_ablations_take_no_other_budget() -> None:
+def test_the_ablations_take_no_other_budget(refused: Callable[..., str]) -> None:
     assert "have a budget of their own" in refused("--ablations", "--epochs", "3")
     assert "have a budget of their own" in refused("--ablations", "--size", "128")
 
 
-def test_an_ablation_without_the_default_to_compare_it_with_is_refused(tmp_path: Path) -> None:
+def test_an_ablation_without_the_default_to_compare_it_with_is_refused(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
     assert "has no default yet" in refused("--ablations", "mel", "--out", str(tmp_path / "none.json"))
     assert "invalid choice: 'melt'" in refused("--ablations", "melt")
 
