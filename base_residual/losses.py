@@ -33,7 +33,8 @@ class LossTerms(NamedTuple):
     sparse: Tensor
 
 
-FIXED_WEIGHTS = LossWeights(recon=1.0, base=0.8, sparse=0.2)  # the design's, which these two go with
+# The first design's weights, fixed and adaptive.
+FIXED_WEIGHTS = LossWeights(recon=1.0, base=0.8, sparse=0.2)
 WARMUP_WEIGHTS = LossWeights(recon=0.5, base=1.5, sparse=0.3)
 LATER_WEIGHTS = LossWeights(recon=1.0, base=0.5, sparse=0.3)
 
@@ -147,11 +148,13 @@ def decomposition_terms(
 class BaseResidualLoss(nn.Module):
     """Weighted sum of a reconstruction, a base and a sparsity term.
 
+    The default weights are the first design's, under which the residual can stay idle; a run's settings have 1.0, 0.2
+    and 0.02.
+
     Args:
         lambda_recon: weight of the reconstruction, mean |final - gt|.
         lambda_base: weight of mean |base - lowpass(gt)|.
-        lambda_sparse: weight of mean |residual|. By default these three are the first design's, under which the
-            residual can stay idle; the settings of a run have 1.0, 0.2 and 0.02.
+        lambda_sparse: weight of mean |residual|.
         lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
         recon: `rmse` for another reconstruction term; see `reconstruction`.
         count: what the means divide by; see `Count`.
@@ -203,12 +206,14 @@ class BaseResidualLoss(nn.Module):
 class AdaptiveBaseResidualLoss(BaseResidualLoss):
     """The same loss with weights that first shape the base and then the sum.
 
+    The default weights are the first design's, under which the residual can stay idle; `brdepth train --adaptive` takes
+    them in proportion to a run's lambdas.
+
     Args:
         warmup_epochs: epochs (from 1) with `warmup`; what comes after depends on the schedule.
         schedule: `step` changes to `later` at once; `linear` and `cosine` go from one to the other during the warm-up.
         warmup: weights at the start.
-        later: weights after the warm-up. By default both are the first design's, under which the residual can stay
-            idle; `make_loss` puts them in proportion to a run's lambdas.
+        later: weights after the warm-up.
         lowpass_kernel: side of the low-pass box, in pixels.
         recon: kind of the reconstruction term.
         count: what the means divide by; see `Count`.
@@ -242,25 +247,25 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
 
 
 def in_proportion(weights: LossWeights, lambdas: LossWeights) -> LossWeights:
-    """Weights that stand to other lambdas as the design's adaptive ones do to its fixed ones."""
+    """Weights that stand to other lambdas as the first design's adaptive ones do to its fixed ones."""
     return LossWeights(*(w * (own / fixed) for w, own, fixed in zip(weights, lambdas, FIXED_WEIGHTS, strict=True)))
 
 
 def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
     """The loss that a configuration asks for; `count` is what its means divide by.
 
-    Adaptive weights are the design's in proportion to the lambdas: with its lambdas exactly those, which leave the
-    residual idle, and with the package's a tenth of the sparsity, under which it lives.
+    Adaptive weights are the first design's in proportion to the lambdas. With its lambdas they are its own; with the
+    package's the base term weighs a quarter of that and the sparsity a tenth, and the residual stays in use.
     """
     lambdas = LossWeights(config.lambda_recon, config.lambda_base, config.lambda_sparse)
     if config.adaptive:
         return AdaptiveBaseResidualLoss(
             config.warmup_epochs,
             config.schedule,
-            in_proportion(WARMUP_WEIGHTS, lambdas),
-            in_proportion(LATER_WEIGHTS, lambdas),
-            config.lowpass_kernel,
-            config.recon,
-            count,
+            warmup=in_proportion(WARMUP_WEIGHTS, lambdas),
+            later=in_proportion(LATER_WEIGHTS, lambdas),
+            lowpass_kernel=config.lowpass_kernel,
+            recon=config.recon,
+            count=count,
         )
     return BaseResidualLoss(*lambdas, config.lowpass_kernel, config.recon, count)

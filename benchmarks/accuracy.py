@@ -13,7 +13,7 @@ the commit that they were trained at.
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
-    python benchmarks/accuracy.py --ablations adaptive-step adaptive-cosine  # these alone, anew
+    python benchmarks/accuracy.py --ablations adaptive-step adaptive-cosine  # these rows alone
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
 
@@ -27,7 +27,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -334,7 +334,7 @@ def model_markdown(models: Mapping[str, Any]) -> str:
 
 def compare_models(options: argparse.Namespace) -> None:
     """The main table: every model with its best rate and all seeds."""
-    quick, names, seeds = options.quick, options.models or list(MODELS), range(options.seeds)
+    quick, names, seeds = options.quick, once(options.models or MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
     package = make_config(QUICK if quick else {})
     rooms = options.rooms or package.simulation.train_rooms
@@ -378,6 +378,11 @@ def compare_models(options: argparse.Namespace) -> None:
     Console(highlight=False).print(table(models))
 
 
+def once(names: Iterable[str]) -> list[str]:
+    """Each name once, in their order."""
+    return list(dict.fromkeys(names))
+
+
 def earlier(path: Path, budget: dict[str, Any], key: str) -> dict[str, Any]:
     """What an earlier call with the same budget has written; figures of another budget are not written over."""
     written = json.loads(path.read_text()) if path.exists() else {"budget": budget, key: {}}
@@ -395,10 +400,12 @@ def ablate(options: argparse.Namespace) -> None:
             "The ablations have a budget of their own: of these options they take --seeds, --jobs, --runs and --out."
         )
     epochs = 1 if options.quick else ABLATION_EPOCHS
+    package = make_config(QUICK if options.quick else {})
     rate = make_config().trainer.learning_rate
-    budget = {"epochs": epochs, "learning_rate": rate}
+    budget = {"epochs": epochs, "quick": options.quick, "learning_rate": rate}
+    budget |= {"train_rooms": package.simulation.train_rooms, "output_size": package.data.output_size}
     variants = earlier(options.out, budget, "variants")
-    names = options.ablations or list(ABLATIONS)[: 3 if options.quick else None]
+    names = once(options.ablations or list(ABLATIONS)[: 3 if options.quick else None])
     if "default" not in {*names, *variants}:
         sys.exit(f"{options.out} has no default yet, which the variants are shown against. Ask for it as well.")
     wanted = [(name, seed) for name in names for seed in range(options.seeds if name == "default" else 1)]
@@ -469,7 +476,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
     parser.add_argument(
-        "--ablations", nargs="*", choices=list(ABLATIONS), metavar="VARIANT", help="train variants instead (all)"
+        "--ablations",
+        nargs="*",
+        choices=list(ABLATIONS),
+        metavar="VARIANT",
+        help="train these variants of the default instead (all)",
     )
     parser.add_argument("--epochs", type=positive, help=f"of every run ({EPOCHS})")
     parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")

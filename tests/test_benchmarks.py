@@ -33,10 +33,11 @@ def campaign(tmp_path: Path, *options: str, jobs: int = 1) -> Path:
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the campaign says when it does not begin."""
+    """Calls the campaign, in this process, with options with which it does not begin."""
     monkeypatch.syspath_prepend(BENCHMARKS)
 
     def run(*options: str) -> str:
+        """What it says."""
         monkeypatch.setattr(sys, "argv", ["accuracy.py", *options])
         with pytest.raises(SystemExit) as ended:
             importlib.import_module("accuracy").main()
@@ -131,7 +132,7 @@ def test_an_ablation_without_the_default_to_compare_it_with_is_refused(
 def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
     out = campaign(tmp_path, "--ablations", "default", "spectrogram", jobs=2)
     first = json.loads(out.read_text())["variants"]
-    campaign(tmp_path, "--ablations", "waveform")
+    campaign(tmp_path, "--ablations", "waveform", "waveform")
     result = json.loads(out.read_text())
     rows = result["variants"]
     assert {name: row["seeds"] for name, row in rows.items()} == {"default": 2, "waveform": 1, "spectrogram": 1}

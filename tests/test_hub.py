@@ -155,6 +155,22 @@ def test_a_network_without_a_history_claims_nothing(tiny: Callable[..., Config],
     assert "| rmse" not in text
 
 
+@pytest.mark.parametrize(
+    ("adaptive", "words"),
+    [
+        (False, "base and sparsity terms: 1, 0.2, 0.02."),
+        (True, "base and sparsity terms: adaptive, in proportion to 1, 0.2, 0.02."),
+    ],
+)
+def test_the_card_says_the_weights_of_the_loss(
+    adaptive: bool, words: str, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    model = create_model(tiny({"loss": {"adaptive": adaptive}}))
+    model.history = HISTORY
+    model.save_pretrained(tmp_path)
+    assert words in " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
+
+
 @pytest.mark.parametrize("name", ["batvisionv2", "batvisionv1", "replica", "own"])
 def test_the_card_names_every_dataset(name: str, tmp_path: Path) -> None:
     small = {"model": {"base_channels": 4}, "data": {"name": name, "output_size": 32, "align_onset": True}}

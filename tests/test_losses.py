@@ -305,7 +305,7 @@ def test_the_loss_of_a_configuration_has_all_its_settings(adaptive: bool) -> Non
 def test_adaptive_weights_follow_the_lambdas_of_the_preset(
     preset: str, warmup: tuple[float, ...], later: tuple[float, ...]
 ) -> None:
-    """With the design's lambdas they are the design's, to the last digit; ten times smaller ones leave a residual."""
+    """With the design's lambdas they are the design's, to the last digit; with others they scale."""
     loss = make_loss(make_config({"loss": {"adaptive": True, "warmup_epochs": 3}}, preset=preset).loss)
     for epoch, weights in {3: warmup, 4: later}.items():
         loss.set_epoch(epoch)
