@@ -141,6 +141,12 @@ def train(config: Config, threads: int, where: dict[str, str]) -> None:
         note.write_text(json.dumps(where))
 
 
+def noted(run: FinishedRun) -> dict[str, str]:
+    """Where a run was trained, and the commit of the code."""
+    note: dict[str, str] = json.loads((run.folder / NOTE).read_text())
+    return note
+
+
 def workers(jobs: int) -> ProcessPoolExecutor:
     """Processes that train, and that end when this one does, even if it is killed."""
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=end_with_parent)
@@ -367,7 +373,7 @@ def compare_models(options: argparse.Namespace) -> None:
         runs = finished[place * len(seeds) : (place + 1) * len(seeds)]
         models[name] = summarise(runs, test_seeds) | cost(runs[0].config)
         models[name] |= {"learning_rate": rates[name], "rates_tried": {str(rate): v for rate, v in found[name].items()}}
-        models[name] |= json.loads((runs[0].folder / NOTE).read_text())
+        models[name] |= noted(runs[0])
     models = {name: models[name] for name in MODELS if name in models}
     best = [min(curve) for curve in models["unet"]["val_rmse"]] if "unet" in models else []
     for summary in models.values():
@@ -401,7 +407,7 @@ def ablate(options: argparse.Namespace) -> None:
         )
     epochs = 1 if options.quick else ABLATION_EPOCHS
     package = make_config(QUICK if options.quick else {})
-    rate = make_config().trainer.learning_rate
+    rate = package.trainer.learning_rate
     budget = {"epochs": epochs, "quick": options.quick, "learning_rate": rate}
     budget |= {"train_rooms": package.simulation.train_rooms, "output_size": package.data.output_size}
     variants = earlier(options.out, budget, "variants")
@@ -417,10 +423,10 @@ def ablate(options: argparse.Namespace) -> None:
     for (name, _), run in zip(wanted, finished_runs(configs, options.jobs), strict=True):
         runs[name].append(run)
     for name, found in runs.items():
-        hard = [report(run, "val", "hard", TEST_SEEDS["hard"])["rmse"] for run in found]
-        judged = [report(run, "val") | {"hard_rmse": rmse} for run, rmse in zip(found, hard, strict=True)]
-        variants[name] = over_seeds(judged) | {"changed": ABLATIONS[name], "seeds": len(found)}
-        variants[name] |= json.loads((found[0].folder / NOTE).read_text())
+        judged = [
+            report(run, "val") | {"hard_rmse": report(run, "val", "hard", TEST_SEEDS["hard"])["rmse"]} for run in found
+        ]
+        variants[name] = over_seeds(judged) | {"changed": ABLATIONS[name], "seeds": len(found)} | noted(found[0])
     variants = {name: variants[name] for name in ABLATIONS if name in variants}
     write(options, {"budget": budget, "variants": variants}, ablation_markdown(variants))
 

@@ -291,7 +291,7 @@ def test_the_loss_of_a_configuration_has_all_its_settings(adaptive: bool) -> Non
     loss = make_loss(make_config({"loss": layer | {"adaptive": adaptive}}).loss, count)
     assert isinstance(loss, AdaptiveBaseResidualLoss) == adaptive
     assert (loss.recon, loss.lowpass_kernel, loss.count) == ("rmse", 5, count)
-    assert loss.weights == pytest.approx((0.45, 0.75, 0.15) if adaptive else (0.9, 0.4, 0.1))
+    assert loss.weights == (pytest.approx((0.45, 0.75, 0.15)) if adaptive else (0.9, 0.4, 0.1))
 
 
 @pytest.mark.parametrize(
