@@ -12,6 +12,7 @@ from torch import Tensor
 from base_residual.data.sample import EchoDataset, enumerated, read_batches, reader
 from base_residual.errors import DataError
 from base_residual.files import Number
+from base_residual.memory import keep_freed_memory
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
 from base_residual.model import DepthNet, evaluating
 from base_residual.processes import ALONE, Processes
@@ -123,6 +124,7 @@ def evaluate(
         DataError: the dataset is empty, not one of its images has a valid pixel, or a prediction is not finite.
     """
     device = next(model.parameters()).device
+    keep_freed_memory(device)
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     share = range(processes.rank, len(dataset), processes.world)

@@ -17,6 +17,7 @@ from base_residual.audio import EchoFrontEnd, as_float32, checked_rate, echo_fra
 from base_residual.config import Config, make_config
 from base_residual.errors import CheckpointError, ConfigError, DataError, ShapeError
 from base_residual.lookup import LookupDecoder
+from base_residual.memory import keep_freed_memory
 from base_residual.networks import EchoCode, GridDecoder, MapDecoder, TimeEncoder, UNetDecoder, UNetEncoder
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class DepthNet(nn.Module):
         given = rate if sample_rate is None else checked_rate(sample_rate, "The echo")
         echoes = fit_echo(echoes, given, rate, echo_frames(self.max_depth, rate), self.aligns)
         device = next(self.parameters()).device
+        keep_freed_memory(device)
         with evaluating(self):
             batches = [self.listen(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
         return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))

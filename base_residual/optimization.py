@@ -19,6 +19,7 @@ from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
 from base_residual.errors import ConfigError
 from base_residual.losses import LossTerms, make_loss
+from base_residual.memory import keep_freed_memory
 from base_residual.model import DepthNet
 from base_residual.processes import ALONE, Processes
 from base_residual.recompute import recompute_stages
@@ -55,6 +56,7 @@ class Updater:
         self.model, self.optimizer, self.config, self.steps, self.processes = model, optimizer, config, steps, processes
         self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
         self.device = next(model.parameters()).device
+        keep_freed_memory(self.device)
         # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
         self.loss = (
             make_loss(config.loss, processes.mean) if model.splits else PlainLoss(config.loss.recon, processes.mean)

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -187,37 +188,50 @@ class SharedNorm(_BatchNorm):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
-        wide = x.float()
-        over = [0, *range(2, x.ndim)]
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        # The squares are summed around the running mean, the same in all processes: around 0, those of a mean far from
-        # it would leave nothing of a small variance.
-        around = self.running_mean.clone()
-        wide = wide - around.view(shape)
-        own = torch.cat([wide.sum(over), wide.square().sum(over), wide.new_full((1,), x.numel() / x.shape[1])])
-        total: Tensor = _SumOfAll.apply(own)  # type: ignore[no-untyped-call]
-        count = total[-1]
-        mean = total[: x.shape[1]] / count
-        variance = (total[x.shape[1] : -1] / count - mean.square()).clamp(min=0)
+        normal, mean, variance, count = _NormOverAll.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, self.running_mean, self.eps
+        )
         with torch.no_grad():
-            self.running_mean.lerp_(around + mean, self.momentum)
+            self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (wide * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
+        shared: Tensor = normal
+        return shared
 
 
-class _SumOfAll(torch.autograd.Function):
-    """Sum over all processes, in both directions."""
+class _NormOverAll(torch.autograd.Function):
+    """A batch less the mean of all processes' batches, over their deviation; their mean, variance and count as well.
+
+    PyTorch's own batch norm for one process makes the passes over the batch: it normalises by a mean and a variance
+    that it is given, and what these add to the gradient is once more a batch norm, with other weights.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        return _added(own)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, around: Tensor, eps: float) -> tuple[Tensor, ...]:
+        mean, variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
+        # The squares are summed around the running mean, the same in all processes: around 0, those of a mean far from
+        # it would leave nothing of a small variance.
+        away, count = mean - around, x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
+        total = _added(torch.cat([count * away, count * (variance + away.square()), count]))
+        away, square = total[:-1].unflatten(0, (2, -1)) / total[-1]
+        mean, variance, count = around + away, (square - away.square()).clamp(min=0), total[-1]
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _added(gradient.contiguous())
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
+        scale = weight * (variance + ctx.eps).rsqrt()
+        by_variance, by_mean = -scale / count * _added(torch.stack([of_weight, of_bias]))
+        of_x = F.batch_norm(x, mean, variance, by_variance, by_mean, eps=ctx.eps)
+        of_x.addcmul_(gradient, scale.view(1, -1, *[1] * (x.ndim - 2)).to(x.dtype))
+        return of_x, of_weight, of_bias, None, None
 
 
 def share_norms(module: nn.Module) -> None:

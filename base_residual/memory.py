@@ -1,0 +1,34 @@
+"""Memory that tensors leave behind, kept on the CPU for the next ones."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # what mallopt(3) calls free memory to give back, and pieces taken one by one
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Before work that repeats itself: let this process keep the memory of its tensors, if they are on the CPU.
+
+    A step asks for the same memory as the one before. What went back to the system in between comes anew page by page,
+    and the system fills each with zeros first. Only the C library of Linux can be asked to keep it, and is not where
+    the environment tunes it (`MALLOC_...` or `GLIBC_TUNABLES`).
+    """
+    if device.type == "cpu":
+        _ask_c_library()
+
+
+@cache
+def _ask_c_library() -> None:
+    tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if sys.platform != "linux" or tuned:
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # musl's has none
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, -1)
