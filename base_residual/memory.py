@@ -9,7 +9,8 @@ from functools import cache
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # what mallopt(3) calls free memory to give back, and pieces taken one by one
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+LARGEST_KEPT = 2**25  # bytes; with larger pieces in one heap, small ones that come to lie between them hold up too much
 
 
 def keep_freed_memory(device: torch.device) -> None:
@@ -30,5 +31,5 @@ def _ask_c_library() -> None:
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # musl's has none
-        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
         library.mallopt(M_TRIM_THRESHOLD, -1)

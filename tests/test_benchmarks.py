@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,19 +18,35 @@ DOCS = Path(__file__).parents[1] / "docs"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def campaign(tmp_path: Path, *options: str, jobs: int = 1) -> Path:
-    """Run the campaign in its quick form; the JSON that it wrote."""
-    out = tmp_path / "out.json"
-    command = [sys.executable, str(BENCHMARKS / "accuracy.py"), "--quick", "--seeds", "2", f"--jobs={jobs}", *options]
-    done = subprocess.run(
-        [*command, "--runs", str(tmp_path / "runs"), "--out", str(out)],
-        env=os.environ | {"COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
+class InThisProcess:
+    """In the place of processes that train: does at once what it is given."""
+
+    def submit(self, act: Callable[..., object], *given: object) -> Future[object]:
+        """What it has come to."""
+        done: Future[object] = Future()
+        done.set_result(act(*given))
+        return done
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs the campaign in its quick form, in this process, or by its command with processes of its own."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    accuracy, out = importlib.import_module("accuracy"), tmp_path / "out.json"
+
+    def run(*options: str, jobs: int = 1) -> Path:
+        """The JSON that it wrote."""
+        words = [f"--jobs={jobs}", "--quick", "--seeds=2", *options, f"--runs={tmp_path / 'runs'}", f"--out={out}"]
+        if jobs > 1:
+            subprocess.run([sys.executable, accuracy.__file__, *words], check=True)
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "argv", ["accuracy.py", *words])
+                patch.setattr(accuracy, "workers", lambda _: nullcontext(InThisProcess()))
+                accuracy.main()
+        return out
+
+    return run
 
 
 @pytest.fixture
@@ -47,11 +65,13 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def test_the_accuracy_campaign_runs_in_its_quick_form(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_the_accuracy_campaign_runs_in_its_quick_form(
+    campaign: Callable[..., Path], refused: Callable[..., str]
+) -> None:
     other = ("--rooms", "24", "--size", "64", "--test-seed", "5")
-    out = campaign(tmp_path, "--models", "unet", "--rates", "0.003", *other)
+    out = campaign("--models", "unet", "--rates", "0.003", *other)
     assert json.loads(out.read_text())["models"]["unet"]["learning_rate"] == 0.003
-    campaign(tmp_path, "--models", "default", *other)
+    campaign("--models", "default", *other)
     result = json.loads(out.read_text())
     assert set(result["models"]) == {"unet", "default"}
     for summary in result["models"].values():
@@ -129,11 +149,11 @@ def test_an_ablation_without_the_default_to_compare_it_with_is_refused(
     assert "invalid choice: 'melt'" in refused("--ablations", "melt")
 
 
-def test_the_ablations_run_in_their_quick_form(tmp_path: Path) -> None:
-    out = campaign(tmp_path, "--ablations", jobs=2)
+def test_the_ablations_run_in_their_quick_form(campaign: Callable[..., Path]) -> None:
+    out = campaign("--ablations", jobs=2)
     first = json.loads(out.read_text())["variants"]
     assert {name: row["seeds"] for name, row in first.items()} == {"default": 2, "waveform": 1, "spectrogram": 1}
-    campaign(tmp_path, "--ablations", "mel", "mel")
+    campaign("--ablations", "mel", "mel")
     result = json.loads(out.read_text())
     rows = result["variants"]
     assert list(rows) == [*first, "mel"]
