@@ -261,6 +261,27 @@ def test_a_shared_norm_of_one_process_is_the_plain_one(kind: type[nn.Module], mo
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
 
 
+def test_a_shared_norm_takes_bf16_and_keeps_its_statistics_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    norms = [nn.ModuleList([nn.BatchNorm2d(3)]) for _ in range(2)]
+    for norm in norms:
+        share_norms(norm)
+    torch.manual_seed(0)
+    x = (3 + torch.randn(8, 3, 16, 16)).bfloat16()
+    inputs = [x.float().requires_grad_(), x.clone().requires_grad_()]
+    outputs = [norm[0](given) for norm, given in zip(norms, inputs, strict=True)]
+    target = torch.randn_like(outputs[0])
+    for output in outputs:
+        (output.float() * target).sum().backward()
+    assert outputs[1].dtype == inputs[1].grad.dtype == torch.bfloat16
+    torch.testing.assert_close(outputs[1].float(), outputs[0], rtol=0.01, atol=0.01)
+    torch.testing.assert_close(inputs[1].grad.float(), inputs[0].grad, rtol=0.02, atol=0.05)
+    for mine, full in zip(norms[1][0].parameters(), norms[0][0].parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, full.grad, rtol=0.02, atol=0.5)
+    for mine, full in zip(norms[1][0].buffers(), norms[0][0].buffers(), strict=True):
+        torch.testing.assert_close(mine, full)
+
+
 def test_a_shared_norm_knows_a_small_variance_around_a_large_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     plain = nn.BatchNorm1d(3)
