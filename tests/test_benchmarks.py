@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,47 +18,43 @@ DOCS = Path(__file__).parents[1] / "docs"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-class InThisProcess:
-    """In the place of processes that train: does at once what it is given."""
-
-    def submit(self, act: Callable[..., object], *given: object) -> Future[object]:
-        """What it has come to."""
-        done: Future[object] = Future()
-        done.set_result(act(*given))
-        return done
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The campaign, as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("accuracy")
 
 
 @pytest.fixture
-def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def campaign(tmp_path: Path, accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Runs the campaign in its quick form, in this process, or by its command with processes of its own."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    accuracy, out = importlib.import_module("accuracy"), tmp_path / "out.json"
+    out = tmp_path / "out.json"
 
     def run(*options: str, jobs: int = 1) -> Path:
         """The JSON that it wrote."""
         words = [f"--jobs={jobs}", "--quick", "--seeds=2", *options, f"--runs={tmp_path / 'runs'}", f"--out={out}"]
         if jobs > 1:
-            subprocess.run([sys.executable, accuracy.__file__, *words], check=True)
+            subprocess.run([sys.executable, BENCHMARKS / "accuracy.py", *words], check=True)
         else:
-            with monkeypatch.context() as patch:
-                patch.setattr(sys, "argv", ["accuracy.py", *words])
-                patch.setattr(accuracy, "workers", lambda _: nullcontext(InThisProcess()))
-                accuracy.main()
+            monkeypatch.setattr(sys, "argv", ["accuracy.py", *words])
+            monkeypatch.setattr(accuracy, "workers", ThreadPoolExecutor)
+            accuracy.main()
         return out
 
     return run
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def refused(
+    accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """Calls the campaign, in this process, with options with which it does not begin."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
 
     def run(*options: str) -> str:
         """What it says."""
         monkeypatch.setattr(sys, "argv", ["accuracy.py", *options])
         with pytest.raises(SystemExit) as ended:
-            importlib.import_module("accuracy").main()
+            accuracy.main()
         assert ended.value.code
         return f"{ended.value.code} {capsys.readouterr().err}"
 
@@ -93,10 +89,8 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(
 
 
 def test_a_run_is_kept_only_if_all_of_its_settings_were_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    accuracy = importlib.import_module("accuracy")
     trained: list[object] = []
 
     class Trainer:
@@ -174,30 +168,22 @@ def test_the_ablations_run_in_their_quick_form(campaign: Callable[..., Path]) ->
         ("ablations", "ablation_markdown", "variants"),
     ],
 )
-def test_the_documentation_shows_the_committed_figures(
-    name: str, render: str, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_the_documentation_shows_the_committed_figures(name: str, render: str, key: str, accuracy: ModuleType) -> None:
     results = BENCHMARKS / "results"
     figures = json.loads((results / f"{name}.json").read_text())[key]
     text = (results / f"{name}.md").read_text(encoding="utf-8")
-    assert getattr(importlib.import_module("accuracy"), render)(figures) == text
+    assert getattr(accuracy, render)(figures) == text
     for block in text.split("\n\n"):
         assert block in (DOCS / "accuracy.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("rmse", "gflops", "met"), [(0.79, 0.5, True), (0.81, 0.51, False)])
-def test_a_target_is_met_by_the_figures_alone(
-    rmse: float, gflops: float, met: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def test_a_target_is_met_by_the_figures_alone(rmse: float, gflops: float, met: bool, accuracy: ModuleType) -> None:
     names = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
     default = {name: {"mean": 0.06} for name in names} | {"rmse": {"mean": rmse}, "hard": {"rmse": {"mean": rmse}}}
     default |= {"gflops": gflops, "val_rmse": [[rmse]], "epochs_to_baseline": 3 if met else 4}
     unet = {"rmse": {"mean": 1.0}, "hard": {"rmse": {"mean": 0.8}}, "gflops": 1.0, "val_rmse": [[1, 1, 1, 0.9]]}
-    found = {
-        one.words: one.met for one in importlib.import_module("accuracy").targets({"unet": unet, "default": default})
-    }
+    found = {one.words: one.met for one in accuracy.targets({"unet": unet, "default": default})}
     assert found["rmse at least 20 % below the field's recipe"] is met
     assert found["at no more than half its operations"] is met
     assert found["at least 25 % fewer epochs to the field's best"] is met

@@ -19,9 +19,9 @@ import ctypes, resource, sys, torch
 from base_residual.audio import echo_frames
 from base_residual.baseline import create_model
 from base_residual.config import make_config
-from base_residual.memory import keep_freed_memory
+from base_residual.memory import M_TRIM_THRESHOLD, keep_freed_memory
 
-ctypes.CDLL(None).mallopt(-1, 2**17)  # the least is kept, whatever else lies in the heap
+ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**17)  # the least is kept, whatever else lies in the heap
 
 config = make_config({{"data": {{"output_size": 32, "max_depth": 3.0}}, "model": {{"base_channels": 4}}}})
 model = create_model(config)
