@@ -7,7 +7,8 @@ Runs that are complete, with the same settings, are kept, so that a campaign tha
 Models and variants that are not asked for keep the figures that an earlier call with the same budget has written, and
 the commit that they were trained at.
 
-    python benchmarks/accuracy.py --epochs 24              # results/accuracy.json
+    python benchmarks/accuracy.py                          # results/accuracy.json
+    python benchmarks/accuracy.py --epochs 10 --out FILE   # all in some two hours on two cores: brief.json
     python benchmarks/accuracy.py --models default --rates 0.002  # with its own rate, without a search
     python benchmarks/accuracy.py --models unet plain --test-seed 3 --out FILE  # other rooms to test in: fresh.json
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -56,7 +58,7 @@ MODELS: dict[str, Layer] = {
     "unet": {"model": {"name": "unet"}},
     "plain": {"model": {"name": "plain"}},
     "default": {},
-    "original": merge(PRESETS["original"], {"loss": {"adaptive": True, "warmup_epochs": 8}}),  # a third of the budget
+    "original": merge(PRESETS["original"], {"loss": {"adaptive": True}}),
 }
 SPECTROGRAM: Layer = {key: PRESETS["original"][key] for key in ("audio", "model")}
 EPOCHS = 24
@@ -105,6 +107,7 @@ QUICK: Layer = {
 }
 RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
+WARMUP = 3  # of a budget, adaptive weights warm up for one part in so many
 TEST_SEEDS = {"standard": 0, "hard": 1}  # of the rooms to test in, by their style
 NOTE = "provenance.json"  # in a run's folder: the machine and the commit that it was trained with
 HERE = Path(__file__).parent
@@ -121,7 +124,12 @@ def campaign_config(
     rooms: int | None = None,
     size: int | None = None,
 ) -> Config:
-    """A run of the campaign; with the package's number of rooms and size of maps, if none is given."""
+    """A run of the campaign; with the package's number of rooms and size of maps, if none is given.
+
+    Adaptive weights warm up for a share of its epochs, if the layer does not say for how many.
+    """
+    if "adaptive" in layer.get("loss", {}):
+        layer = merge({"loss": {"warmup_epochs": max(1, epochs // WARMUP)}}, layer)
     if size:
         name, layer = f"{name}-p{size}", merge(layer, {"data": {"output_size": size}})
     if rooms:
@@ -167,14 +175,13 @@ def end_with_parent() -> None:
 def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
     threads = max(1, own_cores() // jobs)
+    longest_first = sorted(configs, key=lambda config: cost(config)["gflops"], reverse=True)  # no core waits at the end
     with workers(jobs) as pool:
-        waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in configs]
-        runs = []
-        for done, config in zip(waiting, configs, strict=True):
+        waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in longest_first]
+        for done, config in zip(waiting, longest_first, strict=True):
             done.result()
-            runs.append(read_run(config.run_dir))
-            print(f"{config.run_name}: rmse {runs[-1].rmse:.4f} m", flush=True)
-    return runs
+            print(f"{config.run_name}: rmse {read_run(config.run_dir).rmse:.4f} m", flush=True)
+    return [read_run(config.run_dir) for config in configs]
 
 
 def report(run: FinishedRun, split: str, style: str = "standard", seed: int = 0) -> dict[str, float]:
@@ -340,6 +347,7 @@ def model_markdown(models: Mapping[str, Any]) -> str:
 
 def compare_models(options: argparse.Namespace) -> None:
     """The main table: every model with its best rate and all seeds."""
+    began = time.monotonic()
     quick, names, seeds = options.quick, once(options.models or MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
     package = make_config(QUICK if quick else {})
@@ -378,7 +386,8 @@ def compare_models(options: argparse.Namespace) -> None:
     best = [min(curve) for curve in models["unet"]["val_rmse"]] if "unet" in models else []
     for summary in models.values():
         summary["epochs_to_baseline"] = epochs_to(statistics.fmean(best), summary["val_rmse"]) if best else None
-    write(options, {"budget": budget, "models": models}, model_markdown(models))
+    hours = round((time.monotonic() - began) / 3600, 2)  # of this call, without what it kept
+    write(options, {"hours": hours, "budget": budget, "models": models}, model_markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
     Console(highlight=False).print(table(models))
