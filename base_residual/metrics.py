@@ -28,8 +28,8 @@ def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float =
         min_depth: only pixels with gt > 0 and gt >= min_depth count, in metres.
 
     Returns:
-        rmse and mae in metres, abs_rel, log10, delta1, delta2 and delta3, each (B,); NaN for an image without a valid
-        pixel.
+        rmse and mae in metres, abs_rel, log10, delta1, delta2 and delta3, each (B,). For an image without a valid
+        pixel all are NaN; for one with NaN in the prediction the errors are infinite.
 
     Raises:
         ShapeError: the shapes differ.
@@ -41,13 +41,15 @@ def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float =
     block = len(gt) if gt.is_cuda else max(1, CACHED_PIXELS // max(1, gt[0].numel()))
     blocks = zip(pred.float().flatten(1).split(block), gt.float().flatten(1).split(block), strict=True)
     sums = torch.cat([_sums(*pair, max_depth, min_depth) for pair in blocks], dim=1)
+    sums = torch.where(sums.isnan(), math.inf, sums)  # as bad as can be, and not taken for an image without depth
     count, square, absolute, relative, log_ratio, *within = sums
+    count = torch.where(count > 0, count, math.nan)
     return {
         "rmse": (square / count).sqrt(),
         "mae": absolute / count,
         "abs_rel": relative / count,
         "log10": log_ratio / count / math.log(10),
-        **{f"delta{power}": found / count for power, found in enumerate(within, 1)},
+        **{f"delta{power}": found.clamp(min=0) / count for power, found in enumerate(within, 1)},
     }
 
 

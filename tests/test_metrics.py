@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,22 @@ def test_an_image_without_a_valid_pixel_is_counted_and_not_scored() -> None:
     found = metrics.compute()
     assert (found["images"], found["images_without_depth"]) == (2, 1)
     assert found["rmse"] == pytest.approx(alone.compute()["rmse"])
+
+
+@pytest.mark.parametrize("place", ["measured", "hole"])
+def test_a_prediction_that_is_no_number_is_as_bad_as_can_be_and_not_left_out(place: str) -> None:
+    pred, gt = scene(2, images=3)
+    gt[1, 0, :2] = 0
+    pred[1, 0, 0 if place == "hole" else 5] = math.nan
+    metrics = DepthMetrics(12.0)
+    metrics.update(pred, gt)
+    found = metrics.compute()
+    assert (found["images"], found["images_without_depth"]) == (3, 0)
+    assert all(found[name] == math.inf for name in ("rmse", "mae", "abs_rel", "log10"))
+    assert all(0 <= found[name] <= 1 for name in ("delta1", "delta2", "delta3"))
+    pred[1], gt[1] = math.nan, 0
+    metrics.update(pred, gt)
+    assert metrics.compute()["images_without_depth"] == 1
 
 
 def test_min_depth_selects_the_second_protocol() -> None:
