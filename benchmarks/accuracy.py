@@ -8,7 +8,7 @@ Models and variants that are not asked for keep the figures that an earlier call
 the commit that they were trained at.
 
     python benchmarks/accuracy.py                          # results/accuracy.json
-    python benchmarks/accuracy.py --epochs 10 --out FILE   # all in some two hours on two cores: brief.json
+    python benchmarks/accuracy.py --epochs 8 --out FILE    # all of it in some two hours on two cores: brief.json
     python benchmarks/accuracy.py --models default --rates 0.002  # with its own rate, without a search
     python benchmarks/accuracy.py --models unet plain --test-seed 3 --out FILE  # other rooms to test in: fresh.json
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
@@ -28,7 +28,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -153,6 +152,12 @@ def noted(run: FinishedRun) -> dict[str, str]:
     """Where a run was trained, and the commit of the code."""
     note: dict[str, str] = json.loads((run.folder / NOTE).read_text())
     return note
+
+
+def hours_of(run: FinishedRun) -> float:
+    """How long a run took on its cores, from its settings, the first that it writes, to the note."""
+    began, ended = ((run.folder / name).stat().st_mtime for name in ("config.yaml", NOTE))
+    return (ended - began) / 3600
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:
@@ -347,7 +352,6 @@ def model_markdown(models: Mapping[str, Any]) -> str:
 
 def compare_models(options: argparse.Namespace) -> None:
     """The main table: every model with its best rate and all seeds."""
-    began = time.monotonic()
     quick, names, seeds = options.quick, once(options.models or MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
     package = make_config(QUICK if quick else {})
@@ -386,7 +390,7 @@ def compare_models(options: argparse.Namespace) -> None:
     best = [min(curve) for curve in models["unet"]["val_rmse"]] if "unet" in models else []
     for summary in models.values():
         summary["epochs_to_baseline"] = epochs_to(statistics.fmean(best), summary["val_rmse"]) if best else None
-    hours = round((time.monotonic() - began) / 3600, 2)  # of this call, without what it kept
+    hours = round(sum(map(hours_of, [*short, *finished])) / options.jobs, 2)
     write(options, {"hours": hours, "budget": budget, "models": models}, model_markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))

@@ -78,6 +78,7 @@ def test_the_accuracy_campaign_runs_in_its_quick_form(
         assert len(summary["val_rmse"]) == 2
     searched = result["models"]["default"]
     assert str(searched["learning_rate"]) in searched["rates_tried"]
+    assert 0 < result["hours"] < 1
     assert result["budget"]["quick"] is True
     assert result["budget"]["train_rooms"] == 24
     assert result["budget"]["output_size"] == 64
