@@ -155,9 +155,10 @@ class Sizes(NamedTuple):
     turns: int = 6  # of each way; of several, the first does not count
     long_turns: int = 4  # the same, where a turn takes seconds
     growth_turns: int = 3
+    symmetric: bool = True  # the default network; one that does not know the mirror exports in a third of the time
 
 
-QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 64, 64, 1, 1, 1)
+QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, 8, (1, 8), (16, 32), 2, 1, 1, 1, 64, 64, 1, 1, 1, symmetric=False)
 
 
 # The reference's way.
@@ -240,7 +241,8 @@ def reference_metrics(pred: NDArray[np.float32], gt: NDArray[np.float32]) -> dic
 
 def package_config(sizes: Sizes, layer: Layer | None = None, side: int | None = None) -> Config:
     data = {"name": "batvisionv2", "output_size": side or sizes.side, "max_depth": MAX_DEPTH}
-    return make_config({"data": data, "model": {"base_channels": sizes.default_channels}}, layer or {})
+    model = {"base_channels": sizes.default_channels, "symmetric": sizes.symmetric}
+    return make_config({"data": data, "model": model}, layer or {})
 
 
 def package_loader(

@@ -68,7 +68,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     results = tmp_path_factory.mktemp("undisturbed")
-    train(results, 3)
+    train(results, 2)
     return results
 
 
@@ -79,12 +79,12 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     shutil.copytree(begun, disk / "results")
     (run,) = (disk / "results").iterdir()
     filler = fill(disk, left)
-    assert FULL in sentence(train(disk / "results", 3, code=2))
+    assert FULL in sentence(train(disk / "results", 2, code=2))
     assert not list(run.glob(".*"))  # neither a half of a file nor the lock
     assert weights(disk / "results")
     filler.unlink()
-    train(disk / "results", 3)
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+    train(disk / "results", 2)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     for name, value in weights(undisturbed).items():
         assert torch.equal(weights(disk / "results")[name], value)
 
