@@ -18,7 +18,7 @@ def keep_freed_memory(device: torch.device) -> None:
 
     A step asks for the same memory as the one before. What went back to the system in between comes anew page by page,
     and the system fills each with zeros first. Only the C library of Linux can be asked to keep it, and is not where
-    the environment tunes it (`MALLOC_...` or `GLIBC_TUNABLES`).
+    the environment tunes it (`MALLOC_...`, or `glibc.malloc` in `GLIBC_TUNABLES`).
     """
     if device.type == "cpu":
         _ask_c_library()
@@ -26,10 +26,11 @@ def keep_freed_memory(device: torch.device) -> None:
 
 @cache
 def _ask_c_library() -> None:
-    tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    tuned = any(name.startswith("MALLOC_") for name in os.environ)
+    tuned |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or tuned:
         return
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # musl's has none
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    # musl's has none; one of 32 bits refuses so large a piece.
+    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
         library.mallopt(M_TRIM_THRESHOLD, -1)

@@ -38,7 +38,7 @@ def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float =
         raise ShapeError(
             f"The prediction has shape {tuple(pred.shape)} and gt {tuple(gt.shape)}; expected are equal (B, 1, H, W)."
         )
-    block = len(gt) if gt.is_cuda else max(1, CACHED_PIXELS // max(1, gt[0].numel()))
+    block = len(gt) if gt.is_cuda else max(1, CACHED_PIXELS // max(1, math.prod(gt.shape[1:])))
     blocks = zip(pred.float().flatten(1).split(block), gt.float().flatten(1).split(block), strict=True)
     sums = torch.cat([_sums(*pair, max_depth, min_depth) for pair in blocks], dim=1)
     sums = torch.where(sums.isnan(), math.inf, sums)  # as bad as can be, and not taken for an image without depth

@@ -118,8 +118,10 @@ def own_device(device: torch.device) -> torch.device:
     """The device of this process: under torchrun, each has a card of its own.
 
     Raises:
-        ConfigError: there are more processes than cards, or all are given the same one.
+        ConfigError: there are more processes than cards, all are given the same one, or the device is for one alone.
     """
+    if device.type == "mps" and _number("WORLD_SIZE", 1) > 1:
+        raise ConfigError("Several processes cannot train on mps. Start one, or give them trainer.device=cpu.")
     if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     if device.index is not None:
@@ -155,6 +157,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     # Its functions take the group of the moment at which it is imported, as the gradients' averaging does later, for a
     # default: the group would outlive its end, and threads that still wait for work abort Python when it ends first.
     import_module("torch.distributed.nn")
+    if device.type == "cuda" and device.index is not None:  # pinned memory and the like take to the current card
+        torch.cuda.set_device(device)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         yield Processes(dist.get_rank(), dist.get_world_size())
@@ -224,10 +228,12 @@ class _NormOverAll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
+        inverse = (variance + ctx.eps).rsqrt()
+        # A CPU takes the mean and the variance, a card the mean and the inverse deviation.
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+            gradient, x, weight, mean, variance, mean, inverse, False, ctx.eps, [False, True, True]
         )
-        scale = weight * (variance + ctx.eps).rsqrt()
+        scale = weight * inverse
         by_variance, by_mean = -scale / count * _added(torch.stack([of_weight, of_bias]))
         of_x = F.batch_norm(x, mean, variance, by_variance, by_mean, eps=ctx.eps)
         of_x.addcmul_(gradient, scale.view(1, -1, *[1] * (x.ndim - 2)).to(x.dtype))

@@ -178,7 +178,8 @@ class Trainer:
             What the run has come to.
 
         Raises:
-            RunError: the run's folder is taken or not writable, or its state belongs to other settings.
+            RunError: the run's folder is taken or not writable, its state belongs to other settings, or processes have
+                found different ones.
             DataError: the data is not there or not as expected.
             TrainingError: the loss is no longer finite, a step does not fit into memory, the network cannot be compiled
                 on this machine, or another process has ended.
@@ -222,6 +223,7 @@ class Trainer:
         position = Position(1, 0, torch.zeros(SUMS), [], len(datasets["train"]))
         if self._resume and (run_dir / STATE).exists():
             position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer, position.recordings)
+        self._check_alike(position)
         if self._processes.leads:
             with replacing(run_dir / "config.yaml") as aside:
                 aside.write_text(self.config.to_yaml(), encoding="utf-8")
@@ -229,6 +231,15 @@ class Trainer:
             tracker.start(self.config, run_dir, position.history)
         picture = self._run(updater, batches, datasets["train"], datasets["val"], position)
         return self._finish(datasets["train"], datasets["test"], position, picture)
+
+    def _check_alike(self, position: Position) -> None:
+        """Refuse processes of which one would go on where another begins, or that have different recordings."""
+        own = torch.tensor([[position.epoch, position.step, position.recordings]])
+        if len(self._processes.gathered(own).unique(dim=0)) > 1:
+            raise RunError(
+                f"The processes have found different states in {self.config.run_dir}, or different numbers of "
+                "recordings. All machines need the same results folder and the same dataset."
+            )
 
     def _open(self, split: str) -> EchoDataset:
         data = self.config.data

@@ -107,6 +107,10 @@ def test_ratios_below_the_thresholds_count_in_both_directions() -> None:
     assert [float(found[f"delta{power}"]) for power in (1, 2, 3)] == pytest.approx([2 / 6, 4 / 6, 5 / 6])
 
 
+def test_no_images_have_no_metrics() -> None:
+    assert all(len(values) == 0 for values in depth_metrics(*torch.empty(2, 0, 1, 4, 4), 12.0).values())
+
+
 def test_a_perfect_prediction_scores_perfectly() -> None:
     _, gt = scene(0)
     metrics = DepthMetrics(12.0)

@@ -29,6 +29,8 @@ from base_residual.processes import Processes, SharedNorm, joined, leading, own_
 from base_residual.trainer import Batches, Trainer
 
 MakeConfig = Callable[..., Config]
+CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
+DEVICES = ["cpu", pytest.param("cuda", marks=CARD)]
 WORKER = """
 import sys
 from pathlib import Path
@@ -202,6 +204,21 @@ def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: P
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_machines_that_find_different_states_do_not_train_together(tiny: MakeConfig, tmp_path: Path) -> None:
+    def in_folder(name: str, epochs: int) -> Config:
+        trainer = {"epochs": epochs, "lr_schedule": "constant"}
+        return tiny({"trainer": trainer, "tracking": {"results_dir": str(tmp_path / name)}})
+
+    Trainer(in_folder("begun", 1), trackers=[]).fit()
+    begun, other = in_folder("begun", 2), in_folder("other", 2)
+    for rank, config in enumerate((begun, other)):
+        (tmp_path / f"settings{rank}.yaml").write_text(config.to_yaml())
+    own = "import os, sys; sys.argv[1] = sys.argv[1].replace('settings', 'settings' + os.environ['RANK'])\n"
+    said = finish(start(begun, tmp_path, 2, "--resume", program=own + WORKER), code=2)
+    assert all("The processes have found different states" in text for text in said)
+    assert not (other.run_dir / "config.yaml").exists()
+
+
 def test_a_process_that_ends_before_all_have_met_is_missed_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def meet(backend: str) -> None:
         raise RuntimeError(f"[third_party/{backend}/transport/tcp/pair.cc] Connection closed by peer")
@@ -210,8 +227,12 @@ def test_a_process_that_ends_before_all_have_met_is_missed_in_one_sentence(monke
     for name, value in meeting.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.distributed, "init_process_group", meet)
-    with pytest.raises(TrainingError, match="Process 1 of 3 has lost another one"), joined(torch.device("cpu")):
-        pytest.fail("nobody has met")
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for device in (torch.device("cpu"), torch.device("cuda", 1)):
+        with pytest.raises(TrainingError, match="Process 1 of 3 has lost another one"), joined(device):
+            pytest.fail("nobody has met")
+    assert current == [torch.device("cuda", 1)]
     monkeypatch.delenv("MASTER_PORT")
     with pytest.raises(ConfigError, match="MASTER_PORT is not set"), joined(torch.device("cpu")):
         pytest.fail("nobody knows where to meet")
@@ -238,15 +259,19 @@ def test_norms_are_replaced_with_the_same_weights_under_the_same_names() -> None
     torch.testing.assert_close(model(x), expected)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
-def test_a_shared_norm_of_one_process_is_the_plain_one(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_norm_of_one_process_is_the_plain_one(
+    kind: type[nn.Module], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)  # the sum over one process
-    plain = kind(3)
+    plain = kind(3).to(device)
     with torch.no_grad():
         plain.weight.uniform_()
         plain.bias.uniform_()
     both = nn.ModuleList([plain])
-    inputs = [torch.randn(6, 3, *[5] * (2 if kind is nn.BatchNorm2d else 0), requires_grad=True)]
+    shape = (6, 3, 5, 5) if kind is nn.BatchNorm2d else (6, 3)
+    inputs = [torch.randn(shape, device=device, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
     expected = plain(inputs[0])
     target = torch.randn_like(expected)
@@ -261,13 +286,16 @@ def test_a_shared_norm_of_one_process_is_the_plain_one(kind: type[nn.Module], mo
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
 
 
-def test_a_shared_norm_takes_bf16_and_keeps_its_statistics_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_shared_norm_takes_bf16_and_keeps_its_statistics_in_full_precision(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
-    norms = [nn.ModuleList([nn.BatchNorm2d(3)]) for _ in range(2)]
+    norms = [nn.ModuleList([nn.BatchNorm2d(3).to(device)]) for _ in range(2)]
     for norm in norms:
         share_norms(norm)
     torch.manual_seed(0)
-    x = (3 + torch.randn(8, 3, 16, 16)).bfloat16()
+    x = (3 + torch.randn(8, 3, 16, 16, device=device)).bfloat16()
     inputs = [x.float().requires_grad_(), x.clone().requires_grad_()]
     outputs = [norm[0](given) for norm, given in zip(norms, inputs, strict=True)]
     target = torch.randn_like(outputs[0])
@@ -312,6 +340,8 @@ def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match="All processes here would be on cuda:1"):
         own_device(torch.device("cuda:1"))
     assert own_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="Several processes cannot train on mps"):
+        own_device(torch.device("mps"))
     assert not leading()
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(ConfigError, match="Process 4 of this machine finds 4 graphics cards"):
