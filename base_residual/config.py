@@ -80,7 +80,7 @@ class DataConfig(Section):
     mirror: bool = Field(
         True,
         description="Mirror half of the training samples: swap the ears, flip the depth.",
-        json_schema_extra={"implied": "true; false where model.symmetric is"},
+        json_schema_extra={"implied": "true; false with model.symmetric=false"},
     )
     noise: float = Field(
         0.0, ge=0, le=1, description="Largest noise added in training, relative to a recording's loudest sample."

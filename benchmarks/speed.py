@@ -5,7 +5,7 @@ the machine does slows both; that of several processes is of the medians of each
 that decays, and slanted walls with holes, in the layout of BatVision V2, read from a warm page cache. Writes JSON, a
 table and a figure.
 
-    python benchmarks/speed.py            # the committed result, results/speed.json, in some minutes
+    python benchmarks/speed.py            # the committed result, results/speed.json, in some twenty-five minutes
     python benchmarks/speed.py --quick    # a few tiny recordings and networks: shows that it runs
     python benchmarks/speed.py --profile  # where a training step's time goes, results/profile.json, in a minute or two
 """
@@ -712,7 +712,7 @@ def figure(result: Mapping[str, Any]) -> Any:
     bars.margins(x=0.2)
     for place, name in enumerate(names):
         bars.vlines(GOALS[name].least or [], place - 0.45, place + 0.45, "k", lw=2)
-    bars.set(xscale="log", xlabel="times as fast as the reference; black: target")
+    bars.set(xscale="log", xlabel="times as fast as the reference, or as one process; black: target")
     for axis, panel in zip(axes, panels, strict=False):
         for name, values in panel["series"].items():
             axis.plot(panel["at"], values, "o-", color="0.5" if name == "reference" else None, label=name)
@@ -772,13 +772,17 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
 def profile(sizes: Sizes, device: torch.device) -> dict[str, dict[str, float]]:
     """Share of a training step's time that each operation takes by itself, the largest first, of each network."""
     card = device.type == "cuda"
-    found = {}
+    side, batches = sizes.side, {"reference": REFERENCE_BATCH, **trained_batches(sizes, device)}
+    echoes = {name: 0.1 * torch.randn(count, 2, echo_frames(MAX_DEPTH)) for name, count in batches.items()}
+    depth = {name: MAX_DEPTH * torch.rand(count, 1, side, side) for name, count in batches.items()}
+    theirs = reference_training(sizes.channels, side, device)
+    steps: dict[str, Callable[[], object]] = {
+        "reference": partial(theirs, (torch.rand(REFERENCE_BATCH, 2, side, side), depth["reference"]))
+    }
     for name, config in trained(sizes).items():
-        count, side = trained_batches(sizes, device)[name], sizes.side
-        echoes = 0.1 * torch.randn(count, 2, echo_frames(MAX_DEPTH))
-        step = partial(
-            package_training(config, device), EchoBatch(echoes, MAX_DEPTH * torch.rand(count, 1, side, side), [])
-        )
+        steps[name] = partial(package_training(config, device), EchoBatch(echoes[name], depth[name], []))
+    found = {}
+    for name, step in steps.items():
         step()
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if card else [])]
         with torch.profiler.profile(activities=kinds) as profiler:
