@@ -166,6 +166,7 @@ def test_the_ablations_run_in_their_quick_form(campaign: Callable[..., Path]) ->
     [
         ("accuracy", "model_markdown", "models"),
         ("fresh", "model_markdown", "models"),
+        ("brief", "model_markdown", "models"),
         ("ablations", "ablation_markdown", "variants"),
     ],
 )
