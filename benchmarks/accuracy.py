@@ -397,7 +397,7 @@ def compare_models(options: argparse.Namespace) -> None:
     best = [min(curve) for curve in models["unet"]["val_rmse"]] if "unet" in models else []
     for summary in models.values():
         summary["epochs_to_baseline"] = epochs_to(statistics.fmean(best), summary["val_rmse"]) if best else None
-    hours = round(sum(map(hours_of, [*short, *finished])) / options.jobs, 2)
+    hours = sum(map(hours_of, [*short, *finished])) / options.jobs
     write(options, {"hours": hours, "budget": budget, "models": models}, model_markdown(models))
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
