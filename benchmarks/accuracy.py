@@ -183,10 +183,12 @@ def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
     longest_first = sorted(configs, key=lambda config: cost(config)["gflops"], reverse=True)  # no core waits at the end
     with workers(jobs) as pool:
         waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in longest_first]
+        runs: dict[Path, FinishedRun] = {}
         for done, config in zip(waiting, longest_first, strict=True):
             done.result()
-            print(f"{config.run_name}: rmse {read_run(config.run_dir).rmse:.4f} m", flush=True)
-    return [read_run(config.run_dir) for config in configs]
+            runs[config.run_dir] = run = read_run(config.run_dir)
+            print(f"{config.run_name}: rmse {run.rmse:.4f} m", flush=True)
+    return [runs[config.run_dir] for config in configs]
 
 
 def report(run: FinishedRun, split: str, style: str = "standard", seed: int = 0) -> dict[str, float]:

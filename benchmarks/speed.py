@@ -772,15 +772,18 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
 def profile(sizes: Sizes, device: torch.device) -> dict[str, dict[str, float]]:
     """Share of a training step's time that each operation takes by itself, the largest first, of each network."""
     card = device.type == "cuda"
-    side, batches = sizes.side, {"reference": REFERENCE_BATCH, **trained_batches(sizes, device)}
-    echoes = {name: 0.1 * torch.randn(count, 2, echo_frames(MAX_DEPTH)) for name, count in batches.items()}
-    depth = {name: MAX_DEPTH * torch.rand(count, 1, side, side) for name, count in batches.items()}
+    side = sizes.side
+
+    def depth(count: int) -> Tensor:
+        return MAX_DEPTH * torch.rand(count, 1, side, side)
+
+    images = torch.rand(REFERENCE_BATCH, 2, side, side)
     theirs = reference_training(sizes.channels, side, device)
-    steps: dict[str, Callable[[], object]] = {
-        "reference": partial(theirs, (torch.rand(REFERENCE_BATCH, 2, side, side), depth["reference"]))
-    }
+    steps: dict[str, Callable[[], object]] = {"reference": partial(theirs, (images, depth(REFERENCE_BATCH)))}
     for name, config in trained(sizes).items():
-        steps[name] = partial(package_training(config, device), EchoBatch(echoes[name], depth[name], []))
+        count = trained_batches(sizes, device)[name]
+        batch = EchoBatch(0.1 * torch.randn(count, 2, echo_frames(MAX_DEPTH)), depth(count), [])
+        steps[name] = partial(package_training(config, device), batch)
     found = {}
     for name, step in steps.items():
         step()
