@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -162,18 +163,26 @@ def joined(device: torch.device) -> Iterator[Processes]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         yield Processes(dist.get_rank(), dist.get_world_size())
-    except RuntimeError as error:
-        if "gloo" not in str(error) and not isinstance(error, dist.DistError):
-            raise
-        raise TrainingError(
-            f"Process {rank} of {world} has lost another one, which has ended or "
-            "cannot be reached. What was saved is whole; start them all again with --resume."
-        ) from error
+    except BaseException as error:
+        _clear_frames(error)
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            raise TrainingError(
+                f"Process {rank} of {world} has lost another one, which has ended or "
+                "cannot be reached. What was saved is whole; start them all again with --resume."
+            ) from error
+        raise
     finally:
         if dist.is_initialized():
             if not _all_returned():
                 _unfinished.append(dist.group.WORLD)
             dist.destroy_process_group()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Empty the ended calls that an error came through: what they held would keep the group of processes alive."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 class SharedNorm(_BatchNorm):

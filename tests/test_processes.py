@@ -38,9 +38,14 @@ import torch
 torch.set_num_threads(1)
 import yaml
 from base_residual.config import make_config
+from base_residual import processes
 from base_residual.errors import BaseResidualError
 from base_residual.tracking import Tracker
 from base_residual.trainer import Trainer
+
+def assert_group_has_ended():  # a thread of it that Python ends before would abort it, or keep it for ever
+    left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
+    assert processes._unfinished or not left, left
 
 class Signal(Tracker):
     def step(self, epoch, done, steps):
@@ -51,9 +56,9 @@ try:
     Trainer(config, trackers=[Signal()], resume="--resume" in sys.argv).fit()
 except BaseResidualError as error:
     print(f"Error: {error}")
+    assert_group_has_ended()  # while the error, with the calls that it came through, is still there
     sys.exit(2)
-left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
-assert not left, left  # a thread that Python ends before would abort it
+assert_group_has_ended()
 """
 
 
@@ -101,7 +106,11 @@ def start(
 
 def finish(workers: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
     """What each of them printed, once all have ended with that exit code."""
-    said = [worker.communicate(timeout=240)[0] for worker in workers]
+    try:
+        said = [worker.communicate(timeout=240)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()  # one that hangs would slow down all tests after this
     assert [worker.returncode for worker in workers] == [code] * len(workers), said
     return said
 
