@@ -214,7 +214,9 @@ class TrainerConfig(Section):
     on_fault: Literal["stop", "skip"] = Field(
         "stop", description="What a loss or gradient that is not finite does: end the run, or leave that step out."
     )
-    picture_every: int = Field(10, ge=1, description="Epochs between decomposition pictures; the last one has its own.")
+    picture_every: int = Field(
+        10, ge=1, description="Epochs between decomposition pictures; the first and the last have one in any case."
+    )
 
 
 class TrackingConfig(Section):

@@ -59,6 +59,7 @@ class ConsoleTracker(Tracker):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or plain_console()
         self._told: set[str] = set()
+        self._picture: Path | None = None
 
     def preparing(self, what: str, done: int, total: int) -> None:
         if what not in self._told:
@@ -69,8 +70,13 @@ class ConsoleTracker(Tracker):
         going_on = f", after epoch {len(history)}" if history else ""
         self._console.print(f"Training in {run_dir}{going_on}", soft_wrap=True)
 
+    def picture(self, epoch: int, path: Path) -> None:
+        self._picture = path
+
     def epoch(self, history: list[Record]) -> None:
         self._console.print(epoch_line(history[-1]), soft_wrap=True)
+        if len(history) == 1 and self._picture:  # something to look at while the other epochs are made
+            self._console.print(f"First picture: {self._picture}", soft_wrap=True)
 
 
 def terminal_tracker(console: Console | None = None, live: bool | None = None) -> ConsoleTracker:

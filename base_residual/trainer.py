@@ -311,7 +311,7 @@ class Trainer:
             if position.best_epoch == epoch:
                 save_checkpoint(run_dir / "best.safetensors", model, epoch, position.history)
             save_checkpoint(run_dir / "last.safetensors", model, epoch, position.history)
-            if epoch % config.trainer.picture_every == 0 or epoch == config.trainer.epochs:
+            if epoch % config.trainer.picture_every == 0 or epoch in (1, config.trainer.epochs):
                 self._picture(model, val, epoch)
         if epoch == config.trainer.epochs:  # after all that a resumed run would not do again
             self._save(updater, position)

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from rich import box
@@ -411,11 +411,17 @@ def once(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def refuse(why: str) -> NoReturn:
+    """End with one sentence, as the package's commands do."""
+    print(f"Error: {why}", file=sys.stderr)
+    sys.exit(2)
+
+
 def earlier(path: Path, budget: dict[str, Any], key: str) -> dict[str, Any]:
     """What an earlier call with the same budget has written; figures of another budget are not written over."""
     written = json.loads(path.read_text()) if path.exists() else {"budget": budget, key: {}}
     if written["budget"] != budget:
-        sys.exit(f"{path} holds figures of another budget. Give another --out, or remove it.")
+        refuse(f"{path} holds figures of another budget. Give another --out, or remove it.")
     figures: dict[str, Any] = written[key]
     return figures
 
@@ -424,7 +430,7 @@ def ablate(options: argparse.Namespace) -> None:
     """The variants of the default: one seed each, three of the default itself, which say how much is chance."""
     others = (options.epochs, options.models, options.rates, options.rooms, options.size, options.test_seed)
     if any(value is not None for value in others):
-        sys.exit(
+        refuse(
             "The ablations have a budget of their own: of these options they take --seeds, --jobs, --runs and --out."
         )
     epochs = 1 if options.quick else ABLATION_EPOCHS
@@ -435,7 +441,7 @@ def ablate(options: argparse.Namespace) -> None:
     variants = earlier(options.out, budget, "variants")
     names = once(options.ablations or list(ABLATIONS)[: 3 if options.quick else None])
     if "default" not in {*names, *variants}:
-        sys.exit(f"{options.out} has no default yet, which the variants are shown against. Ask for it as well.")
+        refuse(f"{options.out} has no default yet, which the variants are shown against. Ask for it as well.")
     wanted = [(name, seed) for name in names for seed in range(options.seeds if name == "default" else 1)]
     configs = [
         campaign_config(name, ABLATIONS[name], epochs, rate, seed, options.runs / "ablations", options.quick)
@@ -527,7 +533,7 @@ def main() -> None:
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"Cannot write to {options.out.parent}: {error.strerror}.")
+        refuse(f"Cannot write to {options.out.parent}: {error.strerror}.")
     (compare_models if options.ablations is None else ablate)(options)
 
 

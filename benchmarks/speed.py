@@ -593,7 +593,7 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     for count, split in splits.items():
         read["reference", count] = reading(reference_loader(root, split, side, sizes.batch))
         read["package", count] = reading(package_loader(config, root, split, sizes.batch))
-    batch = max(1, sizes.batch // 8)  # so that all workers have something to do
+    batch = max(1, sizes.batch // 8)  # so that all workers have something to do, and that the heap settles
     share: dict[tuple[str, int], Way] = {}
     for workers in range(3):
         share["reference", workers] = reading(reference_loader(root, "test", side, batch, workers))
@@ -612,9 +612,7 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
         panels["memory"] = {"x": "recordings", "y": "peak memory (MB)", "at": list(splits)}
         panels["memory"]["series"] = {
             "preparing": [peak_of_preparing(root, split, config) for split in splits.values()],
-            "training, mapped files apart": [
-                peak_of_training(root, split, config, sizes.batch) for split in splits.values()
-            ],
+            "training, mapped files apart": [peak_of_training(root, split, config, batch) for split in splits.values()],
         }
     return panels
 

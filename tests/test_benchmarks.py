@@ -55,8 +55,8 @@ def refused(
         monkeypatch.setattr(sys, "argv", ["accuracy.py", *options])
         with pytest.raises(SystemExit) as ended:
             accuracy.main()
-        assert ended.value.code
-        return f"{ended.value.code} {capsys.readouterr().err}"
+        assert ended.value.code == 2
+        return capsys.readouterr().err
 
     return run
 

@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_training_prints_the_epochs_the_metrics_the_criteria_and_where_things_are(run: tuple[Path, str]) -> None:
     folder, output = run
     assert re.search(r"^Epoch 1: Loss=\d+\.\d\d \(recon=\d+\.\d\d, base=\d+\.\d\d, sparse=\d+\.\d\d\)", output, re.M)
-    assert re.search(r"^Epoch 2: Loss=", output, re.M)
+    assert re.search(rf"^First picture: {folder}/epoch_0001_decomposition.png\nEpoch 2: Loss=", output, re.M)
     for words in (
         "rmse",
         "abs_rel",

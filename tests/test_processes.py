@@ -185,8 +185,10 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_numbe
 
 
 def test_a_run_that_was_interrupted_is_saved_at_the_same_step_by_all(tiny: MakeConfig, tmp_path: Path) -> None:
+    # The other one computes its stages again, with all that the processes tell each other in them.
     whole, stopped = (
-        tiny(GENTLE, {"trainer": {"epochs": 4}, "tracking": {"experiment_name": name}}) for name in ("whole", "stopped")
+        tiny(GENTLE, {"trainer": {"epochs": 4, "recompute": again}, "tracking": {"experiment_name": name}})
+        for name, again in (("whole", False), ("stopped", True))
     )
     Trainer(whole, trackers=[]).fit()
     workers = start(stopped, tmp_path, 2)
