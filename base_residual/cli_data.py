@@ -119,7 +119,7 @@ def download(
     if as_json and not yes:  # a program is not asked
         out.json({"files": listing, "roots": []})
         return
-    if not yes and not typer.confirm(f"Download into {folder}, and extract there?"):
+    if not yes and not _agreed(f"Download into {folder}, and extract there?"):
         raise typer.Exit(1)
     with counting(out.progress, in_bytes=True) as progress:
         source.download(files, folder, only.split(",") if only else (), address, progress)
@@ -127,6 +127,23 @@ def download(
     out.json({"files": listing, "roots": roots})
     for root in roots:
         out.show(f"Dataset: {root}", f"Check:   brdepth check-data {root}")
+
+
+def _agreed(question: str) -> bool:
+    """Whether somebody at the terminal says yes.
+
+    Raises:
+        ConfigError: there is nobody to ask.
+    """
+    from base_residual.errors import ConfigError
+
+    try:
+        return typer.confirm(question)
+    except typer.Abort as stop:  # either Ctrl-C or the end of standard input
+        typer.echo()  # the line of the question has no end
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise ConfigError("There is nobody to ask on standard input. With --yes nothing is asked.") from None
 
 
 @app.command("convert-replica", cls=Command)

@@ -13,6 +13,7 @@ from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
 from base_residual.files import Number, from_json, read_at_most
 from base_residual.metrics import DEPTH_METRICS
+from base_residual.run_folder import EVALUATION
 from base_residual.tracking import Record
 
 MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
@@ -179,7 +180,7 @@ def read_run(folder: Path) -> FinishedRun:
     Raises:
         RunError: it is no run, or not a finished one.
     """
-    report, metrics = folder / "evaluation.json", folder / "metrics.jsonl"
+    report, metrics = folder / EVALUATION, folder / "metrics.jsonl"
     if not report.is_file() or not metrics.is_file():
         raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
     try:

@@ -209,7 +209,7 @@ class TrainerConfig(Section):
     )
     seed: int = Field(0, ge=0, description="Same seed, same machine, same numbers, on a CPU.")
     save_every: float = Field(
-        1.0, ge=0, description="Minutes between saved training states: what a killed process loses at most."
+        1.0, ge=0, description="Minutes between saved training states: the steps that a killed process loses at most."
     )
     on_fault: Literal["stop", "skip"] = Field(
         "stop", description="What a loss or gradient that is not finite does: end the run, or leave that step out."

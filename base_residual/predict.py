@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
         RunError: the folder cannot be written to.
     """
     names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    alike = [unicodedata.normalize("NFC", name).casefold() for name in names]  # as some disks tell names apart
+    twice = sorted({name for name, same in zip(names, alike, strict=True) if alike.count(same) > 1})
     if twice:
         raise DataError(
             f"Two recordings are called '{twice[0]}'; their results would overwrite each other. "

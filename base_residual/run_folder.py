@@ -34,7 +34,17 @@ log = logging.getLogger("base_residual")
 
 STATE = "training_state.safetensors"
 SUMS = 5
-RUN_FILES = ("config.yaml", "metrics.jsonl", "*.safetensors", "*.png", "evaluation.json", "report.html", WANDB_ID)
+EVALUATION = "evaluation.json"
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "*.safetensors",
+    "*.onnx",
+    "*.png",
+    EVALUATION,
+    "report.html",
+    WANDB_ID,
+)
 
 
 @dataclass

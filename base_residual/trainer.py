@@ -23,11 +23,11 @@ from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, reader, spread
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
-from base_residual.files import as_json, replacing
+from base_residual.files import as_json, discard, replacing
 from base_residual.model import DepthNet
 from base_residual.optimization import LESS_MEMORY, Updater, generator, make_optimizer, resolve_device
 from base_residual.processes import ALONE, Processes, joined, leading, own_device, share_norms
-from base_residual.run_folder import STATE, SUMS, Position, claimed, restore_state, save_state
+from base_residual.run_folder import EVALUATION, STATE, SUMS, Position, claimed, restore_state, save_state
 from base_residual.tracking import Record, Tracker, make_trackers
 from base_residual.visualize import curves_figure, decomposition_figure, panels, save_figure
 
@@ -225,6 +225,8 @@ class Trainer:
             position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer, position.recordings)
         self._check_alike(position)
         if self._processes.leads:
+            if position.epoch <= settings.epochs:  # a run that goes on is not finished, whatever it was before
+                discard(run_dir / EVALUATION)
             with replacing(run_dir / "config.yaml") as aside:
                 aside.write_text(self.config.to_yaml(), encoding="utf-8")
         for tracker in self._trackers:
@@ -233,8 +235,9 @@ class Trainer:
         return self._finish(datasets["train"], datasets["test"], position, picture)
 
     def _check_alike(self, position: Position) -> None:
-        """Refuse processes of which one would go on where another begins, or that have different recordings."""
-        own = torch.tensor([[position.epoch, position.step, position.recordings]])
+        """Refuse processes of which one would go on where another begins, or that have other recordings or folders."""
+        there = self.config.run_dir.is_dir()  # the first one has made it
+        own = torch.tensor([[position.epoch, position.step, position.recordings, there]])
         if len(self._processes.gathered(own).unique(dim=0)) > 1:
             raise RunError(
                 f"The processes have found different states in {self.config.run_dir}, or different numbers of "
@@ -375,7 +378,7 @@ class Trainer:
         criteria = success_criteria(found, [record["val/rmse"] for record in position.history])
         if self._processes.leads:
             save_figure(curves_figure(position.history, config.run_name), run_dir / "curves.png")
-            with replacing(run_dir / "evaluation.json") as aside:
+            with replacing(run_dir / EVALUATION) as aside:
                 report = _tested(found, blind, criteria)
                 aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")
         self._processes.wait()  # until all is written: the end of one process would end the others

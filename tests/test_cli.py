@@ -370,6 +370,8 @@ def test_recordings_that_cannot_be_predicted_are_named(run: tuple[Path, str], tm
     assert "does not exist" in sentence(brdepth("predict", checkpoint, "gone.wav", code=2))
     twice = brdepth("predict", checkpoint, tmp_path / "x" / "echo.wav", tmp_path / "y" / "echo.wav", code=2)
     assert "called 'echo'" in sentence(twice)
+    (tmp_path / "y" / "echo.wav").rename(tmp_path / "y" / "Echo.wav")  # the same for the disks of many machines
+    assert "called 'Echo'" in sentence(brdepth("predict", checkpoint, *sorted(tmp_path.glob("?/?cho.wav")), code=2))
     assert "Known are train, val, test" in sentence(brdepth("eval", checkpoint, "--split", "dev", code=2))
 
 

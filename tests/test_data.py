@@ -4,13 +4,15 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_batvision
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ from base_residual.data.batvision import BatVisionV2, list_recordings, read_dept
 from base_residual.data.cache import own_cores
 from base_residual.data.check import check_data
 from base_residual.data.rendering import LOCATION, render_every
-from base_residual.data.sample import EchoDataset, EchoSample, collate, resize_depth, spread
+from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate, read_batches, resize_depth, spread
 from base_residual.data.simulated import Shard, simulate, simulated_root
 from base_residual.errors import ConfigError, DataError
 
@@ -235,6 +237,45 @@ def test_the_seed_decides_every_byte_and_the_number_of_processes_none(
     assert one == two
     assert one.keys() == third.keys()
     assert all(one[name] != third[name] for name in one if name.endswith((".wav", ".npy")))
+
+
+def test_rooms_rendered_by_one_process_outlive_the_shell_that_asked_for_them(
+    tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, parents = tiny(), count()
+    monkeypatch.setattr(simulated, "own_cores", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    assert simulate(tmp_path / "rooms", config.data, config.simulation)
+
+
+def test_who_stops_waiting_for_rooms_leaves_the_lock_of_the_one_that_renders(
+    tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(lock: FileLock) -> FileLock:
+        raise KeyboardInterrupt
+
+    config, lock = tiny(), tmp_path / "rooms.partial.1-1.lock"
+    lock.touch()
+    monkeypatch.setattr(FileLock, "__enter__", wait)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path / "rooms", config.data, config.simulation)
+    assert lock.exists()
+
+
+def test_rooms_need_a_folder_with_a_name(tiny: Callable[..., Config]) -> None:
+    with pytest.raises(DataError, match="is a whole disk"):
+        simulate(Path(Path.cwd().anchor), tiny().data, tiny().simulation)
+
+
+def test_a_reading_process_that_is_ended_from_outside_is_one_sentence() -> None:
+    def loader(said: str) -> Iterator[EchoBatch]:
+        raise RuntimeError(said)
+        yield
+
+    with pytest.raises(DataError, match=r"ended from outside.*Lower data\.num_workers"):
+        list(read_batches(loader("DataLoader worker (pid(s) 17) exited unexpectedly")))
+    with pytest.raises(RuntimeError, match="of another kind"):
+        list(read_batches(loader("of another kind")))
 
 
 def test_work_is_for_the_cores_that_the_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+import typer
 from conftest import write_batvision
 from test_cli import brdepth, sentence
 from typer.testing import CliRunner
@@ -155,8 +156,9 @@ def test_only_what_is_asked_for_is_extracted(published: Dataverse, tmp_path: Pat
 
 
 def test_nothing_is_fetched_before_the_size_was_said_and_agreed_to(published: Dataverse, tmp_path: Path) -> None:
-    output = brdepth("download", "batvisionv2", tmp_path / "got", "--server", published.address, code=1)
+    output = brdepth("download", "batvisionv2", tmp_path / "got", "--server", published.address, code=2)
     assert output.index("3 files") < output.index("Download into")
+    assert sentence(output) == "Error: There is nobody to ask on standard input. With --yes nothing is asked."
     assert published.asked == []
 
 
@@ -223,11 +225,36 @@ def test_no_server_no_dataset_and_no_file_are_one_sentence(dataverse: Dataverse,
     assert sentence(output) == "Error: There is no download of 'simulated'. Known are batvisionv2, batvisionv1."
 
 
+def test_only_the_folders_of_the_dataset_itself_are_its_roots(tmp_path: Path) -> None:
+    second = write_batvision(tmp_path / "BatvisionV2")
+    (tmp_path / "BatvisionV1").mkdir()
+    (tmp_path / "BatvisionV1" / "val.csv").write_text("audio path left,audio path right,depth path\n")
+    (tmp_path / "BatvisionV1" / "empty").mkdir()
+    (tmp_path / "BatvisionV1" / "empty" / "val.csv").write_bytes(b"")
+    assert source.roots(tmp_path, "batvisionv2") == [second]
+    assert source.roots(tmp_path, "batvisionv1") == [tmp_path / "BatvisionV1"]
+
+
 def test_who_says_no_gets_nothing(published: Dataverse, tmp_path: Path) -> None:
     line = ["download", "batvisionv2", str(tmp_path / "got"), "--server", published.address]
     answer = CliRunner().invoke(app, line, input="n\n")
     assert answer.exit_code == 1
     assert f"Download into {tmp_path / 'got'}, and extract there? [y/N]: n" in answer.output
+    assert not (tmp_path / "got").exists()
+
+
+def test_ctrl_c_at_the_question_ends_as_it_does_elsewhere(
+    published: Dataverse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(question: str) -> bool:  # as click does
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+    monkeypatch.setattr(typer, "confirm", ask)
+    output = brdepth("download", "batvisionv2", tmp_path / "got", "--server", published.address, code=130)
+    assert "Stopped." in output
     assert not (tmp_path / "got").exists()
 
 

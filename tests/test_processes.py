@@ -215,17 +215,21 @@ def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: P
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_machines_that_find_different_states_do_not_train_together(tiny: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("--resume",)])
+def test_machines_that_find_different_folders_do_not_train_together(
+    tiny: MakeConfig, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     def in_folder(name: str, epochs: int) -> Config:
         trainer = {"epochs": epochs, "lr_schedule": "constant"}
         return tiny({"trainer": trainer, "tracking": {"results_dir": str(tmp_path / name)}})
 
-    Trainer(in_folder("begun", 1), trackers=[]).fit()
+    if words:
+        Trainer(in_folder("begun", 1), trackers=[]).fit()
     begun, other = in_folder("begun", 2), in_folder("other", 2)
     for rank, config in enumerate((begun, other)):
         (tmp_path / f"settings{rank}.yaml").write_text(config.to_yaml())
     own = "import os, sys; sys.argv[1] = sys.argv[1].replace('settings', 'settings' + os.environ['RANK'])\n"
-    said = finish(start(begun, tmp_path, 2, "--resume", program=own + WORKER), code=2)
+    said = finish(start(begun, tmp_path, 2, *words, program=own + WORKER), code=2)
     assert all("The processes have found different states" in text for text in said)
     assert not (other.run_dir / "config.yaml").exists()
 

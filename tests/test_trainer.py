@@ -169,8 +169,13 @@ def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_d
 def test_more_epochs_may_be_added_and_other_settings_may_not(
     tiny: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fit(tiny())
-    longer = fit(tiny({"trainer": {"epochs": 3}}), resume=True)
+    first = fit(tiny())
+    more = tiny({"trainer": {"epochs": 3}})
+    with pytest.raises(TrainingInterrupted):
+        Trainer(more, trackers=[StopAt(3, 1)], resume=True).fit()
+    with pytest.raises(RunError, match="not the folder of a finished run"):  # it no longer is
+        read_run(first.run_dir)
+    longer = fit(more, resume=True)
     assert [record["epoch"] for record in longer.history] == [1, 2, 3]
     assert caplog.messages == [
         "The run was begun with 2 epochs and now has 3: its learning rate goes on along the new schedule."
@@ -232,9 +237,11 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> No
         fit(tiny())
     assert (result.run_dir / "metrics.jsonl").read_bytes() == before
     (result.run_dir / "notes.txt").write_text("mine")
+    (result.run_dir / "best.onnx").write_text("of the old weights")
     fit(tiny({"trainer": {"epochs": 1}}), overwrite=True)
     assert len((result.run_dir / "metrics.jsonl").read_text().splitlines()) == 1
     assert not (result.run_dir / "epoch_0002_decomposition.png").exists()
+    assert not (result.run_dir / "best.onnx").exists()
     assert (result.run_dir / "notes.txt").exists()
 
 

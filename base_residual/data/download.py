@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import shutil
 import tarfile
@@ -32,6 +33,7 @@ SERVER = "https://entrepot.recherche.data.gouv.fr"
 LAYOUTS = {"batvisionv2": V2, "batvisionv1": V1}
 """The datasets that are published together."""
 
+MOST_NAMES = 2**12  # characters of the columns' names that are read
 KINDS = ("audio", "depth", "camera", "csv")
 BLOCK = 2**20  # bytes read at a time
 LONGEST_LIST = 2**24  # bytes of a list of files
@@ -219,10 +221,17 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
 
 
 def roots(folder: Path, dataset: str) -> list[Path]:
-    """The folders under `folder` that are laid out as the dataset is."""
-    above = LAYOUTS[dataset].tables.count("/")
-    tables = (path for split in SPLITS for path in folder.rglob(f"{split}.csv"))
+    """The folders under `folder` that are laid out as the dataset is; others may lie beside them."""
+    layout = LAYOUTS[dataset]
+    above = layout.tables.count("/")
+    tables = (path for split in SPLITS for path in folder.rglob(f"{split}.csv") if set(layout.columns) <= _named(path))
     return sorted({path.parents[above] for path in tables if len(path.relative_to(folder).parts) > above})
+
+
+def _named(table: Path) -> set[str]:
+    """The columns of a table."""
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return set(next(csv.reader([file.readline(MOST_NAMES)]), []))
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:

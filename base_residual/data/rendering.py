@@ -25,12 +25,14 @@ UNFINISHED = "rooms.json.partial"
 """Says what the rooms in a folder will be; renamed once all of them are there."""
 
 
-def render_every(folder: Path, first: int, step: int) -> None:
-    """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared."""
+def render_every(folder: Path, first: int, step: int, parent: int | None = None) -> None:
+    """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared.
+
+    A process that another one has started, its `parent`, stops with it.
+    """
     description = json.loads((folder / UNFINISHED).read_text())
-    parent = os.getppid()
     for split, number in list_rooms(SimulationConfig(**description["simulation"]))[first::step]:
-        if os.getppid() != parent:  # whoever asked for the rooms is gone
+        if parent not in (None, os.getppid()):  # whoever asked for the rooms is gone
             return
         if not done_mark(folder, split, number).exists():
             render_room(folder, split, number, description)
@@ -63,7 +65,7 @@ def render_room(folder: Path, split: str, number: int, description: dict[str, An
 def work(folder: str, first: str, step: str) -> None:
     """`render_every` as a process of its own; what goes wrong on the disk ends it in one sentence."""
     try:
-        render_every(Path(folder), int(first), int(step))
+        render_every(Path(folder), int(first), int(step), os.getppid())
     except OSError as error:
         sys.exit(f"{error.filename or folder}: {error.strerror or error}")
 

@@ -107,12 +107,19 @@ def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
     """The batches of a loader; an error in one of its processes comes as it was raised there, in one sentence.
 
     Raises:
-        DataError: a recording cannot be read.
+        DataError: a recording cannot be read, or one of the processes has ended.
     """
     try:
         yield from loader
     except DataError as error:  # the loader puts the other process's traceback before the sentence
         raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            "A process that reads recordings was ended from outside, as the system does when memory or shared memory "
+            "(/dev/shm, of which a container has little) is short. Lower data.num_workers; 0 needs no process."
+        ) from error
 
 
 def enumerated(ids: Sequence[str]) -> str:

@@ -85,14 +85,17 @@ def simulate(
         Whether all rooms are there; False while other parts are missing.
 
     Raises:
-        DataError: the folder is not empty, cannot be written to, or a worker failed.
+        DataError: the folder is none, is not empty, cannot be written to, or a worker failed.
     """
     root = root.resolve()
+    if not root.name:
+        raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
     partial = root.with_name(f"{root.name}.partial")
     own_lock = f"{partial}.{shard.part}-{shard.of}.lock"
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(own_lock):
+        with FileLock(own_lock), ExitStack() as held:
+            held.callback(discard, Path(own_lock))
             with FileLock(f"{partial}.lock"):
                 if _complete(root, data, simulation):
                     return True  # another process has just made it
@@ -110,7 +113,6 @@ def simulate(
     except OSError as error:
         raise DataError(f"Cannot write the simulated rooms to {root}: {error.strerror or error}.") from error
     finally:
-        discard(Path(own_lock))
         if not partial.exists():
             discard(Path(f"{partial}.lock"))
 
