@@ -124,7 +124,9 @@ class Updater:
         for statistic, old in zip(self._statistics, before, strict=True):
             statistic.copy_(torch.where(fault, old, statistic))
         self.optimizer.found_inf = fault.float()  # type: ignore[attr-defined]  # a fused optimiser then does nothing
-        self.optimizer.step()
+        # On MPS it took all steps until June 2026 (PyTorch's pull request 186360): the CPU waits there to know.
+        if self.device.type != "mps" or not fault:
+            self.optimizer.step()
         if self._mean:
             self._mean.update(taken + 1)
         self._suspects.append((fault, batch.ids))
