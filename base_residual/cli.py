@@ -130,7 +130,8 @@ def train(
     """Train a model; without any option, on simulated rooms and with no download."""
     from base_residual.config import make_config
 
-    settings = make_config(*settings_beneath(config, assign), given_settings(ctx), preset=preset, size=size)
+    file, assigned = settings_beneath(config, assign)
+    settings = make_config(*assigned, given_settings(ctx), preset=preset, size=size, file=file)
     out = Output(as_json, quiet)
     if dry_run:
         _rehearse(settings, out)

@@ -54,7 +54,10 @@ def simulate(
         complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
     out.json({"root": root, "shard": shard, "complete": complete})
     if complete:
-        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {root}")
+        data, usual = settings.data, make_config().data
+        others = [f" --output-size {data.output_size}"] if data.output_size != usual.output_size else []
+        others += [f" --max-depth {data.max_depth:g}"] if data.max_depth != usual.max_depth else []
+        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {root}{''.join(others)}")
     else:
         out.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
 
@@ -78,7 +81,8 @@ def prepare(
     from base_residual.data.prepared import PreparedSet
 
     out, made = Output(as_json, quiet), {}
-    settings = make_config(*settings_beneath(config, assign), given_settings(ctx), {"data": {"prepare": True}})
+    file, assigned = settings_beneath(config, assign)
+    settings = make_config(*assigned, given_settings(ctx), {"data": {"prepare": True}}, file=file)
     for split in SPLITS:
         with counting(out.progress) as progress:
             found = open_dataset(settings.data.name, settings.data.root, split, settings, progress)

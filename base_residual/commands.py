@@ -21,7 +21,7 @@ Exit codes:
      a bug, which shows as a traceback;
 2    a mistake in what was asked for, said in one sentence;
 130  stopped by Ctrl-C, or a training by a termination signal; what was
-     finished is kept."""
+     finished is kept, but for convert-replica, which begins anew."""
 
 
 class Command(TyperCommand):
@@ -64,7 +64,7 @@ class Commands(TyperGroup):
             print(stop, file=sys.stderr)
             raise typer.Exit(130) from stop
         except KeyboardInterrupt as stop:
-            print("Stopped. What was finished is kept; start again to go on, training with --resume.", file=sys.stderr)
+            print("Stopped. Start again to go on, training with --resume.", file=sys.stderr)
             raise typer.Exit(130) from stop
         except BrokenPipeError:  # whoever read the output has seen enough
             raise

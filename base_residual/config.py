@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from base_residual.errors import ConfigError
@@ -262,7 +262,7 @@ class Config(Section):
         heard = str(layer.get("audio", {}).get("front_end"))
         implied = DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), FRONT_END_DEFAULTS.get(heard, {})
         layer = merge(*implied, layer)
-        if layer.get("model", {}).get("symmetric") is False:  # ears that differ do not hear the mirrored room
+        if _says_no(layer.get("model", {}).get("symmetric")):  # ears that differ do not hear the mirrored room
             layer.setdefault("data", {}).setdefault("mirror", False)
         loss = layer.setdefault("loss", {})
         share = loss.pop("lowpass_share", 1 / 16)
@@ -313,6 +313,14 @@ class Config(Section):
         return plain_yaml.text(self.model_dump(mode="json"))
 
 
+def _says_no(value: Any) -> bool:
+    """Whether a switch is off, in any of the ways in which a file or an option can say so."""
+    try:
+        return not TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
+
+
 def merge(*layers: Mapping[str, Any]) -> Layer:
     """Nested mappings laid over each other, later ones on top; none of them is changed."""
     result: Layer = {}
@@ -325,13 +333,19 @@ def merge(*layers: Mapping[str, Any]) -> Layer:
     return result
 
 
-def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str | None = None) -> Config:
+def make_config(
+    *layers: Mapping[str, Any],
+    preset: str = "default",
+    size: str | None = None,
+    file: Mapping[str, Any] | None = None,
+) -> Config:
     """A validated configuration from a preset, a size and any number of layers on top.
 
     Args:
         layers: nested mappings, `{"trainer": {"epochs": 3}}`; later ones win.
         preset: a name from `PRESETS`.
         size: a name from `SIZES`; default: what the preset and the layers say, which is small.
+        file: the settings of a file, beneath all others.
 
     Raises:
         ConfigError: in one sentence per wrong setting.
@@ -340,8 +354,11 @@ def make_config(*layers: Mapping[str, Any], preset: str = "default", size: str |
         raise ConfigError(f"Unknown preset '{preset}'. Known presets are {listed(preset, PRESETS)}")
     if size is not None and size not in SIZES:
         raise ConfigError(f"Unknown size '{size}'. Known sizes are {listed(size, SIZES)}")
+    beneath, named = merge(file or {}), merge(PRESETS[preset], SIZES[size] if size else {})
+    if "lowpass_share" in named.get("loss", {}):  # a file may say the same in pixels
+        beneath.get("loss", {}).pop("lowpass_kernel", None)
     try:
-        return Config.model_validate(merge(PRESETS[preset], SIZES[size] if size else {}, *layers))
+        return Config.model_validate(merge(beneath, named, *layers))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
     except RecursionError as error:
@@ -368,6 +385,11 @@ def load_layer(path: Path) -> Layer:
         return {}
     if not isinstance(layer, dict):
         raise ConfigError(f"{path} should hold sections such as 'trainer:', not a {type(layer).__name__}.")
+    for name, section in layer.items():
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"{path} should hold settings below '{name}:', as in 'trainer: {{epochs: 3}}', not '{section}'."
+            )
     return layer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from base_residual.data.sample import EchoDataset, enumerated, read_batches, reader
-from base_residual.errors import DataError
+from base_residual.errors import ConfigError, DataError
 from base_residual.files import Number
 from base_residual.memory import keep_freed_memory
 from base_residual.metrics import MIN_PREDICTION, DecompositionFigures, DepthMetrics, valid_pixels
@@ -121,8 +122,11 @@ def evaluate(
         The figures and the protocol that they were taken by.
 
     Raises:
+        ConfigError: `min_depth` is negative or no number.
         DataError: the dataset is empty, not one of its images has a valid pixel, or a prediction is not finite.
     """
+    if not 0 <= min_depth < math.inf:
+        raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
     device = next(model.parameters()).device
     keep_freed_memory(device)
     metrics = DepthMetrics(model.max_depth, min_depth)

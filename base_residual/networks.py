@@ -73,10 +73,15 @@ class UNetEncoder(nn.Module):
         """Code of an image (B, C, H, W): five maps, each half the side of the one before.
 
         Raises:
-            ShapeError: a side cannot be halved four times.
+            ShapeError: a side cannot be halved four times, or a batch to learn from leaves one number per channel.
         """
         step = 2**UNET_HALVINGS
         height, width = image.shape[-2:]
+        if self.training and len(image) == 1 and height == width == step:
+            raise ShapeError(
+                f"A U-Net cannot learn from one image of {step} x {step} at a time. Raise trainer.batch_size, lower "
+                "trainer.accumulate, or take a larger data.output_size."
+            )
         if height % step or width % step:
             wanted = tuple(max(step, -(-side // step) * step) for side in (height, width))
             raise ShapeError(

@@ -119,15 +119,15 @@ AssignOption = Annotated[
 ]
 
 
-def settings_beneath(config: Path | None, assign: list[str] | None) -> list[Layer]:
-    """The settings of a file and of `--set`, which options of their own lie over.
+def settings_beneath(config: Path | None, assign: list[str] | None) -> tuple[Layer, list[Layer]]:
+    """The settings of a file, and those of `--set`, which options of their own lie over.
 
     Raises:
         ConfigError: the file or a setting cannot be read.
     """
     from base_residual.config import load_layer, parse_setting
 
-    return [*([load_layer(config)] if config else []), *map(parse_setting, assign or [])]
+    return load_layer(config) if config else {}, [parse_setting(text) for text in assign or []]
 
 
 # Which settings the options of a dataset reach, of a command that has others of its own.

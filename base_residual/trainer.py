@@ -223,6 +223,11 @@ class Trainer:
         position = Position(1, 0, torch.zeros(SUMS), [], len(datasets["train"]))
         if self._resume and (run_dir / STATE).exists():
             position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer, position.recordings)
+        if settings.epochs < len(position.history):
+            raise RunError(
+                f"The run in {run_dir} has {len(position.history)} epochs and cannot end after {settings.epochs} "
+                "(trainer.epochs). Give as many or more, or begin another run."
+            )
         self._check_alike(position)
         if self._processes.leads:
             if position.epoch <= settings.epochs:  # a run that goes on is not finished, whatever it was before
@@ -284,7 +289,8 @@ class Trainer:
                             f"saved in {run_dir}; the same command with --resume goes on from there."
                         )
                 self._end_epoch(updater, val, position)
-        return run_dir / picture_name(position.epoch - 1)
+        last = run_dir / picture_name(position.epoch - 1)  # one that was stopped, and now ends before, has none of it
+        return last if last.exists() else max(run_dir.glob("epoch_*_decomposition.png"), default=last)
 
     def _end_epoch(self, updater: Updater, val: EchoDataset, position: Position) -> None:
         """Validate, record, save."""

@@ -292,7 +292,13 @@ def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
     options = ["--epochs", 9, "--preset", "aggressive", "--dry-run", *QUICK]
     config = yaml.safe_load(brdepth("train", "--config", path, *options))
     assert (config["trainer"]["epochs"], config["trainer"]["batch_size"]) == (9, 5)
-    assert (config["loss"]["lambda_base"], config["loss"]["lambda_sparse"]) == (0.3, 0.3)
+    assert (config["loss"]["lambda_base"], config["loss"]["lambda_sparse"]) == (1.0, 0.3)
+    path.write_text(yaml.safe_dump(config))  # all settings, as each run leaves them
+    options = ["--preset", "conservative", "--size", "tiny", "--dry-run"]
+    again = yaml.safe_load(brdepth("train", "--config", path, *options))
+    assert (config["model"]["base_channels"], again["model"]["base_channels"]) == (4, 8)
+    assert again["loss"]["lambda_sparse"] == 0.1
+    assert (config["loss"]["lowpass_kernel"], again["loss"]["lowpass_kernel"]) == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +385,7 @@ def test_recordings_that_cannot_be_predicted_are_named(run: tuple[Path, str], tm
     ("stop", "words"),
     [
         (TrainingInterrupted("Stopped in epoch 1 after 2 of 3 steps."), "Stopped in epoch 1 after 2 of 3 steps."),
-        (KeyboardInterrupt(), "What was finished is kept; start again to go on, training with --resume."),
+        (KeyboardInterrupt(), "Stopped. Start again to go on, training with --resume."),
     ],
 )
 def test_what_is_stopped_ends_with_a_sentence_and_code_130(

@@ -110,7 +110,8 @@ def test_rooms_are_resized_where_that_makes_rooms_and_not_where_it_makes_other_c
 
 def test_ears_that_differ_are_not_swapped_unless_that_is_asked_for() -> None:
     assert make_config().data.mirror
-    assert not make_config({"model": {"symmetric": False}}).data.mirror
+    for off in (False, 0, "no"):
+        assert not make_config({"model": {"symmetric": off}}).data.mirror
     assert make_config({"model": {"symmetric": False}, "data": {"mirror": True}}).data.mirror
 
 
@@ -142,6 +143,7 @@ def test_a_setting_of_another_form_is_refused(text: str) -> None:
     ("content", "words"),
     [
         (b"[1, 2]", "sections"),
+        (b"data: batvisionv2", "should hold settings below 'data:'"),
         (b"a: [", "not valid YAML"),
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"!!python/object:os.system x", "not valid YAML"),

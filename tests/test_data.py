@@ -319,7 +319,7 @@ def test_a_killed_rendering_goes_on_where_it_ended(tmp_path: Path, tiny: Callabl
     partial = tmp_path / "set.partial"
     from base_residual.data import simulated
 
-    simulated._prepare(partial, config.data, config.simulation)
+    simulated._prepare(partial, config.data, config.simulation, tmp_path / "own.lock")
     render_every(partial, 0, 2)
     kept = next((partial / LOCATION / "audio").glob("train_000000_0.wav"))
     stamp = kept.stat().st_mtime_ns
@@ -333,11 +333,39 @@ def test_what_another_setting_left_half_done_is_not_mixed_in(tmp_path: Path, tin
     from base_residual.data import simulated
 
     old, new = tiny({"simulation": few | {"seed": 5}}), tiny({"simulation": few})
-    simulated._prepare(tmp_path / "set.partial", old.data, old.simulation)
+    simulated._prepare(tmp_path / "set.partial", old.data, old.simulation, tmp_path / "own.lock")
     render_every(tmp_path / "set.partial", 0, 1)
     simulate(tmp_path / "set", new.data, new.simulation)
     simulate(tmp_path / "fresh", new.data, new.simulation)
     assert contents(tmp_path / "set") == contents(tmp_path / "fresh")
+
+
+def test_rooms_of_other_settings_wait_for_those_that_are_being_rendered(
+    tmp_path: Path, tiny: Callable[..., Config]
+) -> None:
+    old, new = tiny({"simulation": {"seed": 5}}), tiny()
+    first, second = (f"{tmp_path / 'set.partial'}.{part}-2.lock" for part in (1, 2))
+    with FileLock(first):
+        simulated._prepare(tmp_path / "set.partial", old.data, old.simulation, Path(first))
+        with pytest.raises(DataError, match="other settings are being rendered"):
+            simulate(tmp_path / "set", new.data, new.simulation, shard=Shard(2, 2))
+    assert not Path(second).exists()
+    assert not simulate(tmp_path / "set", new.data, new.simulation, shard=Shard(2, 2))
+
+
+def test_rooms_cut_nearer_than_a_training_looks_are_refused(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    config = tiny({"simulation": {"train_rooms": 1, "val_rooms": 1, "test_rooms": 1}})  # up to 8 m
+    simulate(tmp_path / "set", config.data, config.simulation)
+    farther, nearer = (tiny({"data": {"max_depth": depth}}) for depth in (9.0, 7.0))
+    with pytest.raises(DataError, match=r"rendered up to 8 m, and data\.max_depth is 9 m"):
+        open_dataset("simulated", tmp_path / "set", "val", farther)
+    assert len(open_dataset("simulated", tmp_path / "set", "val", nearer)) > 0
+
+
+def test_a_folder_whose_name_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path / "cafe").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match="characters that cannot be written"):
+        open_dataset("batvisionv2", root, "val")
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path, tiny: Callable[..., Config]) -> None:

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 from conftest import write_batvision
+from filelock import FileLock
 from test_cli import brdepth, sentence
 from typer.testing import CliRunner
 
@@ -198,6 +199,14 @@ def test_a_connection_that_brings_nothing_ends_and_keeps_what_has_come(dataverse
     output = get(dataverse, tmp_path, code=2)
     assert "broke at 4 of 10 bytes of data.bin. The same command goes on from there." in sentence(output)
     assert tmp_path.joinpath("data.bin.part").read_bytes() == b"0123"
+
+
+def test_two_do_not_fetch_one_file(dataverse: Dataverse, tmp_path: Path) -> None:
+    dataverse.files = {"data.bin": b"0123456789"}
+    with FileLock(tmp_path / "data.bin.part.lock"):
+        assert "Another process is fetching" in sentence(get(dataverse, tmp_path, code=2))
+    get(dataverse, tmp_path)
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_another_checksum_is_refused_and_fetched_again(dataverse: Dataverse, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from base_residual.baseline import create_model
 from base_residual.config import Config
 from base_residual.data.sample import EchoDataset, EchoSample
-from base_residual.errors import DataError
+from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation import BlindGuess, Evaluation, Protocol, evaluate, success_criteria
 
 HEALTHY = {
@@ -144,3 +144,11 @@ def test_convergence_compares_the_first_twenty_epochs_with_all() -> None:
     assert verdicts(evaluation(), early)[3] is True
     assert verdicts(evaluation(), late)[3] is False
     assert verdicts(evaluation(), late[:20])[3] is None
+
+
+@pytest.mark.parametrize("depth", [math.nan, -1.0, math.inf])
+def test_a_smallest_depth_that_is_none_is_refused(
+    rooms: Callable[[str], EchoDataset], tiny: Callable[..., Config], depth: float
+) -> None:
+    with pytest.raises(ConfigError, match="expected is a number of at least 0"):
+        evaluate(create_model(tiny()), rooms("val"), min_depth=depth)

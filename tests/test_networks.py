@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
-from base_residual.networks import EchoCode, GridDecoder, LatentNorm, MapDecoder, TimeEncoder, spline_basis
+from base_residual.networks import EchoCode, GridDecoder, LatentNorm, MapDecoder, TimeEncoder, UNetEncoder, spline_basis
 
 
 @pytest.mark.parametrize(("grid", "size"), [(2, 16), (4, 64), (8, 64), (8, 256), (16, 32)])
@@ -54,3 +55,10 @@ def test_one_echo_in_training_is_judged_by_what_is_known_of_others() -> None:
     assert norm.running_mean.tolist() == [2.0, 2.0, 2.0]
     norm(torch.randn(4, 3))
     assert norm.running_mean.tolist() != [2.0, 2.0, 2.0]
+
+
+def test_a_u_net_says_that_it_cannot_learn_from_one_number_per_channel() -> None:
+    encoder, image = UNetEncoder(2, 4, bilinear=True), torch.zeros(1, 2, 16, 16)
+    with pytest.raises(ShapeError, match="one image of 16 x 16 at a time"):
+        encoder(image)
+    assert encoder.eval()(image)

@@ -200,6 +200,15 @@ def test_a_run_that_ends_before_its_best_weights_says_so(tiny: MakeConfig) -> No
         fit(tiny(), resume=True)
 
 
+def test_a_run_does_not_end_before_its_last_epoch(tiny: MakeConfig) -> None:
+    config = tiny({"trainer": {"epochs": 3}})
+    with pytest.raises(TrainingInterrupted):
+        Trainer(config, trackers=[StopAt(3, 1)]).fit()
+    with pytest.raises(RunError, match=r"has 2 epochs and cannot end after 1 \(trainer\.epochs\)"):
+        fit(tiny({"trainer": {"epochs": 1}}), resume=True)
+    assert fit(tiny({"trainer": {"epochs": 2}}), resume=True).picture.exists()
+
+
 class Interrupting(Sequence[EchoSample]):
     """Samples whose reading gets the signals that end a run."""
 

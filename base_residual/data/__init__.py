@@ -50,7 +50,7 @@ def open_dataset(
     from base_residual.data.batvision import BatVisionV1, BatVisionV2
     from base_residual.data.own import OwnDataset
     from base_residual.data.prepared import prepared
-    from base_residual.data.simulated import simulated_root
+    from base_residual.data.simulated import check_reach, simulated_root
 
     if not isinstance(name, str):
         config = config or make_config({"data": {"name": "own"}})
@@ -77,5 +77,6 @@ def open_dataset(
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."
             )
         folder = Path(given)
+    check_reach(folder, config.data.max_depth)
     recordings = reader(folder, split, config.data, config.audio.sample_rate)
     return prepared(recordings, progress) if config.data.prepare else recordings

@@ -100,6 +100,9 @@ def list_recordings(root: Path, split: str, layout: Layout = V2) -> list[Recordi
     if not root.is_dir():
         raise DataError(f"The dataset folder {root} does not exist.")
     tables = sorted(root.glob(layout.tables.format(split=split)))
+    for path in (root.resolve(), *tables):
+        if not writable(str(path)):
+            raise DataError(f"The path {path} holds characters that cannot be written. Give the folder another name.")
     if not tables:
         raise DataError(f"No recordings for the split '{split}' under {root}. Expected is {layout}.")
     recordings = [recording for table in tables for recording in _read_table(root, table, layout)]

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from lzma import LZMAError
@@ -18,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
 from rich.filesize import decimal
 
@@ -26,7 +28,7 @@ from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
 from base_residual.data.cache import Progress
 from base_residual.errors import DataError
-from base_residual.files import replacing
+from base_residual.files import discard, replacing
 from base_residual.presets import SPLITS, listed
 
 SERVER = "https://entrepot.recherche.data.gouv.fr"
@@ -160,34 +162,44 @@ def fetch(file: RemoteFile, folder: Path, server: str = SERVER, progress: Progre
     `.part`.
 
     Raises:
-        DataError: nothing more comes, the disk is full, or the checksum is another one.
+        DataError: nothing more comes, the disk is full, the checksum is another one, or another process is at it.
     """
     path, part = file.whole(folder), file.part(folder)
     if path.is_file() and _held(path) == file.size:
         return path
+    lock = part.with_name(f"{part.name}.lock")
     try:
-        if _held(part) > file.size:
-            part.unlink()
-        part.touch()
-        while (held := _held(part)) < file.size:
-            _go_on(file, part, server, progress)
-            if _held(part) <= held:
-                raise DataError(
-                    f"The connection to {server} broke at {held:,} of {file.size:,} bytes of {file.name}. "
-                    "The same command goes on from there."
-                )
-        if not file.checksum.matches(part, progress):
-            part.unlink()
-            raise DataError(
-                f"{file.name} came with another {file.checksum.type} than published and was removed. "
-                "The same command fetches it again."
-            )
-        part.replace(path)
+        with FileLock(lock, blocking=False), ExitStack() as held:
+            held.callback(discard, lock)
+            _fetch_whole(file, path, part, server, progress)
+    except Timeout as error:
+        raise DataError(f"Another process is fetching {part}. Wait for it, or name another folder.") from error
     except OSError as error:
         raise DataError(
             f"Cannot write {part}: {error.strerror or error}. What has come is kept, and the same command goes on."
         ) from error
     return path
+
+
+def _fetch_whole(file: RemoteFile, path: Path, part: Path, server: str, progress: Progress | None) -> None:
+    """Fetch what is missing of a file, verify it, and give it its name."""
+    if _held(part) > file.size:
+        part.unlink()
+    part.touch()
+    while (held := _held(part)) < file.size:
+        _go_on(file, part, server, progress)
+        if _held(part) <= held:
+            raise DataError(
+                f"The connection to {server} broke at {held:,} of {file.size:,} bytes of {file.name}. "
+                "The same command goes on from there."
+            )
+    if not file.checksum.matches(part, progress):
+        part.unlink()
+        raise DataError(
+            f"{file.name} came with another {file.checksum.type} than published and was removed. "
+            "The same command fetches it again."
+        )
+    part.replace(path)
 
 
 def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from base_residual.audio import echo_frames
 from base_residual.config import DataConfig, SimulationConfig
@@ -19,9 +20,10 @@ from base_residual.data.batvision import write_table
 from base_residual.data.cache import Progress, cached, own_cores
 from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
-from base_residual.files import discard, replacing
+from base_residual.files import discard, read_at_most, replacing
 from base_residual.presets import SPLITS
 
+MAX_NOTE = 2**16  # bytes of the note that says what rooms are
 VERSION = 2
 """Raised whenever the same settings would give other recordings."""
 
@@ -88,7 +90,7 @@ def simulate(
         DataError: the folder is none, is not empty, cannot be written to, or a worker failed.
     """
     root = root.resolve()
-    if not root.name:
+    if not root.name or root.is_mount():  # which cannot be replaced by another folder
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
     partial = root.with_name(f"{root.name}.partial")
     own_lock = f"{partial}.{shard.part}-{shard.of}.lock"
@@ -101,13 +103,13 @@ def simulate(
                     return True  # another process has just made it
                 if root.exists() and any(root.iterdir()):
                     raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
-                _prepare(partial, data, simulation)
+                _prepare(partial, data, simulation, Path(own_lock))
             _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):
                 if not _complete(root, data, simulation) and count_done(partial) == len(list_rooms(simulation)):
-                    _write_index(partial, simulation)
                     if root.exists():
-                        root.rmdir()
+                        root.rmdir()  # before all is given its last form, in case that something has come into it
+                    _write_index(partial, simulation)
                     partial.replace(root)
                 return _complete(root, data, simulation)
     except OSError as error:
@@ -134,16 +136,46 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
     }
 
 
-def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig) -> None:
-    """Make the folders, and forget what another setting left there."""
+def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_lock: Path) -> None:
+    """Make the folders, and forget what another setting left there, unless somebody is still at it."""
     note, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
     if folder.exists() and not (note.exists() and note.read_text() == text):
+        for lock in folder.parent.glob(f"{glob.escape(folder.name)}.*-*.lock"):
+            if lock != own_lock:
+                _refuse_if_held(lock, folder)
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
     for name in ("audio", "depth", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
     with replacing(note) as aside:
         aside.write_bytes(text.encode())
+
+
+def _refuse_if_held(lock: Path, folder: Path) -> None:
+    try:
+        with FileLock(lock, blocking=False):
+            pass
+    except Timeout as error:
+        raise DataError(
+            f"Rooms with other settings are being rendered into {folder}. Wait for them, or give another folder."
+        ) from error
+
+
+def check_reach(root: Path, max_depth: float) -> None:
+    """Refuse rooms that were cut nearer than a training looks: what is cut would count as measured there.
+
+    Raises:
+        DataError: they were.
+    """
+    try:
+        cut = json.loads(read_at_most(root / "rooms.json", MAX_NOTE))["max_depth"]
+    except (OSError, ValueError, TypeError, LookupError):
+        return  # these are not rooms that were rendered here
+    if isinstance(cut, int | float) and cut < max_depth:
+        raise DataError(
+            f"The rooms in {root} were rendered up to {cut:g} m, and data.max_depth is {max_depth:g} m. "
+            f"Take --max-depth {cut:g}, or render them anew."
+        )
 
 
 def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None, shard: Shard) -> None:
