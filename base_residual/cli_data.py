@@ -55,8 +55,8 @@ def simulate(
     out.json({"root": root, "shard": shard, "complete": complete})
     if complete:
         data, usual = settings.data, make_config().data
-        others = [f" --output-size {data.output_size}"] if data.output_size != usual.output_size else []
-        others += [f" --max-depth {data.max_depth:g}"] if data.max_depth != usual.max_depth else []
+        given = {name: getattr(data, name) for name in ("output_size", "max_depth")}
+        others = [f" --set data.{name}={value:g}" for name, value in given.items() if value != getattr(usual, name)]
         out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {root}{''.join(others)}")
     else:
         out.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")

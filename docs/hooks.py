@@ -175,7 +175,8 @@ def configuration() -> str:
         "",
         "Every setting once; this page is written from their definitions. Give one as `--set section.name=value`, in a "
         "YAML file with `--config`, or to `make_config`. What is not given takes what size, preset, front end, model "
-        "or dataset imply, in this order, or else the default. A run's `config.yaml` holds all of them.",
+        "or dataset imply, in this order, or else the default. A size or preset that is given on the command line lies "
+        "over the file, too. A run's `config.yaml` holds all of them.",
     ]
     for section, field in Config.model_fields.items():
         kind = field.annotation

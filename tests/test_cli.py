@@ -191,7 +191,9 @@ def test_what_a_checkpoint_costs_is_measured_here(run: tuple[Path, str]) -> None
 def test_simulated_rooms_can_be_written_checked_and_trained_on(tmp_path: Path) -> None:
     root = tmp_path / "rooms"
     few = ["--rooms", 8, "--val-rooms", 2, "--test-rooms", 2, "--poses", 1, "--output-size", 32, "--max-depth", 8]
-    assert f"brdepth train --data-root {root}" in brdepth("simulate", root, *few)
+    offered = re.search(rf"brdepth (train --data-root {root}.*)", brdepth("simulate", root, *few))
+    assert offered
+    assert "8 train, 2 val, 2 test" in brdepth(*offered[1].split(), "--dry-run", "--set", "model.base_channels=4")
     report = brdepth("check-data", root)
     for words in ("Simulated_Rooms", "train 8, val 2, test 2", "44100 (12 files)", "32 x 32", "No problems."):
         assert words in report

@@ -174,7 +174,7 @@ def check_reach(root: Path, max_depth: float) -> None:
     if isinstance(cut, int | float) and cut < max_depth:
         raise DataError(
             f"The rooms in {root} were rendered up to {cut:g} m, and data.max_depth is {max_depth:g} m. "
-            f"Take --max-depth {cut:g}, or render them anew."
+            f"Train with --set data.max_depth={cut:g}, or render them anew with --max-depth {max_depth:g}."
         )
 
 
