@@ -21,7 +21,7 @@ from base_residual.errors import ConfigError
 from base_residual.losses import LossTerms, make_loss
 from base_residual.memory import keep_freed_memory
 from base_residual.model import DepthNet
-from base_residual.processes import ALONE, Processes
+from base_residual.processes import ALONE, Processes, leave_uncompiled
 from base_residual.recompute import recompute_stages
 
 LESS_MEMORY = "Lower trainer.batch_size, raise trainer.accumulate, or set trainer.recompute=true."
@@ -72,6 +72,8 @@ class Updater:
                 warnings.simplefilter("ignore", FutureWarning)  # of the keyword's next name, which older versions lack
                 self._shared = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
         network: nn.Module = self._shared or model
+        if config.trainer.compile:
+            leave_uncompiled(network)
         self._network = torch.compile(network) if config.trainer.compile else network
         norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]

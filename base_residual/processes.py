@@ -260,3 +260,10 @@ def share_norms(module: nn.Module) -> None:
             setattr(module, name, shared.train(child.training))
         else:
             share_norms(child)
+
+
+def leave_uncompiled(network: nn.Module) -> None:
+    """Keep the shared batch norms of a network out of its compilation, which would begin anew for each of them."""
+    for module in network.modules():
+        if isinstance(module, SharedNorm):
+            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]

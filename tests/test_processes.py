@@ -25,7 +25,7 @@ from base_residual.data import open_dataset
 from base_residual.errors import ConfigError, TrainingError
 from base_residual.evaluation import evaluate
 from base_residual.presets import Layer
-from base_residual.processes import Processes, SharedNorm, joined, leading, own_device, share_norms
+from base_residual.processes import Processes, SharedNorm, joined, leading, leave_uncompiled, own_device, share_norms
 from base_residual.trainer import Batches, Trainer
 
 MakeConfig = Callable[..., Config]
@@ -419,3 +419,10 @@ def test_two_nodes_train_together_by_the_documented_command(
     assert "Success criteria" not in second
     assert "Epoch 1" not in second
     assert_close(history(together), history(alone))
+
+
+def test_shared_norms_stay_out_of_a_compilation() -> None:
+    network, x = nn.Sequential(SharedNorm(3)).eval(), torch.zeros(2, 3, 4)
+    assert torch._dynamo.explain(network)(x).graph_count == 1
+    leave_uncompiled(network)
+    assert torch._dynamo.explain(network)(x).graph_count == 0
