@@ -48,16 +48,15 @@ def simulate(
     from base_residual.data.simulated import Shard
     from base_residual.data.simulated import simulate as render
 
-    settings = make_config(given_settings(ctx))
+    given = given_settings(ctx)
+    settings = make_config(given)
     out = Output(as_json, quiet)
     with counting(out.progress) as progress:
         complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
     out.json({"root": root, "shard": shard, "complete": complete})
     if complete:
-        data, usual = settings.data, make_config().data
-        given = {name: getattr(data, name) for name in ("output_size", "max_depth")}
-        others = [f" --set data.{name}={value:g}" for name, value in given.items() if value != getattr(usual, name)]
-        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {root}{''.join(others)}")
+        same = "".join(f" --set data.{name}={value}" for name, value in given.get("data", {}).items())
+        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {root}{same}")
     else:
         out.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
 

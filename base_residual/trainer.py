@@ -289,8 +289,9 @@ class Trainer:
                             f"saved in {run_dir}; the same command with --resume goes on from there."
                         )
                 self._end_epoch(updater, val, position)
-        last = run_dir / picture_name(position.epoch - 1)  # one that was stopped, and now ends before, has none of it
-        return last if last.exists() else max(run_dir.glob("epoch_*_decomposition.png"), default=last)
+        pictures = [run_dir / picture_name(epoch) for epoch in range(position.epoch - 1, 0, -1)]
+        # A run that was stopped, and now ends before, has none of its last epoch.
+        return next((picture for picture in pictures if picture.exists()), pictures[0])
 
     def _end_epoch(self, updater: Updater, val: EchoDataset, position: Position) -> None:
         """Validate, record, save."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock
+
+from base_residual.files import discard
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("Rendering rooms"), how many of them are done, and of how many."""
@@ -28,3 +32,17 @@ def cached(kind: str, description: Mapping[str, object]) -> Path:
     """The folder in the cache for things of a kind that a description decides."""
     text = json.dumps(description, sort_keys=True)
     return cache_dir() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock whose file goes when it is let go.
+
+    Raises:
+        filelock.Timeout: another process holds it, and this one is not to wait.
+    """
+    with FileLock(path, blocking=wait):
+        try:
+            yield
+        finally:
+            discard(path)

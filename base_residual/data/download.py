@@ -9,7 +9,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from lzma import LZMAError
@@ -19,16 +18,16 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import BaseModel, Field, ValidationError
 from rich.filesize import decimal
 
 from base_residual import __version__
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
-from base_residual.data.cache import Progress
+from base_residual.data.cache import Progress, locked
 from base_residual.errors import DataError
-from base_residual.files import discard, replacing
+from base_residual.files import replacing
 from base_residual.presets import SPLITS, listed
 
 SERVER = "https://entrepot.recherche.data.gouv.fr"
@@ -169,8 +168,7 @@ def fetch(file: RemoteFile, folder: Path, server: str = SERVER, progress: Progre
         return path
     lock = part.with_name(f"{part.name}.lock")
     try:
-        with FileLock(lock, blocking=False), ExitStack() as held:
-            held.callback(discard, lock)
+        with locked(lock, wait=False):
             _fetch_whole(file, path, part, server, progress)
     except Timeout as error:
         raise DataError(f"Another process is fetching {part}. Wait for it, or name another folder.") from error

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from base_residual.audio import echo_frames
 from base_residual.config import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
-from base_residual.data.cache import Progress, cached, own_cores
+from base_residual.data.cache import Progress, cached, locked, own_cores
 from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
 from base_residual.files import discard, read_at_most, replacing
@@ -93,17 +93,16 @@ def simulate(
     if not root.name or root.is_mount():  # which cannot be replaced by another folder
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
     partial = root.with_name(f"{root.name}.partial")
-    own_lock = f"{partial}.{shard.part}-{shard.of}.lock"
+    own_lock = Path(f"{partial}.{shard.part}-{shard.of}.lock")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(own_lock), ExitStack() as held:
-            held.callback(discard, Path(own_lock))
+        with locked(own_lock):
             with FileLock(f"{partial}.lock"):
                 if _complete(root, data, simulation):
                     return True  # another process has just made it
                 if root.exists() and any(root.iterdir()):
                     raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
-                _prepare(partial, data, simulation, Path(own_lock))
+                _prepare(partial, data, simulation, own_lock)
             _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):
                 if not _complete(root, data, simulation) and count_done(partial) == len(list_rooms(simulation)):
@@ -153,7 +152,7 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
 
 def _refuse_if_held(lock: Path, folder: Path) -> None:
     try:
-        with FileLock(lock, blocking=False):
+        with locked(lock, wait=False):
             pass
     except Timeout as error:
         raise DataError(
