@@ -10,7 +10,7 @@ the commit that they were trained at.
     python benchmarks/accuracy.py                          # results/accuracy.json
     python benchmarks/accuracy.py --epochs 8 --out FILE    # all of it in some two hours on two cores: brief.json
     python benchmarks/accuracy.py --models default --rates 0.002  # with its own rate, without a search
-    python benchmarks/accuracy.py --models unet plain --test-seed 3 --out FILE  # other rooms to test in: fresh.json
+    python benchmarks/accuracy.py --models plain default --test-seed 3 --out FILE  # other rooms to test in: fresh.json
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
@@ -82,6 +82,7 @@ ABLATIONS: dict[str, Layer] = {
     "no-base-term": {"loss": {"lambda_base": 0.0}},
     "curriculum": {"loss": {"curriculum": True, "warmup_epochs": ABLATION_EPOCHS // 2}},
     "adaptive-step": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2}},
+    "adaptive-linear": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2, "schedule": "linear"}},
     "adaptive-cosine": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2, "schedule": "cosine"}},
     "kernel-2": {"loss": {"lowpass_kernel": 2}},
     "kernel-6": {"loss": {"lowpass_kernel": 6}},
@@ -95,6 +96,7 @@ ABLATIONS: dict[str, Layer] = {
     "no-average": {"trainer": {"average": 0.0}},
     "original": merge(MODELS["original"], {"loss": {"warmup_epochs": ABLATION_EPOCHS // 2}}),
     "half-the-rooms": {"simulation": {"train_rooms": 750}},
+    "twice-the-rooms": {"simulation": {"train_rooms": 3000}},
     "size-tiny": SIZES["tiny"],
     "size-base": SIZES["base"],
 }
@@ -142,10 +144,18 @@ def train(config: Config, threads: int, where: dict[str, str]) -> None:
     """Train the run of a configuration, unless an earlier call has, and note where that was."""
     torch.set_num_threads(threads)
     done, note, settings = (config.run_dir / name for name in ("evaluation.json", NOTE, "config.yaml"))
-    # As written: a setting that the run did not have yet would be read as today's default.
-    if not (done.exists() and note.exists() and settings.read_text(encoding="utf-8") == config.to_yaml()):
+    complete = done.exists() and note.exists()
+    if not (complete and without_place(settings.read_text(encoding="utf-8")) == without_place(config.to_yaml())):
         Trainer(config, trackers=[], overwrite=True).fit()
         note.write_text(json.dumps(where))
+
+
+def without_place(settings: str) -> list[str]:
+    """The lines of a run's settings, without the folder that it lies in, which may have been moved.
+
+    As written: a setting that a run did not have yet would be read as today's default.
+    """
+    return [line for line in settings.splitlines() if not line.startswith("  results_dir:")]
 
 
 def noted(run: FinishedRun) -> dict[str, str]:

@@ -106,7 +106,9 @@ def test_a_run_is_kept_only_if_all_of_its_settings_were_written(
     config.run_dir.mkdir(parents=True)
     for name in ("evaluation.json", accuracy.NOTE):
         (config.run_dir / name).write_text("{}")
-    for text, times in ((config.to_yaml(), 0), (config.to_yaml().replace("  average: 0.5\n", ""), 1)):
+    moved = config.to_yaml().replace(str(tmp_path), "results")
+    assert moved != config.to_yaml()
+    for text, times in ((config.to_yaml(), 0), (moved, 0), (config.to_yaml().replace("  average: 0.5\n", ""), 1)):
         (config.run_dir / "config.yaml").write_text(text, encoding="utf-8")
         accuracy.train(config, 1, {})
         assert len(trained) == times
