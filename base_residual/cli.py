@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from base_residual.data.sample import EchoDataset
 
 FORMATS = ("onnx",)  # that a checkpoint is exported to
+
+log = logging.getLogger("base_residual")
 
 app = typer.Typer(
     cls=Commands,
@@ -132,6 +135,8 @@ def train(
 
     file, assigned = settings_beneath(config, assign)
     settings = make_config(*assigned, given_settings(ctx), preset=preset, size=size, file=file)
+    if warmup_epochs is not None and not (settings.loss.adaptive or settings.loss.curriculum):
+        log.warning("--warmup-epochs does nothing without --adaptive or --curriculum.")
     out = Output(as_json, quiet)
     if dry_run:
         _rehearse(settings, out)
@@ -155,7 +160,7 @@ def train(
         criteria_table(result.criteria),
         f"Run folder: {result.run_dir}",
         f"Picture:    {result.picture}",
-        f"Look again: brdepth visualize {best}",
+        f"Look again: brdepth visualize {quote(str(best))}",
     )
 
 
@@ -175,16 +180,18 @@ def evaluate_checkpoint(
     from rich.text import Text
 
     from base_residual.console import criteria_table, metrics_table, protocol_line
-    from base_residual.evaluation import evaluate, success_criteria
+    from base_residual.evaluation import evaluate, success_criteria, why_undecided
 
     out = Output(as_json, quiet)
     loaded, config, samples = _load(ctx, checkpoint, split, device, out)
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
-    criteria = success_criteria(found, [record["val/rmse"] for record in loaded.history])
+    curve, why = [record["val/rmse"] for record in loaded.history], why_undecided(loaded.config.model.name)
+    criteria = success_criteria(found, curve, undecided=why)
     verdicts = [criterion._asdict() for criterion in criteria]
-    about = {"dataset": config.data.name, "split": split, "epoch": loaded.epoch, "criteria": verdicts}
-    out.json(found.as_dict() | about)
-    out.show(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {config.data.name}"))
+    about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
+    out.json(found.as_dict() | about | {"epoch": loaded.epoch, "criteria": verdicts})
+    of = _other_data(loaded.config, config) or config.data.name
+    out.show(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
     out.show(Text(protocol_line(found)), criteria_table(criteria))
 
 
@@ -207,21 +214,26 @@ def visualize(
     """Draw base | residual | final | ground truth."""
     from base_residual.visualize import decomposition_figure, panels, save_figure
 
-    result = Output(as_json, quiet)
+    result, other = Output(as_json, quiet), ""
     if audio:
         from base_residual.predict import picture_files
 
+        idle = [name for name in ("dataset", "data_root", "split", "count") if _is_given(ctx, name)]
+        if idle:
+            raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing beside --audio; leave one of them out.")
         loaded = _load_checkpoint(checkpoint, device)
         rows = picture_files(loaded.model, audio)
     else:
         from base_residual.data.sample import collate, spread
 
-        loaded, _, samples = _load(ctx, checkpoint, split, device, result)
+        loaded, config, samples = _load(ctx, checkpoint, split, device, result)
+        other = _other_data(loaded.config, config)
         shown = [samples[index] for index in spread(len(samples), count)]
         batch = collate(shown)
         rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
-    name = f"{checkpoint.stem}_{audio[0].stem if audio else split}_decomposition.png"
-    figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}")
+    shows = audio[0].stem if audio else f"{other}_{split}" if other else split
+    name = f"{checkpoint.stem}_{shows}_decomposition.png"
+    figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}{other and f', {other}'}")
     picture = save_figure(figure, out or checkpoint.with_name(name))
     result.json({"picture": picture})
     result.show(f"Picture: {picture}")
@@ -308,7 +320,7 @@ def compare(
     result, comparison = Output(as_json, quiet), compare_runs(runs)
     curves = {name: [run.val_rmse] for name, run in zip(comparison.names, comparison.runs, strict=True)}
     picture = out or (None if as_json else Path("comparison.png"))
-    if picture:
+    if picture and as_json:
         save_figure(comparison_figure(curves), picture)
     result.json(comparison.as_dict() | {"picture": picture})
     figures, *verdicts = comparison_tables(comparison)
@@ -317,8 +329,10 @@ def compare(
         Text(protocol_line(comparison.reference.test)),
         *verdicts,
         Text("converged: epochs until within 2 % of the run's own best; reached: until the reference's best."),
-        f"Picture: {picture}",
     )
+    if picture and not as_json:  # which can fail, and then the tables are there
+        save_figure(comparison_figure(curves), picture)
+        result.show(f"Picture: {picture}")
 
 
 @app.command(cls=Command)
@@ -375,6 +389,19 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint:
     from base_residual.optimization import resolve_device
 
     return load_checkpoint(path, resolve_device(device))
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option was typed, rather than left at its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _other_data(own: Config, used: Config) -> str:
+    """What the data is called that a checkpoint is tried on, if it is not that of its own run."""
+    if (used.data.name, used.data.root) == (own.data.name, own.data.root):
+        return ""
+    return used.data.root.resolve().name if used.data.root else used.data.name
 
 
 def _load(

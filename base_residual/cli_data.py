@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -56,7 +57,7 @@ def simulate(
     out.json({"root": root, "shard": shard, "complete": complete})
     if complete:
         same = "".join(f" --set data.{name}={value}" for name, value in given.get("data", {}).items())
-        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {root}{same}")
+        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {quote(str(root))}{same}")
     else:
         out.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
 
@@ -129,7 +130,7 @@ def download(
     roots = source.roots(folder, dataset)
     out.json({"files": listing, "roots": roots})
     for root in roots:
-        out.show(f"Dataset: {root}", f"Check:   brdepth check-data {root}")
+        out.show(f"Dataset: {root}", f"Check:   brdepth check-data {quote(str(root))}")
 
 
 def _agreed(question: str) -> bool:
@@ -165,7 +166,9 @@ def convert(
     with counting(out.progress) as progress:
         count = convert_replica(observations, echoes, root, progress)
     out.json({"recordings": count, "root": root})
-    out.show(f"Recordings: {count}, in {root}", f"Train: brdepth train --dataset replica --data-root {root}")
+    out.show(
+        f"Recordings: {count}, in {root}", f"Train: brdepth train --dataset replica --data-root {quote(str(root))}"
+    )
 
 
 @app.command("check-data", cls=Command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from itertools import groupby
 from typing import Any
@@ -59,7 +60,9 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # what cannot be written is known here, and not when Python ends
+            return result
         except TrainingInterrupted as stop:
             print(stop, file=sys.stderr)
             raise typer.Exit(130) from stop
@@ -70,7 +73,16 @@ class Commands(TyperGroup):
             raise
         except (BaseResidualError, MemoryError, OSError, RuntimeError) as error:
             print(f"Error: {sentence(error)}", file=sys.stderr)
+            give_up_output()
             raise typer.Exit(2) from error
+
+
+def give_up_output() -> None:
+    """Forget what standard output still holds, if that cannot be written: Python would try once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def sentence(error: Exception) -> str:

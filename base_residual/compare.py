@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from math import isclose, nan
 from pathlib import Path
 from typing import Any
 
 from base_residual.config import Config, LossConfig, load_layer, make_config
 from base_residual.errors import RunError
-from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, Evaluation, success_criteria
+from base_residual.evaluation import (
+    CONVERGED_WITHIN,
+    JUDGED,
+    Criterion,
+    Evaluation,
+    success_criteria,
+    why_undecided,
+)
 from base_residual.files import Number, from_json, read_at_most
 from base_residual.metrics import DEPTH_METRICS
 from base_residual.run_folder import EVALUATION
@@ -131,10 +139,17 @@ class Comparison:
         """The success criteria of a run; the lead is judged only against a baseline that had the same budget."""
         name = self.reference.config.model.name
         if name not in BASELINES:
-            return success_criteria(run.test, run.val_rmse)
+            return success_criteria(run.test, run.val_rmse, undecided=why_undecided(run.config.model.name))
         mine, theirs = (_budget(each) for each in (run, self.reference))
-        fair = run is not self.reference and mine == theirs
-        why = "it is the baseline" if run is self.reference else f"not the same budget: {mine}, the baseline {theirs}"
+        # What hears nothing is as good with the same maps, wherever their folder lies.
+        others = self.reference.blind
+        alike = all(isclose(value, others.get(name, nan), rel_tol=1e-5) for name, value in run.blind.items())
+        why = "" if alike else "the baseline has learnt from other depth maps, or was tested on others"
+        if mine != theirs:
+            why = f"not the same budget: {mine}, the baseline {theirs}"
+        if run.config.model.name == name:
+            why = "it is the baseline" if run is self.reference else f"it is a {BASELINES[name]} as well"
+        fair = not why
         return success_criteria(
             run.test, run.val_rmse, self.reference.rmse if fair else None, BASELINES[name], undecided=why
         )

@@ -268,8 +268,8 @@ class Config(Section):
         share = loss.pop("lowpass_share", 1 / 16)
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise ValueError("loss.lowpass_share is the kernel's share of the map's side, from 0 to 1")
-        size = layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default)
-        if isinstance(size, int):
+        size = _whole(layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default))
+        if size is not None:
             loss.setdefault("lowpass_kernel", max(1, round(share * min(size, MAX_SIDE))))
         loss.setdefault("curriculum", loss.get("adaptive", False))
         return layer
@@ -319,6 +319,14 @@ def _says_no(value: Any) -> bool:
         return not TypeAdapter(bool).validate_python(value)
     except ValidationError:
         return False
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, in any of the ways in which a field takes one; None if it is none."""
+    try:
+        return TypeAdapter(int).validate_python(value)
+    except ValidationError:
+        return None
 
 
 def merge(*layers: Mapping[str, Any]) -> Layer:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from base_residual.data.download import RemoteFile
     from base_residual.estimate import Estimate
 
+FEW_RUNS = 3  # of which each has a column of its own in 80
 IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean")
 HEALTHY = {
     "base_positive": ">= 0",
@@ -216,14 +217,24 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     reference, names = comparison.reference, comparison.names
     against = names[comparison.runs.index(reference)]
     rows = [comparison.row(run) for run in comparison.runs]
-    columns = [Column("run", overflow="fold"), *(Column(name, justify="right") for name in rows[0])]
+    columns = [
+        Column("run", overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True, min_width=len(name)) for name in rows[0]),
+    ]
     table = Table(*columns, title=f"Test split, against {against}", title_justify="left", box=box.SIMPLE_HEAD)
     for name, row in zip(names, rows, strict=True):
         table.add_row(name, *row.values())
-    columns = [Column(name, overflow="fold") for name in ("setting", *names)]
+    wide = len(names) <= FEW_RUNS
+    columns = [Column(name, overflow="fold") for name in ("setting", *(names if wide else ("value", "runs")))]
     differing = Table(*columns, title="What differs", title_justify="left", box=box.SIMPLE_HEAD)
     for setting, values in comparison.differing.items():
-        differing.add_row(setting, *map(str, values))
+        given = [str(value) for value in values]
+        if wide:
+            differing.add_row(setting, *given)
+            continue
+        for value in dict.fromkeys(given):
+            having = (name for name, own in zip(names, given, strict=True) if own == value)
+            differing.add_row(setting, value, ", ".join(having))
     tables = [table, differing] if comparison.differing else [table]
     for name, run in zip(names, comparison.runs, strict=True):
         verdicts = criteria_table(comparison.criteria(run))

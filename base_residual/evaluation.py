@@ -127,6 +127,8 @@ def evaluate(
     """
     if not 0 <= min_depth < math.inf:
         raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
+    if not len(dataset):
+        raise DataError("There are no recordings to evaluate.")
     device = next(model.parameters()).device
     keep_freed_memory(device)
     metrics = DepthMetrics(model.max_depth, min_depth)
@@ -207,12 +209,17 @@ class BlindGuess:
         return {name: score.compute()["rmse"] for name, score in scores.items()}
 
 
+def why_undecided(model: str) -> str:
+    """Why a run of that model does not say by itself how far it is ahead of the U-Net."""
+    return "it is the baseline" if model == "unet" else "needs a run with --model unet, and compare"
+
+
 def success_criteria(
     evaluation: Evaluation,
     val_rmse: Sequence[float] = (),
     baseline_rmse: float | None = None,
     baseline_name: str = "U-Net baseline",
-    undecided: str = "needs a run with --model unet, and compare",
+    undecided: str = why_undecided("base_residual"),
 ) -> list[Criterion]:
     """The five criteria of a run, each with its figure.
 
@@ -230,7 +237,8 @@ def success_criteria(
     criteria = []
     if figures:
         smooth, lowest, size, gain, corr = (figures[name] for name in JUDGED)
-        idle = " - the residual is idle: final and base are alike" if gain < IDLE_GAIN else ""
+        idle = " - the residual is idle: final and base are alike" if abs(gain) < IDLE_GAIN else ""
+        harm = " - the residual makes the base worse" if gain <= -IDLE_GAIN else ""
         criteria += [
             Criterion(
                 "base is smooth and positive",
@@ -240,7 +248,7 @@ def success_criteria(
             Criterion(
                 "residual is small and useful",
                 size < 1.0 and gain >= IDLE_GAIN,
-                f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%} (at least {IDLE_GAIN:.1%}){idle}",
+                f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%} (at least {IDLE_GAIN:.1%}){idle}{harm}",
             ),
         ]
     lead = f"rmse 5 % below the {baseline_name}"

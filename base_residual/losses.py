@@ -56,10 +56,12 @@ def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Te
     """
     if kernel < 1:
         raise ConfigError(f"The low-pass kernel is {kernel} pixels; expected is at least 1.")
-    weight = torch.ones_like(depth) if valid_mask is None else valid_mask.to(depth.dtype)
+    known, weight = depth, torch.ones_like(depth)
+    if valid_mask is not None:
+        known, weight = torch.where(valid_mask, depth, 0), valid_mask.to(depth.dtype)
     rows, columns = (_box(side, kernel, depth) for side in depth.shape[-2:])
     with torch.autocast(depth.device.type, enabled=False):  # half precision would shift far walls by decimetres
-        total = rows @ (depth * weight) @ columns
+        total = rows @ known @ columns
         return total / (rows @ weight @ columns).clamp(min=1e-6)
 
 
@@ -137,7 +139,7 @@ def decomposition_terms(
         raise ShapeError(
             f"valid_mask has shape {tuple(valid.shape)} and type {valid.dtype}; expected is bool {tuple(gt.shape)}."
         )
-    smooth = low_pass(torch.where(valid, gt, 0), kernel, valid)
+    smooth = low_pass(gt, kernel, valid)
     return LossTerms(
         recon=reconstruction(final, gt, valid, recon, count),
         base=masked_mean((base - smooth).abs(), valid, count),

@@ -55,6 +55,7 @@ class Updater:
     ) -> None:
         self.model, self.optimizer, self.config, self.steps, self.processes = model, optimizer, config, steps, processes
         self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
+        self.at_once = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
         self.device = next(model.parameters()).device
         keep_freed_memory(self.device)
         # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.

@@ -19,7 +19,8 @@ from base_residual.files import replacing
 from base_residual.gallery import Gallery
 from base_residual.visualize import DEPTH_COLOURS, HOLE, SIGNED_COLOURS
 
-# Readable on white and on black, told apart without colour by dashes and markers; one per run, then from the start.
+# Readable on white and on black, told apart without colour by dashes and markers; one per run. After the last, the
+# same colours have other dashes and markers.
 COLOURS = ("#2b83ba", "#d55e00", "#009e73", "#b5489a", "#8a7a00", "#7a6fd0")
 DASHES = ("solid", "dashed", "dotted")  # as CSS and the plotting library both call them
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "x")
@@ -202,7 +203,8 @@ def _chart(key: str, title: str, lines: list[Line], unit: str, *, from_zero: boo
         outline_line_color=None,
     )
     for place, line in enumerate(lines):
-        colour, dash, marker = (kind[line.style % len(kind)] for kind in (COLOURS, DASHES, MARKERS))
+        colour, again = COLOURS[line.style % len(COLOURS)], line.style + line.style // len(COLOURS)
+        dash, marker = (kind[again % len(kind)] for kind in (DASHES, MARKERS))
         source: Any = {
             "epoch": list(range(1, len(line.values) + 1)),
             "value": [round(value, 5) for value in line.values],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,23 @@ from base_residual.config import Config
 from base_residual.errors import RunError
 from base_residual.files import as_json, discard, from_json
 from base_residual.model import DepthNet
+from base_residual.processes import leading
 from base_residual.tracking import WANDB_ID, Record
 
 log = logging.getLogger("base_residual")
 
 STATE = "training_state.safetensors"
+OWN_TO_A_MACHINE = {
+    "trainer.save_every",
+    "trainer.picture_every",
+    "data.root",
+    "data.num_workers",
+    "trainer.device",
+    "trainer.compile",
+    "trainer.recompute",
+}
+"""Settings that decide how a run goes, and none of its numbers."""
+
 SUMS = 5
 EVALUATION = "evaluation.json"
 RUN_FILES = (
@@ -97,24 +110,39 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"Cannot write to {run_dir}: {error.strerror or error}.") from error
     try:
-        old = [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]
-        if old and not resume and not overwrite:
+        if not resume and not overwrite and any(_files(run_dir)):
             raise RunError(
                 f"{run_dir} already holds a run. Go on with --resume (resume=True), choose another "
                 "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
             )
-        unfinished = run_dir.glob(".*.partial*")  # files of a process that was killed
-        try:
-            for path in [*unfinished, *(old if overwrite else [])]:
-                path.unlink()
-        except OSError as error:
-            raise RunError(f"Cannot remove {path}: {error.strerror or error}.") from error
+        _remove(run_dir.glob(".*.partial*"))  # files of a process that was killed
         yield
     finally:
         discard(run_dir / ".lock")  # while it is held: nobody else may hold another file of that name
         lock.release()
         with suppress(OSError):  # there is something to keep, or somebody has removed the folder
             run_dir.rmdir()
+
+
+def remove_run(run_dir: Path) -> None:
+    """Remove the files of a run.
+
+    Raises:
+        RunError: one cannot be removed.
+    """
+    _remove(_files(run_dir))
+
+
+def _files(run_dir: Path) -> Iterator[Path]:
+    return (path for pattern in RUN_FILES for path in run_dir.glob(pattern))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise RunError(f"Cannot remove {path}: {error.strerror or error}.") from error
 
 
 def save_state(
@@ -171,7 +199,7 @@ def restore_state(
                 "with the same ones, or use another --experiment-name."
             )
         planned, schedule = settings["trainer"]["epochs"], config.trainer.lr_schedule
-        if planned != config.trainer.epochs and schedule != "constant":
+        if planned != config.trainer.epochs and schedule != "constant" and leading():
             log.warning(
                 "The run was begun with %d epochs and now has %d: its learning rate goes on along the new schedule.",
                 planned,
@@ -189,17 +217,15 @@ def restore_state(
 
 def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     """Names of the settings that decide a run's numbers and differ between two configurations."""
-    free = {
-        "trainer.epochs",
-        "trainer.save_every",
-        "trainer.on_fault",
-        "trainer.picture_every",
-        "data.root",
-        "data.num_workers",
-        "trainer.device",
-        "trainer.compile",
-        "trainer.recompute",
-    }
     sections = (old.keys() | new.keys()) - {"tracking"}
     keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}
-    return {f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new.get(s, {}).get(k)} - free
+    differing = {f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new.get(s, {}).get(k)}
+    return differing - OWN_TO_A_MACHINE - {"trainer.epochs", "trainer.on_fault"}
+
+
+def settings_mark(config: Config) -> int:
+    """A number that tells the settings apart in which processes that train together have to agree."""
+    settings = config.model_dump(mode="json", exclude={"tracking"})
+    named = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
+    text = json.dumps({name: value for name, value in named.items() if name not in OWN_TO_A_MACHINE}, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])  # what an int64 holds

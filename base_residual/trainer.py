@@ -20,14 +20,33 @@ from base_residual.baseline import create_model
 from base_residual.checkpoint import load_checkpoint, save_checkpoint
 from base_residual.config import Config, make_config
 from base_residual.data import open_dataset
-from base_residual.data.sample import EchoDataset, collate, enumerated, read_batches, reader, spread
+from base_residual.data.sample import (
+    TOO_NEAR,
+    EchoDataset,
+    check_split,
+    collate,
+    enumerated,
+    read_batches,
+    reader,
+    spread,
+)
 from base_residual.errors import ConfigError, DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
-from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria
+from base_residual.evaluation import BlindGuess, Criterion, Evaluation, evaluate, success_criteria, why_undecided
 from base_residual.files import as_json, discard, replacing
 from base_residual.model import DepthNet
 from base_residual.optimization import LESS_MEMORY, Updater, generator, make_optimizer, resolve_device
 from base_residual.processes import ALONE, Processes, joined, leading, own_device, share_norms
-from base_residual.run_folder import EVALUATION, STATE, SUMS, Position, claimed, restore_state, save_state
+from base_residual.run_folder import (
+    EVALUATION,
+    STATE,
+    SUMS,
+    Position,
+    claimed,
+    remove_run,
+    restore_state,
+    save_state,
+    settings_mark,
+)
 from base_residual.tracking import Record, Tracker, make_trackers
 from base_residual.visualize import curves_figure, decomposition_figure, panels, save_figure
 
@@ -138,7 +157,7 @@ class Trainer:
         config: settings; default: the package's, on simulated rooms.
         train, val, test: datasets to use instead of those that the configuration names.
         resume: go on where the run's saved state ends; begin where there is none.
-        overwrite: remove what an earlier run of the same name has left.
+        overwrite: remove what an earlier run of the same name has left, once this one can begin.
         trackers: who is told how it goes, beyond those that the configuration asks for; default: the terminal.
 
     Raises:
@@ -209,11 +228,13 @@ class Trainer:
 
     def _fit(self, run_dir: Path) -> FitResult:
         datasets = {split: self._open(split) if given is None else given for split, given in self._given.items()}
+        for split, dataset in datasets.items():
+            check_split(split, dataset, self.config.data, self.config.audio.sample_rate)
         settings = self.config.trainer
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = create_model(self.config)
-        model.start_at(mean_depth(datasets["train"]))
+        model.start_at(mean_depth(datasets["train"], self.config.data.max_depth))
         model.to(self.device)
         if self._processes.world > 1:
             share_norms(model)
@@ -221,6 +242,11 @@ class Trainer:
         batches = Batches(len(datasets["train"]), settings.batch_size, settings.seed, self._processes)
         updater = Updater(model, optimizer, self.config, len(batches), batches.least, self._processes)
         position = Position(1, 0, torch.zeros(SUMS), [], len(datasets["train"]))
+        if self._resume and (run_dir / EVALUATION).exists() and not (run_dir / STATE).exists():
+            raise RunError(
+                f"The run in {run_dir} is finished, and {STATE}, from which it could go on, is gone. Replace it with "
+                "--overwrite (overwrite=True), or use another --experiment-name."
+            )
         if self._resume and (run_dir / STATE).exists():
             position = restore_state(run_dir / STATE, self.config, updater.networks, optimizer, position.recordings)
         if settings.epochs < len(position.history):
@@ -230,6 +256,8 @@ class Trainer:
             )
         self._check_alike(position)
         if self._processes.leads:
+            if self._overwrite:
+                remove_run(run_dir)  # now that there is something to train on, and a network to train
             if position.epoch <= settings.epochs:  # a run that goes on is not finished, whatever it was before
                 discard(run_dir / EVALUATION)
             with replacing(run_dir / "config.yaml") as aside:
@@ -237,16 +265,16 @@ class Trainer:
         for tracker in self._trackers:
             tracker.start(self.config, run_dir, position.history)
         picture = self._run(updater, batches, datasets["train"], datasets["val"], position)
-        return self._finish(datasets["train"], datasets["test"], position, picture)
+        return self._finish(datasets["train"], datasets["test"], position, picture, updater.at_once)
 
     def _check_alike(self, position: Position) -> None:
-        """Refuse processes of which one would go on where another begins, or that have other recordings or folders."""
+        """Refuse processes of which one goes on where another begins, or that have other settings, data or folders."""
         there = self.config.run_dir.is_dir()  # the first one has made it
-        own = torch.tensor([[position.epoch, position.step, position.recordings, there]])
+        own = torch.tensor([[position.epoch, position.step, position.recordings, there, settings_mark(self.config)]])
         if len(self._processes.gathered(own).unique(dim=0)) > 1:
             raise RunError(
-                f"The processes have found different states in {self.config.run_dir}, or different numbers of "
-                "recordings. All machines need the same results folder and the same dataset."
+                f"The processes have other settings, different states in {self.config.run_dir}, or different "
+                "numbers of recordings. All machines need the same command, results folder and dataset."
             )
 
     def _open(self, split: str) -> EchoDataset:
@@ -286,7 +314,7 @@ class Trainer:
                         self._processes.wait()  # until all is saved: the end of one process ends the others
                         raise TrainingInterrupted(
                             f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is "
-                            f"saved in {run_dir}; the same command with --resume goes on from there."
+                            f"saved in {run_dir}; the same command with --resume (resume=True) goes on from there."
                         )
                 self._end_epoch(updater, val, position)
         pictures = [run_dir / picture_name(epoch) for epoch in range(position.epoch - 1, 0, -1)]
@@ -299,12 +327,12 @@ class Trainer:
         self._tell_faults(updater, epoch)
         *sums, steps = self._processes.mean(position.sums).tolist()
         if not steps:
-            raise TrainingError(f"Not one step of epoch {epoch} could be taken. Nothing of it was saved.")
+            raise TrainingError(f"Not one step of epoch {epoch} could be taken.")
         means = [value / steps for value in sums]
         found = evaluate(
             model,
             val,
-            batch_size=config.trainer.batch_size,
+            batch_size=updater.at_once,
             num_workers=config.data.num_workers,
             detach_base=updater.detaches(epoch),
             processes=self._processes,
@@ -364,7 +392,9 @@ class Trainer:
         for tracker in self._trackers:
             tracker.picture(epoch, path)
 
-    def _finish(self, train: EchoDataset, test: EchoDataset, position: Position, picture: Path) -> FitResult:
+    def _finish(
+        self, train: EchoDataset, test: EchoDataset, position: Position, picture: Path, at_once: int
+    ) -> FitResult:
         """Test the best weights and write what came of it."""
         config, run_dir = self.config, self.config.run_dir
         self._processes.wait()  # until the best weights are written
@@ -377,12 +407,13 @@ class Trainer:
         found = evaluate(
             best.model,
             test,
-            batch_size=config.trainer.batch_size,
+            batch_size=at_once,
             num_workers=config.data.num_workers,
             processes=self._processes,
         )
         blind = BlindGuess.from_dataset(train).rmse_on(test, config.data.max_depth)
-        criteria = success_criteria(found, [record["val/rmse"] for record in position.history])
+        curve, why = [record["val/rmse"] for record in position.history], why_undecided(config.model.name)
+        criteria = success_criteria(found, curve, undecided=why)
         if self._processes.leads:
             save_figure(curves_figure(position.history, config.run_name), run_dir / "curves.png")
             with replacing(run_dir / EVALUATION) as aside:
@@ -435,16 +466,25 @@ def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: to
     return reader(dataset, workers, batch_sampler=batches, persistent_workers=workers > 0, pin_memory=pinned)
 
 
-def mean_depth(dataset: EchoDataset) -> float:
+def mean_depth(dataset: EchoDataset, max_depth: float) -> float:
     """Mean of the measured pixels of some training maps, in metres.
 
     Raises:
-        DataError: the dataset is empty or nothing was measured in those maps.
+        DataError: nothing was measured in those maps, or all so near or so far that they cannot be in metres.
     """
-    total = count = 0.0
-    for index in spread(len(dataset), MEAN_FROM):
-        depth = dataset[index].depth
-        total, count = total + float(depth.sum()), count + float((depth > 0).sum())
-    if not count:
+    maps = [dataset[index].depth for index in spread(len(dataset), MEAN_FROM)]
+    measured = torch.cat([depth[depth > 0] for depth in maps])
+    if not len(measured):
         raise DataError("Not one depth map of the training split has a measured pixel: there is nothing to learn from.")
-    return total / count
+    nearest, farthest = float(measured.min()), float(measured.max())
+    if farthest < TOO_NEAR:
+        raise DataError(
+            f"Nothing in the training split is farther away than {farthest:.3f} m: as if its depth maps were in "
+            "metres, where millimetres are expected."
+        )
+    if nearest >= max_depth:
+        raise DataError(
+            f"Nothing in the training split is nearer than data.max_depth, {max_depth:g} m: as if its depth maps were "
+            "in millimetres, where metres are expected."
+        )
+    return float(measured.double().mean())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from base_residual.errors import RunError
 from base_residual.files import replacing
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ Map = NDArray[np.floating[Any]]
 DEPTH_COLOURS = "viridis"
 SIGNED_COLOURS = "RdBu"
 HOLE = "0.85"  # light grey, where nothing was measured
+LONGEST_LABEL = 36  # characters beside a row
+LONGEST_TITLE = 26  # characters above each column
 LEAST_SCALE = 0.01  # metres; a residual smaller than that is shown as pale as it is
 
 
@@ -96,10 +99,19 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
             bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.ax.set_title("m", fontsize=8)
-        line[0].set_ylabel(in_font(row.title), fontsize=9, parse_math=False)
+        line[0].set_ylabel(shortened(in_font(row.title), LONGEST_LABEL), fontsize=9, parse_math=False)
     if title:
-        figure.suptitle(in_font(title), fontsize=13, parse_math=False)
+        most = LONGEST_TITLE * len(names)
+        figure.suptitle(shortened(in_font(title), most), fontsize=13, parse_math=False)
     return figure
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters, with a mark in place of its middle."""
+    if len(text) <= most:
+        return text
+    before = most // 2
+    return f"{text[:before]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (most - before - 1) :]}"
 
 
 def in_font(name: str) -> str:
@@ -136,7 +148,7 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
         _tidy_epochs(axis)
     if title:
-        figure.suptitle(in_font(title), fontsize=13, parse_math=False)
+        figure.suptitle(shortened(in_font(title), 3 * LONGEST_TITLE), fontsize=13, parse_math=False)
     return figure
 
 
@@ -150,10 +162,11 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axis = figure.subplots()
-    for name, runs in curves.items():
+    for place, (name, runs) in enumerate(curves.items()):
         values = np.array(runs)  # (runs, epochs)
         epochs = np.arange(1, values.shape[1] + 1)
-        line = axis.plot(epochs, values.mean(axis=0), "o-", ms=3, label=in_font(name), lw=1.8)[0]
+        line = axis.plot(epochs, values.mean(axis=0), f"C{place % 10}o", ms=3, label=in_font(name), lw=1.8)[0]
+        line.set_linestyle(("-", "--", ":")[place // 10 % 3])  # after ten colours
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel="validation rmse (m)")
     _tidy_epochs(axis)
@@ -184,8 +197,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or its name says that it is another kind of picture.
     """
+    if path.suffix and path.suffix.lower() != ".png":
+        raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")
     content = as_png(figure)
     with replacing(path) as aside:
         aside.write_bytes(content)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import soundfile
 
 
@@ -31,6 +30,8 @@ def export(checkpoint: Path, out: Path) -> None:
 
 def run(model: Path, recording: Path) -> np.ndarray:
     """Depth map (S, S) in metres, from the two-channel recording of an echo."""
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     frames, wanted = int(about["frames"]), int(about["sample_rate"])

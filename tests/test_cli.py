@@ -66,6 +66,43 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return next(folder.iterdir()), output
 
 
+def test_options_that_would_do_nothing_are_named(
+    run: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = run[0] / "best.safetensors"
+    for option in ("--split", "val"), ("--count", 2), ("--data-root", tmp_path):
+        said = sentence(brdepth("visualize", checkpoint, "--audio", "echo.wav", *option, code=2))
+        assert said == f"Error: {option[0]} does nothing beside --audio; leave one of them out."
+    brdepth("train", "--warmup-epochs", 3, "--dry-run", "--quiet")
+    assert "--warmup-epochs does nothing without --adaptive or --curriculum." in caplog.text
+
+
+def test_results_on_other_data_say_which(run: tuple[Path, str], tmp_path: Path) -> None:
+    checkpoint, own = run[0] / "best.safetensors", run[0] / "best_test_decomposition.png"
+    brdepth("simulate", tmp_path / "attic", "--rooms", 1, "--val-rooms", 1, "--test-rooms", 1, "--max-depth", 8)
+    brdepth("visualize", checkpoint)
+    before = own.read_bytes()
+    said = brdepth("visualize", checkpoint, "--data-root", tmp_path / "attic", "--json")
+    assert Path(json.loads(said)["picture"]).name == "best_attic_test_decomposition.png"
+    assert own.read_bytes() == before
+    assert "split test of attic" in brdepth("eval", checkpoint, "--data-root", tmp_path / "attic")
+    told = json.loads(brdepth("eval", checkpoint, "--data-root", tmp_path / "attic", "--json"))
+    assert (told["checkpoint"], told["data_root"]) == (str(checkpoint), str(tmp_path / "attic"))
+
+
+def test_a_picture_is_a_png(run: tuple[Path, str], tmp_path: Path) -> None:
+    said = sentence(brdepth("visualize", run[0] / "best.safetensors", "--out", tmp_path / "a.jpg", code=2))
+    assert said.endswith("a.jpg would hold a PNG picture. Give a name that ends in .png.")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is needed")
+def test_output_that_cannot_be_written_is_one_sentence(run: tuple[Path, str]) -> None:
+    command = [sys.executable, "-m", "base_residual", "eval", str(run[0] / "best.safetensors"), "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device.\n")
+
+
 def test_training_prints_the_epochs_the_metrics_the_criteria_and_where_things_are(run: tuple[Path, str]) -> None:
     folder, output = run
     assert re.search(r"^Epoch 1: Loss=\d+\.\d\d \(recon=\d+\.\d\d, base=\d+\.\d\d, sparse=\d+\.\d\d\)", output, re.M)

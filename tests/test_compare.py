@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,47 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
     assert max(len(line) for line in output.splitlines() if "Picture" not in line) <= 80
     report = json.loads(brdepth("compare", *folders.values(), "--json"))
     assert [run["model"] for run in report["runs"]] == ["base_residual", "unet"]
+
+
+def test_a_lead_is_judged_on_the_same_data_and_not_among_baselines(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = shutil.copytree(folders["unet"], tmp_path / "other")
+    comparison = compare_runs([*folders.values(), other])
+    (lead, *_) = comparison.criteria(comparison.runs[2])
+    assert (lead.met, lead.figure.partition("; ")[2]) == (None, "it is a U-Net baseline as well")
+    moved = shutil.copytree(folders["base_residual"], tmp_path / "moved")
+    report = json.loads((moved / "evaluation.json").read_text())
+    report["blind_rmse"]["constant"] *= 1.01
+    (moved / "evaluation.json").write_text(json.dumps(report))
+    comparison = compare_runs([folders["unet"], moved])
+    lead = comparison.criteria(comparison.runs[1])[2]
+    assert (lead.met, lead.figure.partition("; ")[2]) == (
+        None,
+        "the baseline has learnt from other depth maps, or was tested on others",
+    )
+
+
+def test_many_runs_fit_into_80_columns(folders: dict[str, Path], tmp_path: Path) -> None:
+    runs = [shutil.copytree(folders["base_residual"], tmp_path / f"base_residual_{n}") for n in range(12)]
+    for number, run in enumerate(runs):
+        settings = (
+            (run / "config.yaml")
+            .read_text()
+            .replace("experiment_name: base_residual", f"experiment_name: run-{number:02d}")
+        )
+        (run / "config.yaml").write_text(settings.replace("lambda_sparse: 0.1", f"lambda_sparse: 0.{1 + number % 2}"))
+    output = brdepth("compare", *runs, "--out", tmp_path / "c.png")
+    assert max(len(line) for line in output.splitlines() if "Picture" not in line) <= 80
+    for heading in ("converged", "reached", "delta1"):
+        assert heading in output
+    words = " ".join(output.split())
+    assert "loss.lambda_sparse 0.1 run-00, run-02, run-04, run-06, run-08, run-10" in words
+
+
+def test_tables_are_there_even_if_the_picture_cannot_be_written(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "c.png").mkdir()
+    output = brdepth("compare", *folders.values(), "--out", tmp_path / "c.png", code=2)
+    assert "Success criteria: base_residual" in output
+    assert "Error: Cannot write" in output
 
 
 def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_path: Path) -> None:

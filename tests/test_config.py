@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -23,6 +24,11 @@ def test_a_dataset_implies_its_own_sizes_beneath_what_is_given() -> None:
     assert make_config().data.output_size == 64
     assert make_config({"data": {"output_size": 32}}).data.output_size == 32
     assert make_config({"data": {"output_size": 32}}).data.max_depth == 12.0
+
+
+@pytest.mark.parametrize("size", [64, 64.0, "64", np.int64(64)])
+def test_the_kernel_fits_the_maps_however_their_size_is_written(size: object) -> None:
+    assert make_config({"data": {"name": "batvisionv2", "output_size": size}}).loss.lowpass_kernel == 4
 
 
 def test_sections_may_be_objects() -> None:

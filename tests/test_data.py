@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import write_batvision
 from filelock import FileLock
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from base_residual.config import Config, make_config
 from base_residual.data import open_dataset, simulated
 from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
-from base_residual.data.cache import own_cores
+from base_residual.data.cache import locked, own_cores
 from base_residual.data.check import check_data
 from base_residual.data.rendering import LOCATION, render_every
 from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate, read_batches, resize_depth, spread
@@ -320,7 +321,7 @@ def test_a_killed_rendering_goes_on_where_it_ended(tmp_path: Path, tiny: Callabl
     from base_residual.data import simulated
 
     simulated._prepare(partial, config.data, config.simulation, tmp_path / "own.lock")
-    render_every(partial, 0, 2)
+    list(render_every(partial, 0, 2))
     kept = next((partial / LOCATION / "audio").glob("train_000000_0.wav"))
     stamp = kept.stat().st_mtime_ns
     simulate(tmp_path / "set", config.data, config.simulation)
@@ -334,7 +335,7 @@ def test_what_another_setting_left_half_done_is_not_mixed_in(tmp_path: Path, tin
 
     old, new = tiny({"simulation": few | {"seed": 5}}), tiny({"simulation": few})
     simulated._prepare(tmp_path / "set.partial", old.data, old.simulation, tmp_path / "own.lock")
-    render_every(tmp_path / "set.partial", 0, 1)
+    list(render_every(tmp_path / "set.partial", 0, 1))
     simulate(tmp_path / "set", new.data, new.simulation)
     simulate(tmp_path / "fresh", new.data, new.simulation)
     assert contents(tmp_path / "set") == contents(tmp_path / "fresh")
@@ -351,6 +352,68 @@ def test_rooms_of_other_settings_wait_for_those_that_are_being_rendered(
             simulate(tmp_path / "set", new.data, new.simulation, shard=Shard(2, 2))
     assert not Path(second).exists()
     assert not simulate(tmp_path / "set", new.data, new.simulation, shard=Shard(2, 2))
+
+
+def test_what_lies_beside_the_rooms_and_is_somebody_elses_stays(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    thesis = tmp_path / "set.partial" / "thesis" / "notes.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("ten years of work")
+    with pytest.raises(DataError, match=r"set\.partial before they get their name.*something else: thesis"):
+        simulate(tmp_path / "set", tiny().data, tiny().simulation)
+    assert thesis.read_text() == "ten years of work"
+
+
+@pytest.mark.parametrize("moved", [[], [LOCATION]])
+def test_a_move_that_was_killed_goes_on(
+    tmp_path: Path, tiny: Callable[..., Config], moved: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny({"simulation": {"train_rooms": 1, "val_rooms": 1, "test_rooms": 1}})
+    root, partial = tmp_path / "set", tmp_path / "set.partial"
+    simulate(root, config.data, config.simulation)
+    before = contents(root)
+    root.replace(partial)
+    for name in moved:
+        root.mkdir()
+        (partial / name).replace(root / name)
+    monkeypatch.setattr(simulated, "_render_on_all_cores", None)  # nothing is rendered again
+    assert simulate(root, config.data, config.simulation)
+    assert contents(root) == before
+    assert not partial.exists()
+
+
+def test_rooms_come_into_the_folder_that_the_command_stands_in(
+    tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny({"simulation": {"train_rooms": 1, "val_rooms": 1, "test_rooms": 1}})
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path / "set")
+    told: list[tuple[str, int, int]] = []
+    assert simulate(Path(), config.data, config.simulation, lambda *seen: told.append(seen))
+    assert {path.name for path in Path().iterdir()} == {LOCATION, "rooms.json"}
+    assert told == [("Rendering rooms", done, 3) for done in (1, 2, 3)]
+
+
+def test_who_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    lock, told = tmp_path / "set.lock", []
+    with FileLock(lock) as held:
+
+        def tell(*seen: object) -> None:
+            told.append(seen)
+            held.release()
+
+        with locked(lock, progress=tell):
+            pass
+    assert told == [("Waiting for another process, which makes the same", 0, 1)]
+
+
+def test_a_configuration_names_the_folder_of_its_dataset(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    own = tiny({"data": {"name": "batvisionv2", "root": str(write_batvision(tmp_path / "own", count=3))}})
+    other = write_batvision(tmp_path / "other", count=2)
+    assert len(open_dataset("batvisionv2", config=own)) == 3
+    assert len(open_dataset("batvisionv2", other, config=own)) == 2
+    assert len(open_dataset("replica", other, config=own)) == 2
+    with pytest.raises(DataError, match="No dataset folder was given"):
+        open_dataset("replica", config=own)
 
 
 def test_rooms_cut_nearer_than_a_training_looks_are_refused(tmp_path: Path, tiny: Callable[..., Config]) -> None:
@@ -404,6 +467,41 @@ def test_checking_finds_what_is_there_and_every_problem(tmp_path: Path) -> None:
     assert sum("depth_2.npy holds no measurement" in problem for problem in problems) == 2
     assert sum("split 'val'" in problem for problem in problems) == 1
     assert len(problems) == 5
+
+
+def test_checking_goes_on_after_a_row_that_is_wrong(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path, count=3, splits=("train",))
+    table = root / "Attic" / "train.csv"
+    head, first, second, _ = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([head, first, "Attic/audio,,Attic/depth,depth_0.npy,,", "../..,up.wav,a,b,,", second, first])
+    )
+    for split in ("val", "test"):
+        (root / "Attic" / f"{split}.csv").write_text(f"{head}\n,,,,,\n")
+    left, both = (root / "Attic" / "audio" / f"audio_{number}.wav" for number in (0, 1))
+    heard, rate = soundfile.read(left)
+    soundfile.write(left, heard * [0, 1], rate)
+    soundfile.write(both, heard[:, [0, 0]], rate)
+    found = check_data(root)
+    assert found.recordings == {("Attic", "train"): 3}
+    for problem in (
+        "train.csv, line 3: nothing in the column 'audio file name'.",
+        "train.csv, line 4: the path ../../up.wav leaves",
+        "val.csv, line 2: nothing in the column 'audio path'.",
+        f"The split 'train' lists the recording {left} 2 times.",
+        f"The recording {left} is silent in its left ear.",
+        f"The recording {both} has the same in both ears",
+    ):
+        assert any(problem in said for said in found.problems), problem
+
+
+def test_checking_knows_metres_where_millimetres_are_expected(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path, splits=("train",))
+    for path in (root / "Attic" / "depth").iterdir():
+        np.save(path, np.load(path) / 1000)
+    assert "Nothing is farther away than 0.003 m: the depth maps are as if they were in metres" in " ".join(
+        check_data(root).problems
+    )
 
 
 def test_checking_nothing_at_all_is_an_error(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def get(published: Dataverse, folder: Path, *options: object, code: int = 0) -> 
     return brdepth("download", "batvisionv2", folder, "--yes", "--server", published.address, *options, code=code)
 
 
-def test_a_dataset_is_listed_fetched_verified_and_extracted(published: Dataverse, tmp_path: Path) -> None:
+def test_a_dataset_is_listed_fetched_verified_and_extracted(
+    published: Dataverse, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "got"
     output = get(published, folder)
     assert "BatvisionV2_1.zip" in output
@@ -143,8 +145,16 @@ def test_a_dataset_is_listed_fetched_verified_and_extracted(published: Dataverse
     assert Counter(name for name, _ in published.asked) == dict.fromkeys(
         ("BatvisionV2_1.zip", "BatvisionV2_2.tar.gz", "README.md"), 1
     )
+    table = root / "Attic" / "train.csv"
+    table.write_text(table.read_text().splitlines()[0])  # somebody has corrected it
+    archive = folder / "BatvisionV2_1.zip"
+    archive.touch()  # and so it is verified once more
     get(published, folder)  # again: all is there
     assert len(published.asked) == 3
+    assert "BatvisionV2/Attic/train.csv, which stays as it is." in caplog.text
+    assert len(table.read_text().splitlines()) == 1
+    archive.write_bytes(bytes(archive.stat().st_size))  # as a copy that was cut off may look
+    assert f"{archive} has another MD5 than published. Remove it;" in sentence(get(published, folder, code=2))
     assert not list(folder.rglob("*.part*"))
 
 

@@ -131,6 +131,12 @@ def test_an_idle_residual_is_called_idle() -> None:
     assert "idle" not in success_criteria(evaluation())[1].figure
 
 
+def test_a_residual_that_does_harm_is_not_called_idle() -> None:
+    criterion = success_criteria(evaluation(residual_gain=-0.07))[1]
+    assert criterion.met is False
+    assert criterion.figure.endswith("gain -7.00% (at least 0.5%) - the residual makes the base worse")
+
+
 @pytest.mark.parametrize(("baseline", "met"), [(0.5, True), (0.42, False), (0.3, False)])
 def test_the_lead_over_the_baseline_is_judged_without_rounding(baseline: float, met: bool) -> None:
     criterion = success_criteria(evaluation(rmse=0.4), baseline_rmse=baseline)[2]

@@ -62,6 +62,12 @@ def test_low_pass_equals_a_plain_float64_reference(kernel: int, seed: int, holes
         np.testing.assert_allclose(smooth, reference_low_pass(image, kernel, image > 0), atol=1e-9)
 
 
+def test_low_pass_leaves_out_what_is_no_number_at_invalid_pixels() -> None:
+    depth = torch.full((1, 1, 6, 6), 3.0)
+    depth[0, 0, 2, 3] = torch.nan
+    torch.testing.assert_close(low_pass(depth, 3, depth > 0), torch.full((1, 1, 6, 6), 3.0))
+
+
 @given(kernel=st.integers(1, 30), seed=st.integers(0, 1000))
 def test_low_pass_is_centred_so_that_it_commutes_with_flipping(kernel: int, seed: int) -> None:
     gt = random_scene(seed)["gt"]

@@ -149,10 +149,10 @@ def test_a_set_in_a_cache_that_can_only_be_read_is_used(
 ) -> None:
     whole = contents(prepared.prepared(files(root)))
 
-    def read_only(*_: object) -> None:
+    def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(prepared, "FileLock", read_only)
+    monkeypatch.setattr(prepared, "locked", read_only)
     assert contents(prepared.prepared(files(root))) == whole
     with pytest.raises(DataError, match="Read-only file system"):
         prepared.prepared(files(root, output_size=16))

@@ -215,22 +215,22 @@ def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: P
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("words", [(), ("--resume",)])
-def test_machines_that_find_different_folders_do_not_train_together(
-    tiny: MakeConfig, tmp_path: Path, words: tuple[str, ...]
+@pytest.mark.parametrize(("words", "seed"), [((), 0), (("--resume",), 0), ((), 1)])
+def test_machines_with_other_folders_or_settings_do_not_train_together(
+    tiny: MakeConfig, tmp_path: Path, words: tuple[str, ...], seed: int
 ) -> None:
-    def in_folder(name: str, epochs: int) -> Config:
-        trainer = {"epochs": epochs, "lr_schedule": "constant"}
+    def in_folder(name: str, epochs: int, seed: int = 0) -> Config:
+        trainer = {"epochs": epochs, "lr_schedule": "constant", "seed": seed}
         return tiny({"trainer": trainer, "tracking": {"results_dir": str(tmp_path / name)}})
 
     if words:
         Trainer(in_folder("begun", 1), trackers=[]).fit()
-    begun, other = in_folder("begun", 2), in_folder("other", 2)
+    begun, other = in_folder("begun", 2), in_folder("begun" if seed else "other", 2, seed)
     for rank, config in enumerate((begun, other)):
         (tmp_path / f"settings{rank}.yaml").write_text(config.to_yaml())
     own = "import os, sys; sys.argv[1] = sys.argv[1].replace('settings', 'settings' + os.environ['RANK'])\n"
     said = finish(start(begun, tmp_path, 2, *words, program=own + WORKER), code=2)
-    assert all("The processes have found different states" in text for text in said)
+    assert all("The processes have other settings, different states in" in text for text in said)
     assert not (other.run_dir / "config.yaml").exists()
 
 

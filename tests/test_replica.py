@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 from test_cli import brdepth
 
 from base_residual.config import make_config
@@ -137,6 +138,18 @@ def test_an_array_costs_no_more_memory_than_the_file_holds(tmp_path: Path, echoe
     assert wide != honest
     with pytest.raises(DataError, match="no pickle of numpy arrays"):
         convert_replica(write(tmp_path / "wide.pkl", wide), echoes, tmp_path / "set")
+
+
+def test_two_do_not_convert_into_one_folder(tmp_path: Path, echoes: Path) -> None:
+    source, out = write(tmp_path / "views.pkl", views()), tmp_path / "set"
+    with (
+        FileLock(tmp_path / ".set.partial.lock"),
+        pytest.raises(DataError, match=f"Another process is converting into {out}"),
+    ):
+        convert_replica(source, echoes, out)
+    convert_replica(source, echoes, out)
+    assert {path.name for path in tmp_path.iterdir()} >= {"set"}
+    assert not list(tmp_path.glob(".set*"))
 
 
 def test_a_missing_pickle_and_a_taken_folder_are_named(tmp_path: Path, echoes: Path) -> None:

@@ -521,9 +521,66 @@ def test_a_recording_that_breaks_meanwhile_is_named_in_one_sentence(
 def test_the_mean_depth_is_that_of_the_measured_pixels() -> None:
     half = torch.zeros(4, 4)
     half[:2] = 3.0
-    assert mean_depth([EchoSample(torch.zeros(2, 5), half, "a"), EchoSample(torch.zeros(2, 5), half + 1, "b")]) == (
-        pytest.approx((8 * 3 + 8 * 4 + 8 * 1) / 24)
-    )
+    samples = [EchoSample(torch.zeros(2, 5), depth, "a") for depth in (half, half + 1)]
+    assert mean_depth(samples, 8.0) == pytest.approx((8 * 3 + 8 * 4 + 8 * 1) / 24)
+
+
+def test_depth_in_another_unit_is_refused() -> None:
+    def of(depth: float) -> list[EchoSample]:
+        return [EchoSample(torch.zeros(2, 5), torch.full((4, 4), depth), "a")]
+
+    with pytest.raises(DataError, match=r"farther away than 0\.003 m: as if its depth maps were in metres"):
+        mean_depth(of(0.003), 8.0)
+    with pytest.raises(DataError, match=r"nearer than data\.max_depth, 8 m: as if its depth maps were in millimetres"):
+        mean_depth(of(8.0), 8.0)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_that_cannot_be_used_is_named_before_anything_is_trained(
+    tiny: MakeConfig, rooms: Rooms, split: str
+) -> None:
+    given = {name: rooms(name) for name in ("train", "val", "test")}
+    small = [EchoSample(sample.waveform, sample.depth[:16, :16], sample.id) for sample in given[split]]
+    with pytest.raises(DataError, match=f"The {split} split is empty"):
+        fit(tiny(), **(given | {split: []}))
+    said = rf"the {split} split has .* map \(16, 16\); the settings ask for .*\(32, 32\)"
+    with pytest.raises(DataError, match=said):
+        fit(tiny(), **(given | {split: small}))
+    assert not tiny().run_dir.exists()
+
+
+def test_samples_in_double_precision_are_named(tiny: MakeConfig, rooms: Rooms) -> None:
+    double = [EchoSample(sample.waveform.double(), sample.depth, sample.id) for sample in rooms("train")]
+    with pytest.raises(DataError, match=r"has a waveform of torch\.float64 .* expected is float32"):
+        fit(tiny(), train=double)
+
+
+def test_a_run_is_replaced_by_one_that_can_begin_and_by_none_without_its_state(tiny: MakeConfig) -> None:
+    config = tiny({"trainer": {"epochs": 1}})
+    run = fit(config).run_dir
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(DataError, match="The val split is empty"):
+        fit(config, overwrite=True, val=[])
+    (run / STATE).rename(run.parent / STATE)
+    with pytest.raises(RunError, match=r"is finished, and training_state\.safetensors, .* is gone"):
+        fit(config, resume=True)
+    (run.parent / STATE).rename(run / STATE)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    (run / "model.onnx").touch()
+    fit(config, overwrite=True)
+    assert {path.name for path in run.iterdir()} == before.keys()
+
+
+def test_validation_takes_no_more_at_once_than_a_step(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def watched(*given, batch_size: int, **others):  # type: ignore[no-untyped-def]
+        seen.append(batch_size)
+        return evaluate(*given, batch_size=batch_size, **others)
+
+    monkeypatch.setattr(trainer, "evaluate", watched)
+    fit(tiny({"trainer": {"batch_size": 8, "accumulate": 3, "epochs": 1}}))
+    assert seen == [3, 3]
 
 
 def test_the_curriculum_detaches_in_training_and_validation(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,9 @@ def open_dataset(
 
     Args:
         name: simulated, batvisionv2, batvisionv1 or replica; or recordings of one's own, which are read each time.
-        root: folder of the dataset; else the environment's BRDEPTH_DATA. Simulated rooms are rendered into the cache
-            where no root is given. Not for recordings of one's own.
+        root: folder of the dataset; else that of the configuration, if it is one of this dataset; else the
+            environment's BRDEPTH_DATA. Simulated rooms are rendered into the cache where no folder is given. Not for
+            recordings of one's own.
         split: train, val or test. Not for recordings of one's own.
         config: gives the depth maps' side, the largest depth and the sample rate; default: what the dataset implies.
         progress: told how far the rendering and the preparing are.
@@ -66,6 +67,8 @@ def open_dataset(
         raise DataError(f"Unknown split '{split}'. Known are {listed(split, SPLITS)}")
     config = config or make_config({"data": {"name": name}})
     reader = BatVisionV1 if name == "batvisionv1" else BatVisionV2
+    if config.data.name == name:
+        root = root or config.data.root
     if name == "simulated":
         folder = Path(root) if root else simulated_root(config.data, config.simulation, progress)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -86,13 +86,14 @@ def find_layout(root: Path) -> Layout:
     return V1 if any((root / V1.tables.format(split=split)).exists() for split in SPLITS) else V2
 
 
-def list_recordings(root: Path, split: str, layout: Layout = V2) -> list[Recording]:
+def list_recordings(root: Path, split: str, layout: Layout = V2, problems: list[str] | None = None) -> list[Recording]:
     """The recordings of a split, over all locations in order of their names.
 
     Args:
         root: folder of the dataset.
         split: train, val or test.
         layout: where the tables are, and what they name.
+        problems: gets a sentence for each row that is wrong, which is then left out; without, the first one is raised.
 
     Raises:
         DataError: nothing is laid out as expected, a column is missing, or a path leaves the root.
@@ -105,8 +106,8 @@ def list_recordings(root: Path, split: str, layout: Layout = V2) -> list[Recordi
             raise DataError(f"The path {path} holds characters that cannot be written. Give the folder another name.")
     if not tables:
         raise DataError(f"No recordings for the split '{split}' under {root}. Expected is {layout}.")
-    recordings = [recording for table in tables for recording in _read_table(root, table, layout)]
-    if not recordings:
+    recordings = [recording for table in tables for recording in _read_table(root, table, layout, problems)]
+    if not recordings and not problems:
         raise DataError(f"The tables of the split '{split}' under {root} list no recordings.")
     return recordings
 
@@ -191,8 +192,7 @@ class BatVisionV2(BatVision):
     layout = V2
 
 
-def _read_table(root: Path, table: Path, layout: Layout) -> Iterator[Recording]:
-    location = table.resolve().parent.name
+def _read_table(root: Path, table: Path, layout: Layout, problems: list[str] | None) -> Iterator[Recording]:
     try:
         rows = csv.reader(io.StringIO(read_at_most(table, MAX_TABLE).decode("utf-8-sig"), newline=""), strict=True)
         columns = next(rows, [])
@@ -203,16 +203,25 @@ def _read_table(root: Path, table: Path, layout: Layout) -> Iterator[Recording]:
         places = {column: columns.index(column) for column in layout.columns}
         for row in filter(None, rows):
             cells = {column: row[place] if place < len(row) else "" for column, place in places.items()}
-            empty = [column for column in layout.columns if not cells[column]]
-            if empty:
-                raise DataError(f"{table}, line {rows.line_num}: nothing in the column '{empty[0]}'.")
-            *audio, depth = (
-                _inside(root, table, rows.line_num, *(cells[column] for column in names))
-                for names in (*layout.audio, layout.depth)
-            )
-            yield Recording(f"{location}/{audio[0].stem}", tuple(audio), depth)
+            try:
+                yield _recording(root, table, rows.line_num, layout, cells)
+            except DataError as error:
+                if problems is None:
+                    raise
+                problems.append(str(error))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"Cannot read the table {table}: {error}.") from error
+
+
+def _recording(root: Path, table: Path, line: int, layout: Layout, cells: Mapping[str, str]) -> Recording:
+    """What a row of a table names."""
+    empty = [column for column in layout.columns if not cells[column]]
+    if empty:
+        raise DataError(f"{table}, line {line}: nothing in the column '{empty[0]}'.")
+    *audio, depth = (
+        _inside(root, table, line, *(cells[column] for column in names)) for names in (*layout.audio, layout.depth)
+    )
+    return Recording(f"{table.resolve().parent.name}/{audio[0].stem}", tuple(audio), depth)
 
 
 def _inside(root: Path, table: Path, line: int, *parts: str) -> Path:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from base_residual.files import discard
 
@@ -35,14 +35,30 @@ def cached(kind: str, description: Mapping[str, object]) -> Path:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: bool = True, progress: Progress | None = None) -> Iterator[None]:
     """Hold a lock whose file goes when it is let go.
+
+    Args:
+        path: the file.
+        wait: until another process lets it go.
+        progress: told once that this one waits.
 
     Raises:
         filelock.Timeout: another process holds it, and this one is not to wait.
     """
+    if progress is not None and is_held(path):
+        progress("Waiting for another process, which makes the same", 0, 1)
     with FileLock(path, blocking=wait):
         try:
             yield
         finally:
             discard(path)
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock."""
+    try:
+        with locked(path, wait=False):
+            return False
+    except Timeout:
+        return True

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from base_residual.audio import SILENT
 from base_residual.data.batvision import find_layout, list_recordings, read_depth
 from base_residual.data.cache import Progress
+from base_residual.data.sample import TOO_NEAR
 from base_residual.errors import DataError
 from base_residual.presets import SPLITS
 
@@ -68,16 +71,22 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
         DataError: the folder does not exist, or holds no table at all.
     """
     findings, layout = Findings(), find_layout(root)
-    listed = []
+    listed, missing = [], []
     for split in SPLITS:
         try:
-            listed += [(split, recording) for recording in list_recordings(root, split, layout)]
+            listed += [(split, recording) for recording in list_recordings(root, split, layout, findings.problems)]
         except DataError as error:
-            findings.problems.append(str(error))
-    if not listed:
-        raise DataError(findings.problems[0])
-    splits_of = Counter(path for path, _ in {(recording.audio, split) for split, recording in listed})
-    findings.shared = sum(count > 1 for count in splits_of.values())
+            missing.append(str(error))
+    if len(missing) == len(SPLITS):
+        raise DataError(missing[0])
+    findings.problems += missing
+    times = Counter((split, recording.audio) for split, recording in listed)
+    findings.problems += [
+        f"The split '{split}' lists the recording {audio[0]} {count} times."
+        for (split, audio), count in times.items()
+        if count > 1
+    ]
+    findings.shared = sum(count > 1 for count in Counter(audio for _, audio in times).values())
     measured_maps = 0
     for done, (split, recording) in enumerate(listed, start=1):
         findings.recordings[recording.id.split("/")[0], split] += 1
@@ -85,8 +94,9 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
             header, waveform = recording.read_audio()
             findings.sample_rates[header.sample_rate] += 1
             findings.formats[header.subtype] += 1
-            if float(waveform.abs().max()) < SILENT:
-                findings.problems.append(f"The recording {recording.audio[0]} is silent.")
+            wrong = _wrong_ears(waveform)
+            if wrong:
+                findings.problems.append(f"The recording {recording.audio[0]} {wrong}.")
         except DataError as error:
             findings.problems.append(str(error))
         try:
@@ -105,4 +115,19 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
         if progress is not None:
             progress("Reading recordings", done, len(listed))
     findings.invalid_share /= max(1, measured_maps)
+    if 0 < findings.farthest < TOO_NEAR:
+        findings.problems.append(
+            f"Nothing is farther away than {findings.farthest:.3f} m: the depth maps are as if they were in metres. "
+            "Expected are millimetres."
+        )
     return findings
+
+
+def _wrong_ears(waveform: Tensor) -> str:
+    """What is wrong with a recording (2, T) that holds numbers; empty if nothing is."""
+    silent = (waveform.abs().amax(dim=1) < SILENT).tolist()
+    if all(silent):
+        return "is silent"
+    if any(silent):
+        return f"is silent in its {'left' if silent[0] else 'right'} ear"
+    return "has the same in both ears, which then cannot tell left from right" if waveform[0].equal(waveform[1]) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import shutil
 import tarfile
 import zipfile
@@ -26,9 +27,12 @@ from base_residual import __version__
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
 from base_residual.data.cache import Progress, locked
+from base_residual.data.sample import enumerated
 from base_residual.errors import DataError
-from base_residual.files import replacing
+from base_residual.files import read_at_most, replacing
 from base_residual.presets import SPLITS, listed
+
+log = logging.getLogger("base_residual")
 
 SERVER = "https://entrepot.recherche.data.gouv.fr"
 LAYOUTS = {"batvisionv2": V2, "batvisionv1": V1}
@@ -38,6 +42,7 @@ MOST_NAMES = 2**12  # characters of the columns' names that are read
 KINDS = ("audio", "depth", "camera", "csv")
 BLOCK = 2**20  # bytes read at a time
 LONGEST_LIST = 2**24  # bytes of a list of files
+MAX_MARK = 2**10  # bytes of a note that a file is verified
 PATIENCE = 60.0  # seconds without a byte after which a connection counts as lost
 
 
@@ -73,6 +78,10 @@ class RemoteFile(BaseModel):
     def part(self, folder: Path) -> Path:
         """Where it is before."""
         return folder / f"{self.name}.part"
+
+    def mark(self, folder: Path) -> Path:
+        """Says that the file there was verified, and when that was written: a second time costs nothing."""
+        return folder / f".{self.name}.verified"
 
 
 class _Entry(BaseModel):
@@ -125,6 +134,8 @@ def download(
 ) -> None:
     """Fetch files, and extract those that are archives. What is there already is neither fetched nor extracted again.
 
+    A file that something else has fetched is verified once; one that was extracted, and has changed, stays as it is.
+
     Args:
         files: what `list_files` found.
         folder: where to; it is created. The archives stay there, too.
@@ -162,14 +173,17 @@ def fetch(file: RemoteFile, folder: Path, server: str = SERVER, progress: Progre
 
     Raises:
         DataError: nothing more comes, the disk is full, the checksum is another one, or another process is at it.
+        RunError: the note that it is verified cannot be written.
     """
     path, part = file.whole(folder), file.part(folder)
     if path.is_file() and _held(path) == file.size:
+        _verify_once(file, folder, progress)
         return path
     lock = part.with_name(f"{part.name}.lock")
     try:
         with locked(lock, wait=False):
             _fetch_whole(file, path, part, server, progress)
+            _note_verified(file, folder)
     except Timeout as error:
         raise DataError(f"Another process is fetching {part}. Wait for it, or name another folder.") from error
     except OSError as error:
@@ -177,6 +191,30 @@ def fetch(file: RemoteFile, folder: Path, server: str = SERVER, progress: Progre
             f"Cannot write {part}: {error.strerror or error}. What has come is kept, and the same command goes on."
         ) from error
     return path
+
+
+def _verify_once(file: RemoteFile, folder: Path, progress: Progress | None) -> None:
+    """Verify a file that is there, unless that was done since it was last written."""
+    path, mark = file.whole(folder), file.mark(folder)
+    try:
+        if mark.exists() and read_at_most(mark, MAX_MARK).decode(errors="replace") == _mark(file, folder):
+            return
+        if not file.checksum.matches(path, progress):
+            raise DataError(
+                f"{path} has another {file.checksum.type} than published. Remove it; the same command then fetches it."
+            )
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    _note_verified(file, folder)
+
+
+def _note_verified(file: RemoteFile, folder: Path) -> None:
+    with replacing(file.mark(folder)) as aside:
+        aside.write_text(_mark(file, folder), encoding="utf-8")
+
+
+def _mark(file: RemoteFile, folder: Path) -> str:
+    return f"{file.checksum.value} {file.whole(folder).stat().st_mtime_ns}"
 
 
 def _fetch_whole(file: RemoteFile, path: Path, part: Path, server: str, progress: Progress | None) -> None:
@@ -201,7 +239,7 @@ def _fetch_whole(file: RemoteFile, path: Path, part: Path, server: str, progress
 
 
 def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> None:
-    """Extract a ZIP or TAR archive; any other file stays as it is.
+    """Extract a ZIP or TAR archive; any other file stays as it is, and so does what is there already.
 
     Args:
         archive: what was fetched.
@@ -214,6 +252,7 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
         RunError: a file cannot be written.
     """
     size, inside = archive.stat().st_size, folder.resolve()
+    changed: list[str] = []
     try:
         with archive.open("rb") as file:
             for name, length, content in _members(file):
@@ -221,13 +260,17 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
                 if not target.resolve().is_relative_to(inside):
                     raise DataError(f"{archive} holds the path {name}, which leaves {folder}.")
                 wanted = not only or any(kind in name.lower() for kind in only)
-                if wanted and not (target.is_file() and _held(target) == length):
+                if wanted and target.is_file():
+                    changed += [name] if _held(target) != length else []
+                elif wanted:
                     with replacing(target) as aside, aside.open("wb") as out:
                         shutil.copyfileobj(content, out, BLOCK)
                 if progress is not None:
                     progress(f"Extracting {archive.name}", min(file.tell(), size), size)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, ValueError, RuntimeError) as error:
         raise DataError(f"Cannot extract {archive}: {error}.") from error
+    if changed:
+        log.warning("%s holds other contents of %s, which stays as it is.", archive, enumerated(changed))
 
 
 def roots(folder: Path, dataset: str) -> list[Path]:

@@ -20,13 +20,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 import xxhash
-from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from base_residual.arrays import map_array
 from base_residual.data.batvision import BatVision, Recording
-from base_residual.data.cache import Progress, cached, own_cores
+from base_residual.data.cache import Progress, cached, locked, own_cores
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError, RunError
 from base_residual.files import read_at_most, replacing
@@ -136,7 +135,7 @@ def prepared(source: BatVision, progress: Progress | None = None) -> PreparedSet
         return made
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with locked(Path(f"{folder}.lock"), progress=progress):
             made = _open_fresh(folder, source)  # another process may just have made it
             if made is None:
                 _make(folder, source, progress)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ UNFINISHED = "rooms.json.partial"
 """Says what the rooms in a folder will be; renamed once all of them are there."""
 
 
-def render_every(folder: Path, first: int, step: int, parent: int | None = None) -> None:
+def render_every(folder: Path, first: int, step: int, parent: int | None = None) -> Iterator[None]:
     """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared.
 
-    A process that another one has started, its `parent`, stops with it.
+    Yields after each room. A process that another one has started, its `parent`, stops with it.
     """
     description = json.loads((folder / UNFINISHED).read_text())
     for split, number in list_rooms(SimulationConfig(**description["simulation"]))[first::step]:
@@ -36,6 +37,7 @@ def render_every(folder: Path, first: int, step: int, parent: int | None = None)
             return
         if not done_mark(folder, split, number).exists():
             render_room(folder, split, number, description)
+        yield
 
 
 def render_room(folder: Path, split: str, number: int, description: dict[str, Any]) -> None:
@@ -65,7 +67,8 @@ def render_room(folder: Path, split: str, number: int, description: dict[str, An
 def work(folder: str, first: str, step: str) -> None:
     """`render_every` as a process of its own; what goes wrong on the disk ends it in one sentence."""
     try:
-        render_every(Path(folder), int(first), int(step), os.getppid())
+        for _ in render_every(Path(folder), int(first), int(step), os.getppid()):
+            pass
     except OSError as error:
         sys.exit(f"{error.filename or folder}: {error.strerror or error}")
 

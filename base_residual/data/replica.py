@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import Timeout
 from numpy.typing import NDArray
 
 from base_residual.data.batvision import write_table
-from base_residual.data.cache import Progress
+from base_residual.data.cache import Progress, locked
 from base_residual.data.sample import clean_depth
 from base_residual.errors import DataError
 
@@ -62,12 +63,32 @@ def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progr
 
     Raises:
         DataError: a file is missing or not as expected, the pickle names anything but numpy's arrays, or `out` is
-            taken or cannot be written.
+            taken, cannot be written, or is being written by another process.
     """
     if out.exists():
         raise DataError(f"{out} exists already. Name a folder that does not.")
     maps = _depth_maps(observations)
     partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with locked(partial.with_name(f"{partial.name}.lock"), wait=False):
+            _write(maps, observations, echoes, partial, progress)
+            partial.replace(out)
+    except Timeout as error:
+        raise DataError(f"Another process is converting into {out}. Wait for it, or name another folder.") from error
+    except OSError as error:
+        raise DataError(f"Cannot convert into {out}: {error.strerror or error}.") from error
+    return len(maps)
+
+
+def _write(
+    maps: dict[tuple[str, int, int], NDArray[Any]],
+    observations: Path,
+    echoes: Path,
+    partial: Path,
+    progress: Progress | None,
+) -> None:
+    """Write all of it into a folder, which is gone if that fails."""
     shutil.rmtree(partial, ignore_errors=True)
     split_of = {scene: split for split, scenes in SCENES.items() for scene in scenes}
     names: dict[str, list[str]] = {}
@@ -89,12 +110,9 @@ def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progr
                 progress("Converting recordings", done, len(maps))
         for scene, listed in names.items():
             write_table(partial, scene, split_of[scene], listed)
-        partial.replace(out)
-    except OSError as error:
-        raise DataError(f"Cannot convert into {out}: {error.strerror or error}.") from error
-    finally:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-    return len(maps)
+        raise
 
 
 def _depth_maps(path: Path) -> dict[tuple[str, int, int], NDArray[Any]]:
@@ -132,6 +150,8 @@ def _load(path: Path) -> object:
         raise
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except MemoryError as error:  # one that lies of its size looks like one that is too large
+        raise DataError(f"{path} is no pickle of numpy arrays, or asks for more memory than there is.") from error
     except Exception as error:  # what a broken pickle raises is not limited
         raise DataError(f"{path} is no pickle of numpy arrays.") from error
 

@@ -19,6 +19,7 @@ from base_residual.audio import echo_frames, fit_echo
 from base_residual.config import DataConfig
 from base_residual.errors import DataError
 
+TOO_NEAR = 0.1  # metres: no dataset ends there, but one in metres does that is read as millimetres
 NAMED = 8  # recordings that a sentence names at most
 
 
@@ -56,7 +57,7 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
     """Stack samples into a batch; a dataset that gives whole batches has done so already.
 
     Raises:
-        DataError: the samples' shapes differ, or a depth map is not finite.
+        DataError: the samples' shapes differ, are no float32, or a depth map is not finite.
     """
     if isinstance(samples, EchoBatch):
         return samples
@@ -68,6 +69,11 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
                 f"and {tuple(sample.waveform.shape)}, depth maps {tuple(first.depth.shape)} and "
                 f"{tuple(sample.depth.shape)}. All samples of a dataset must have the same shapes."
             )
+        if sample.waveform.dtype != torch.float32 or sample.depth.dtype != torch.float32:
+            raise DataError(
+                f"Recording {sample.id} has a waveform of {sample.waveform.dtype} and depth of {sample.depth.dtype}; "
+                "expected is float32 (torch.float32), such as tensor.float() makes."
+            )
         if not sample.depth.sum().isfinite():
             raise DataError(f"The depth map of {sample.id} holds NaN or infinity; where nothing was measured it has 0.")
     return EchoBatch(
@@ -75,6 +81,22 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
         torch.stack([sample.depth for sample in samples])[:, None],
         [sample.id for sample in samples],
     )
+
+
+def check_split(split: str, dataset: EchoDataset, data: DataConfig, sample_rate: int) -> None:
+    """Refuse a split that holds nothing, or whose first sample has not the shapes that the settings ask for.
+
+    Raises:
+        DataError: it is one.
+    """
+    if not len(dataset):
+        raise DataError(f"The {split} split is empty.")
+    batch, frames, size = collate([dataset[0]]), echo_frames(data.max_depth, sample_rate), data.output_size
+    if batch.waveform.shape[1:] != (2, frames) or batch.depth.shape[1:] != (1, size, size):
+        raise DataError(
+            f"The first recording of the {split} split has a waveform {tuple(batch.waveform.shape[1:])} and a depth "
+            f"map {tuple(batch.depth.shape[2:])}; the settings ask for (2, {frames}) and ({size}, {size})."
+        )
 
 
 def reader(dataset: EchoDataset, workers: int, **how: Any) -> DataLoader[Any]:

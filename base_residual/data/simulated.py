@@ -12,18 +12,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from base_residual.audio import echo_frames
 from base_residual.config import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
-from base_residual.data.cache import Progress, cached, locked, own_cores
+from base_residual.data.cache import Progress, cached, is_held, locked, own_cores
 from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
 from base_residual.files import discard, read_at_most, replacing
 from base_residual.presets import SPLITS
 
-MAX_NOTE = 2**16  # bytes of the note that says what rooms are
+NOTE = "rooms.json"  # says what the rooms in a folder are; the last that comes there
+MAX_NOTE = 2**16  # bytes of it
 VERSION = 2
 """Raised whenever the same settings would give other recordings."""
 
@@ -40,7 +41,7 @@ def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Pro
         Root of a dataset in the layout of BatVision V2.
     """
     root = cached("rooms", _description(data, simulation))
-    if not (root / "rooms.json").exists():
+    if not (root / NOTE).exists():
         simulate(root, data, simulation, progress)
     return root
 
@@ -73,7 +74,8 @@ def simulate(
 ) -> bool:
     """Render rooms on all cores and write them as a dataset.
 
-    Rooms are rendered beside `root` and moved there when all are done. What was killed is taken up where it ended.
+    Rooms are rendered in a folder beside `root`, its name with `.partial`, and moved when all are done. What was killed
+    is taken up where it ended.
 
     Args:
         root: folder to create; it must not exist yet, or be empty.
@@ -87,7 +89,8 @@ def simulate(
         Whether all rooms are there; False while other parts are missing.
 
     Raises:
-        DataError: the folder is none, is not empty, cannot be written to, or a worker failed.
+        DataError: the folder is none, is not empty, cannot be written to, or a worker failed; or something else lies
+            in the folder beside it.
     """
     root = root.resolve()
     if not root.name or root.is_mount():  # which cannot be replaced by another folder
@@ -96,20 +99,24 @@ def simulate(
     own_lock = Path(f"{partial}.{shard.part}-{shard.of}.lock")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with locked(own_lock):
+        with locked(own_lock, progress=progress):
             with FileLock(f"{partial}.lock"):
                 if _complete(root, data, simulation):
                     return True  # another process has just made it
-                if root.exists() and any(root.iterdir()):
+                rendered = _complete(partial, data, simulation)
+                moving = rendered and not (partial / LOCATION).exists()
+                if not moving and root.exists() and any(root.iterdir()):
                     raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
-                _prepare(partial, data, simulation, own_lock)
-            _render_on_all_cores(partial, simulation, progress, shard)
+                if not rendered:
+                    _prepare(partial, data, simulation, own_lock)
+            if not rendered:
+                _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):
-                if not _complete(root, data, simulation) and count_done(partial) == len(list_rooms(simulation)):
-                    if root.exists():
-                        root.rmdir()  # before all is given its last form, in case that something has come into it
-                    _write_index(partial, simulation)
-                    partial.replace(root)
+                if not _complete(root, data, simulation):
+                    if (partial / UNFINISHED).exists() and count_done(partial) == len(list_rooms(simulation)):
+                        _write_index(partial, simulation)
+                    if _complete(partial, data, simulation):
+                        _move(partial, root)
                 return _complete(root, data, simulation)
     except OSError as error:
         raise DataError(f"Cannot write the simulated rooms to {root}: {error.strerror or error}.") from error
@@ -118,9 +125,18 @@ def simulate(
             discard(Path(f"{partial}.lock"))
 
 
+def _move(partial: Path, root: Path) -> None:
+    """Give a folder what is complete, its note last; it may be the one that the command was called in."""
+    root.mkdir(exist_ok=True)
+    for name in (LOCATION, NOTE):
+        if (partial / name).exists():  # a move that was killed goes on
+            (partial / name).replace(root / name)
+    partial.rmdir()
+
+
 def _complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> bool:
     """Whether a folder holds all rooms with these settings."""
-    note, text = root / "rooms.json", json.dumps(_description(data, simulation), indent=2)
+    note, text = root / NOTE, json.dumps(_description(data, simulation), indent=2)
     return note.exists() and note.stat().st_size == len(text) and note.read_bytes() == text.encode()
 
 
@@ -138,26 +154,25 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
 def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_lock: Path) -> None:
     """Make the folders, and forget what another setting left there, unless somebody is still at it."""
     note, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
-    if folder.exists() and not (note.exists() and note.read_text() == text):
-        for lock in folder.parent.glob(f"{glob.escape(folder.name)}.*-*.lock"):
-            if lock != own_lock:
-                _refuse_if_held(lock, folder)
+    folder.mkdir(exist_ok=True)
+    if not (note.exists() and note.read_text() == text):
+        foreign = [path.name for path in folder.iterdir() if path.name != LOCATION and UNFINISHED not in path.name]
+        if foreign:
+            raise DataError(
+                f"Rooms are rendered in {folder} before they get their name, and it holds something else: "
+                f"{foreign[0]}. Move it, or give another folder."
+            )
+        others = folder.parent.glob(f"{glob.escape(folder.name)}.*-*.lock")
+        if any(is_held(lock) for lock in others if lock != own_lock):
+            raise DataError(
+                f"Rooms with other settings are being rendered into {folder}. Wait for them, or give another folder."
+            )
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
+        with replacing(note) as aside:  # before anything that would be taken for somebody else's
+            aside.write_bytes(text.encode())
     for name in ("audio", "depth", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
-    with replacing(note) as aside:
-        aside.write_bytes(text.encode())
-
-
-def _refuse_if_held(lock: Path, folder: Path) -> None:
-    try:
-        with locked(lock, wait=False):
-            pass
-    except Timeout as error:
-        raise DataError(
-            f"Rooms with other settings are being rendered into {folder}. Wait for them, or give another folder."
-        ) from error
 
 
 def check_reach(root: Path, max_depth: float) -> None:
@@ -167,7 +182,7 @@ def check_reach(root: Path, max_depth: float) -> None:
         DataError: they were.
     """
     try:
-        cut = json.loads(read_at_most(root / "rooms.json", MAX_NOTE))["max_depth"]
+        cut = json.loads(read_at_most(root / NOTE, MAX_NOTE))["max_depth"]
     except (OSError, ValueError, TypeError, LookupError):
         return  # these are not rooms that were rendered here
     if isinstance(cut, int | float) and cut < max_depth:
@@ -183,7 +198,9 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
     cores = min(own_cores(), max(1, total // shard.of // 8))
     shares = [(shard.part - 1 + shard.of * core, shard.of * cores) for core in range(cores)]
     if cores == 1:
-        render_every(folder, *shares[0])
+        for _ in render_every(folder, *shares[0]):
+            if progress is not None:
+                progress("Rendering rooms", count_done(folder), total)
         return
     # Nothing is imported from the folder that the command happens to be called in.
     command = [
@@ -230,4 +247,4 @@ def _write_index(folder: Path, simulation: SimulationConfig) -> None:
     for path in (folder / LOCATION / "done").iterdir():
         path.unlink()
     (folder / LOCATION / "done").rmdir()
-    (folder / UNFINISHED).replace(folder / "rooms.json")
+    (folder / UNFINISHED).replace(folder / NOTE)
