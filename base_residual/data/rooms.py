@@ -41,7 +41,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Room:
-    """A rectangular room: size in metres, energy absorption and scattering share of its surfaces, furniture."""
+    """A rectangular room: size in metres, energy absorption and scattering share of its surfaces, furniture.
+
+    What a surface scatters comes on top of what it mirrors, which is not made less for it.
+    """
 
     size: tuple[float, float, float]
     absorption: float
