@@ -221,7 +221,13 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         Column("run", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True, min_width=len(name)) for name in rows[0]),
     ]
-    table = Table(*columns, title=f"Test split, against {against}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        *columns,
+        title=f"Test split, against {against}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+    )
     for name, row in zip(names, rows, strict=True):
         table.add_row(name, *row.values())
     wide = len(names) <= FEW_RUNS
