@@ -24,6 +24,7 @@ Map = NDArray[np.floating[Any]]
 DEPTH_COLOURS = "viridis"
 SIGNED_COLOURS = "RdBu"
 HOLE = "0.85"  # light grey, where nothing was measured
+OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # none is written
 LONGEST_LABEL = 36  # characters beside a row
 LONGEST_TITLE = 26  # characters above each column
 LEAST_SCALE = 0.01  # metres; a residual smaller than that is shown as pale as it is
@@ -199,7 +200,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         RunError: the file cannot be written, or its name says that it is another kind of picture.
     """
-    if path.suffix and path.suffix.lower() != ".png":
+    if path.suffix.lower() in OTHER_PICTURES:
         raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")
     content = as_png(figure)
     with replacing(path) as aside:
