@@ -320,9 +320,6 @@ def compare(
     result, comparison = Output(as_json, quiet), compare_runs(runs)
     curves = {name: [run.val_rmse] for name, run in zip(comparison.names, comparison.runs, strict=True)}
     picture = out or (None if as_json else Path("comparison.png"))
-    if picture and as_json:
-        save_figure(comparison_figure(curves), picture)
-    result.json(comparison.as_dict() | {"picture": picture})
     figures, *verdicts = comparison_tables(comparison)
     result.show(
         figures,
@@ -330,9 +327,10 @@ def compare(
         *verdicts,
         Text("converged: epochs until within 2 % of the run's own best; reached: until the reference's best."),
     )
-    if picture and not as_json:  # which can fail, and then the tables are there
+    if picture:  # which can fail, and then the tables are there
         save_figure(comparison_figure(curves), picture)
         result.show(f"Picture: {picture}")
+    result.json(comparison.as_dict() | {"picture": picture})
 
 
 @app.command(cls=Command)

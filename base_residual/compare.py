@@ -149,9 +149,8 @@ class Comparison:
             why = f"not the same budget: {mine}, the baseline {theirs}"
         if run.config.model.name == name:
             why = "it is the baseline" if run is self.reference else f"it is a {BASELINES[name]} as well"
-        fair = not why
         return success_criteria(
-            run.test, run.val_rmse, self.reference.rmse if fair else None, BASELINES[name], undecided=why
+            run.test, run.val_rmse, None if why else self.reference.rmse, BASELINES[name], undecided=why
         )
 
     def row(self, run: FinishedRun) -> dict[str, str]:
