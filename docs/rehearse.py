@@ -66,7 +66,7 @@ def _run(command: str) -> str:
     """What `brdepth ...` prints, run within this process, so that PyTorch is imported once."""
     from typer.testing import CliRunner
 
-    from base_residual.cli import app
+    from base_residual.cli.main import app
 
     words = [found for word in shlex.split(command)[1:] for found in (sorted(map(str, Path().glob(word))) or [word])]
     print(command, file=sys.stderr)

@@ -6,21 +6,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from base_residual.baseline import create_model
-from base_residual.config import Config
+from base_residual.config.presets import Layer
+from base_residual.config.schema import Config
 from base_residual.data.augment import augment, stretch
 from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import ConfigError, TrainingError
-from base_residual.optimization import (
-    Updater,
-    generator,
-    learning_rate,
-    make_optimizer,
-    mixed_precision,
-    resolve_device,
-)
-from base_residual.presets import Layer
-from base_residual.trainer import Trainer
+from base_residual.machine import mixed_precision, resolve_device
+from base_residual.models.factory import create_model
+from base_residual.training.optimisation import generator, learning_rate, make_optimizer
+from base_residual.training.step import Updater
+from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 
