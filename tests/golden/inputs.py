@@ -110,7 +110,8 @@ def filled(model: Network, variance: float = PREDICTING) -> Network:
             draw = 0.1 * draw
         elif kind == "weight" and tensor.ndim == 1:
             draw = np.sqrt(variance) * (1 + 0.2 * draw)
-        elif kind == "weight":
-            draw = draw * np.sqrt(2 / np.prod(tensor.shape[1:]))
+        elif kind == "weight":  # as large as keeps the signal: a layer of both sides has four times as much to add
+            gain = 0.65 if {"common", "apart"} & set(name.split(".")) else 1.0 if "head" in name else 1.4
+            draw = draw * gain / np.sqrt(np.prod(tensor.shape[1:]))
         tensor.copy_(torch.from_numpy(draw))
     return model

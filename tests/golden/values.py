@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(__file__).parent
-SHOWN = 16  # numbers of an array that are written down, spread over all of it
+WHOLE = 64  # numbers of an array that is written down as it is
+SHOWN = 16  # numbers of a longer one that are written down, spread over all of it
 DIGITS = 7
+SMALLEST = 0.05  # single numbers and short arrays may differ as if they were at least this large
 
 
 def summary(value: Any) -> Any:
@@ -18,14 +20,14 @@ def summary(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str)):
         return value
     array = np.asarray(value, np.float64)
-    if array.size <= SHOWN:
+    if array.size <= WHOLE:
         return [_rounded(number) for number in array.ravel()] if array.ndim else _rounded(float(array))
     places = ((np.arange(SHOWN) + 0.5) * 0.6180339887498949 % 1 * array.size).astype(int)
     return {
         "shape": list(array.shape),
-        "mean": _rounded(array.mean()),
-        "abs": _rounded(np.abs(array).mean()),
-        "rms": _rounded(_rms(array)),
+        "mean": _rounded(float(array.mean())),
+        "abs": _rounded(float(np.abs(array).mean())),
+        "rms": _rounded(float(np.sqrt(np.square(array).mean()))),
         "at": [_rounded(number) for number in array.ravel()[places]],
     }
 
@@ -35,7 +37,7 @@ def differences(found: dict[str, Any], pinned: dict[str, Any], tolerance: float)
 
     Args:
         found, pinned: summaries by name.
-        tolerance: share of an array's rms, or of a number, by which it may differ.
+        tolerance: share of what an array spreads over, or of a number's magnitude, by which it may differ.
     """
     if found.keys() != pinned.keys():
         return [f"The values are {', '.join(found)}; pinned are {', '.join(pinned)}."]
@@ -49,14 +51,15 @@ def _alike(new: Any, old: Any, tolerance: float) -> bool:
     if isinstance(old, dict):
         if new["shape"] != old["shape"]:
             return False
-        parts = [[figures["mean"], figures["abs"], figures["rms"], *figures["at"]] for figures in (new, old)]
-        scale = old["rms"]
+        scale = np.sqrt(max(old["rms"] ** 2 - old["mean"] ** 2, 0)) + 0.01 * old["rms"]  # how far it spreads
+        new, old = ([figures["mean"], figures["abs"], figures["rms"], *figures["at"]] for figures in (new, old))
     else:
-        parts, scale = [new, old], _rms(np.asarray(old))
-    came, wanted = (np.asarray(part, np.float64) for part in parts)
-    # Rounding to the digits that are written down takes its part, too.
-    limit = tolerance * scale + 10**-DIGITS * np.maximum(np.abs(wanted), 1e-6)
-    return came.shape == wanted.shape and bool((np.abs(came - wanted) <= limit).all())
+        scale = max(SMALLEST, np.sqrt(np.square(old).mean()))
+    came, wanted = np.asarray(new), np.asarray(old)
+    # What is written down is rounded itself.
+    return came.shape == wanted.shape and bool(
+        (np.abs(came - wanted) <= tolerance * scale + 10.0**-DIGITS * np.abs(wanted)).all()
+    )
 
 
 def read(name: str) -> dict[str, Any]:
@@ -69,10 +72,6 @@ def write(name: str, values: dict[str, Any]) -> None:
     """Pin the values of a case, one a line."""
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
     (FOLDER / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
-
-
-def _rms(array: Any) -> float:
-    return float(np.sqrt(np.mean(np.square(array))))
 
 
 def _rounded(number: float) -> float:
