@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from golden import inputs
 from golden.inputs import LEARNING, filled, small, stream
 from golden.values import FOLDER
+from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
@@ -41,6 +43,7 @@ from base_residual.presets import Layer
 from base_residual.trainer import Batches, mean_depth
 
 Values = dict[str, Any]
+Array = NDArray[np.float64]
 CHECKPOINT = FOLDER / "checkpoint.safetensors"
 
 
@@ -115,29 +118,52 @@ def _features(model: DepthNet, waveform: Tensor) -> Tensor:
 
 
 def updates() -> Values:
-    """One update of each kind of run: the loss, the gradients and the statistics that it leaves."""
-    adaptive: Layer = {"loss": {"adaptive": True, "warmup_epochs": 1}}
-    runs = {
-        "default": ({}, 1),
-        "adaptive, in the warm-up": (adaptive, 1),
-        "adaptive, after the warm-up": (adaptive, 2),
-        "rmse": ({"loss": {"recon": "rmse"}}, 1),
-        "in two parts": ({"trainer": {"accumulate": 2}}, 1),
-        "clipped": ({"trainer": {"grad_clip": 0.01}}, 1),
-        "unet": ({"model": {"name": "unet"}}, 1),
-    }
-    values = {}
-    for name, (layer, epoch) in runs.items():
-        model, updater, config = _updater({"trainer": {"grad_clip": 1e6}}, layer)
-        total, *terms, _ = updater.update(inputs.batch(config), epoch, 1).tolist()
-        values |= {f"{name}, loss": total}
-        values |= {
-            f"{name}, {term}": value for term, value in zip(("recon", "base", "sparse"), terms, strict=True) if value
-        }
-        gradients = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
-        statistics = {key: buffer for key, buffer in model.named_buffers() if "running" in key}
-        values |= _parameters(f"{name}, gradient", gradients) | _parameters(f"{name}, statistics", statistics)
+    """One update of each kind of run: the loss, its terms, the gradient's norm and the statistics that it leaves."""
+    values: Values = {}
+    for name in RUNS:
+        losses, gradients, statistics = _run(name)
+        values |= {f"{name}, {term}": value for term, value in losses.items() if value}
+        values[f"{name}, gradient's norm"] = np.linalg.norm([np.linalg.norm(part) for part in gradients.values()])
+        values |= _by_tensor(f"{name}, statistics", statistics)
     return values
+
+
+def gradients() -> Values:
+    """The gradients of those updates; a ReLU that rounding turns on or off moves those of a few weights by percents."""
+    return {key: value for name in RUNS for key, value in _by_tensor(name, _run(name).gradients).items()}
+
+
+ADAPTIVE: Layer = {"loss": {"adaptive": True, "warmup_epochs": 1}}
+RUNS: dict[str, tuple[Layer, int]] = {  # settings and epoch
+    "default": ({}, 1),
+    "adaptive, in the warm-up": (ADAPTIVE, 1),
+    "adaptive, after the warm-up": (ADAPTIVE, 2),
+    "rmse": ({"loss": {"recon": "rmse"}}, 1),
+    "in two parts": ({"trainer": {"accumulate": 2}}, 1),
+    "clipped": ({"trainer": {"grad_clip": 0.01}}, 1),
+    "unet": ({"model": {"name": "unet"}}, 1),
+}
+
+
+class Run(NamedTuple):
+    """What one update comes to: the loss and its terms, and each weight's gradient and each norm's statistics, flat."""
+
+    losses: dict[str, float]
+    gradients: dict[str, Array]
+    statistics: dict[str, Array]
+
+
+@cache
+def _run(name: str) -> Run:
+    layer, epoch = RUNS[name]
+    model, updater, config = _updater({"trainer": {"grad_clip": 1e6}}, layer)
+    losses = updater.update(inputs.batch(config), epoch, 1).tolist()
+    weights = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
+    statistics = {key: buffer for key, buffer in model.named_buffers() if "running" in key}
+    return Run(
+        dict(zip(("loss", "recon", "base", "sparse"), losses, strict=False)),
+        *({key: part.double().flatten().numpy() for key, part in parts.items()} for parts in (weights, statistics)),
+    )
 
 
 def schedules() -> Values:
@@ -201,17 +227,15 @@ def _updater(*layers: Layer) -> tuple[DepthNet, Updater, Config]:
     return model, Updater(model, make_optimizer(model, config.trainer), config, steps=4, least=6), config
 
 
-def _parameters(name: str, tensors: dict[str, Tensor]) -> Values:
-    """The norm of all tensors; of each its share, and its product with a random direction, in which all numbers count.
+def _by_tensor(name: str, tensors: dict[str, Array]) -> Values:
+    """Each tensor's share of the norm of all, and its product with a random direction, in which every number counts.
 
     What is next to nothing, such as the gradient of a bias that a batch norm takes away, counts as nothing.
     """
-    flat = {key: tensor.double().flatten().numpy() for key, tensor in tensors.items()}
-    norms = np.array([np.linalg.norm(numbers) for numbers in flat.values()])
-    total = float(np.linalg.norm(norms))
-    products = np.array([stream(key).standard_normal(numbers.size) @ numbers for key, numbers in flat.items()])
+    norms = np.array([np.linalg.norm(numbers) for numbers in tensors.values()])
+    products = np.array([stream(key).standard_normal(numbers.size) @ numbers for key, numbers in tensors.items()])
+    total = np.linalg.norm(norms)
     return {
-        f"{name}, norm": total,
         f"{name}, shares as powers of ten": np.log10(norms / total + 1e-4),
         f"{name}, products": products / (norms + 1e-3 * total),
     }
@@ -370,6 +394,7 @@ CASES = {
     "front_ends": Case(front_ends, 5e-4),
     "networks": Case(networks, 1e-3),
     "updates": Case(updates, 5e-3),
+    "gradients": Case(gradients, 0.1),
     "schedules": Case(schedules, 1e-6),
     "steps": Case(steps, 2e-2),
     "running_means": Case(running_means, 1e-5),
