@@ -7,7 +7,7 @@ import pytest
 from golden.cases import CASES, CHECKPOINT, checkpoint_maps
 from golden.values import FOLDER, differences, read, summary
 
-from base_residual.checkpoint import load_checkpoint
+from base_residual.models.factory import load_checkpoint
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -26,18 +26,23 @@ from golden.learning import Values, gradients, running_means, schedules, steps, 
 from golden.values import FOLDER
 from torch import Tensor
 
-from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
-from base_residual.baseline import create_model
-from base_residual.checkpoint import load_model, save_checkpoint
-from base_residual.config import AudioConfig
+from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.config.presets import Layer
+from base_residual.config.schema import AudioConfig
 from base_residual.data.augment import augment, damp, enlarge, hiss, mirror, stretch
-from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_depth, render_echo
-from base_residual.data.sample import clean_depth, resize_depth
-from base_residual.evaluation import BlindGuess, Evaluation, Protocol, evaluate, success_criteria
+from base_residual.data.depth_maps import clean_depth, resize_depth
+from base_residual.evaluation import evaluate, success_criteria
+from base_residual.evaluation.blind import BlindGuess
 from base_residual.losses import BaseResidualLoss, low_pass, make_loss
-from base_residual.model import DepthNet, create_base_residual_model
-from base_residual.optimization import generator
-from base_residual.presets import Layer
+from base_residual.metrics import Evaluation, Protocol
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_base_residual_model, create_model, load_model
+from base_residual.models.network import DepthNet
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
+from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.training.optimisation import generator
 
 CHECKPOINT = FOLDER / "checkpoint.safetensors"
 

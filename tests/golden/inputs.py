@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from base_residual.audio import echo_frames
-from base_residual.chirp import ChirpDesign
-from base_residual.config import Config, make_config, merge
+from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.acoustics.framing import echo_frames
+from base_residual.config.presets import Layer
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config, merge
 from base_residual.data.sample import EchoBatch, EchoSample
-from base_residual.presets import Layer
 
 SMALL: Layer = {
     "data": {"output_size": 32, "max_depth": 8.0},

@@ -12,13 +12,15 @@ from golden.inputs import LEARNING, filled, small, stream
 from numpy.typing import NDArray
 from torch import Tensor
 
-from base_residual.averaging import RunningMean
-from base_residual.baseline import create_model
-from base_residual.config import Config
-from base_residual.model import DepthNet
-from base_residual.optimization import Updater, generator, learning_rate, make_optimizer
-from base_residual.presets import Layer
-from base_residual.trainer import Batches, mean_depth
+from base_residual.config.presets import Layer
+from base_residual.config.schema import Config
+from base_residual.models.factory import create_model
+from base_residual.models.network import DepthNet
+from base_residual.training.batches import Batches
+from base_residual.training.optimisation import generator, learning_rate, make_optimizer
+from base_residual.training.step import Updater
+from base_residual.training.trainer import mean_depth
+from base_residual.training.weight_average import RunningMean
 
 Values = dict[str, Any]
 Array = NDArray[np.float64]
