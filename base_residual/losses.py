@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -212,8 +211,7 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
     them in proportion to a run's lambdas.
 
     Args:
-        warmup_epochs: epochs (from 1) with `warmup`; what comes after depends on the schedule.
-        schedule: `step` changes to `later` at once; `linear` and `cosine` go from one to the other during the warm-up.
+        warmup_epochs: epochs (from 1) with the weights `warmup`.
         warmup: weights at the start.
         later: weights after the warm-up.
         lowpass_kernel: side of the low-pass box, in pixels.
@@ -224,7 +222,6 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
     def __init__(
         self,
         warmup_epochs: int = 20,
-        schedule: Literal["step", "linear", "cosine"] = "step",
         warmup: LossWeights = WARMUP_WEIGHTS,
         later: LossWeights = LATER_WEIGHTS,
         lowpass_kernel: int = 16,
@@ -232,20 +229,12 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         count: Count = here,
     ) -> None:
         super().__init__(*warmup, lowpass_kernel=lowpass_kernel, recon=recon, count=count)
-        if schedule not in ("step", "linear", "cosine"):
-            raise ConfigError(f"Unknown schedule '{schedule}'. Known are step, linear, cosine.")
-        self.warmup_epochs, self.schedule = warmup_epochs, schedule
-        self.warmup, self.later = warmup, later
+        self.warmup_epochs, self.warmup, self.later = warmup_epochs, warmup, later
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the weights for an epoch, counted from 1."""
-        part = 0.0 if epoch <= self.warmup_epochs else 1.0
-        if self.schedule != "step" and epoch <= self.warmup_epochs:
-            part = (epoch - 1) / self.warmup_epochs
-            if self.schedule == "cosine":
-                part = 0.5 - 0.5 * math.cos(math.pi * part)
-        self.lambdas = LossWeights(*(a + (b - a) * part for a, b in zip(self.warmup, self.later, strict=True)))
+        self.lambdas = self.warmup if epoch <= self.warmup_epochs else self.later
 
 
 def in_proportion(weights: LossWeights, lambdas: LossWeights) -> LossWeights:
@@ -263,7 +252,6 @@ def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
     if config.adaptive:
         return AdaptiveBaseResidualLoss(
             config.warmup_epochs,
-            config.schedule,
             warmup=in_proportion(WARMUP_WEIGHTS, lambdas),
             later=in_proportion(LATER_WEIGHTS, lambdas),
             lowpass_kernel=config.lowpass_kernel,

@@ -14,7 +14,7 @@ the commit that they were trained at.
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
-    python benchmarks/accuracy.py --ablations adaptive-step adaptive-cosine  # these rows alone
+    python benchmarks/accuracy.py --ablations adaptive-step curriculum       # these rows alone
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
 
@@ -77,13 +77,10 @@ ABLATIONS: dict[str, Layer] = {
     "unet-stretch": merge(MODELS["unet"], {"data": {"stretch": 0.25}}),
     "bound-0.1": {"model": {"residual_bound": 0.1}},
     "bound-0.4": {"model": {"residual_bound": 0.4}},
-    "hard-activations": {"model": {"activations": "hard"}},
     "no-sparse": {"loss": {"lambda_sparse": 0.0}},
     "no-base-term": {"loss": {"lambda_base": 0.0}},
     "curriculum": {"loss": {"curriculum": True, "warmup_epochs": ABLATION_EPOCHS // 2}},
     "adaptive-step": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2}},
-    "adaptive-linear": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2, "schedule": "linear"}},
-    "adaptive-cosine": {"loss": {"adaptive": True, "warmup_epochs": ABLATION_EPOCHS // 2, "schedule": "cosine"}},
     "kernel-2": {"loss": {"lowpass_kernel": 2}},
     "kernel-6": {"loss": {"lowpass_kernel": 6}},
     "aggressive": PRESETS["aggressive"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from base_residual.config.presets import SIZES
+from base_residual.config.presets import RETIRED, SIZES
 from base_residual.config.resolve import load_layer, make_config, parse_setting
 from base_residual.errors import ConfigError
 
@@ -16,7 +16,7 @@ def test_the_field_defaults_are_those_of_the_design() -> None:
     assert (config.data.output_size, config.data.max_depth) == (256, 30.0)
     assert (config.trainer.batch_size, config.trainer.learning_rate, config.trainer.optimizer) == (64, 0.001, "AdamW")
     assert (config.audio.n_fft, config.audio.win_length, config.audio.hop_length) == (512, 64, 16)
-    assert (config.loss.warmup_epochs, config.loss.schedule, config.loss.lowpass_kernel) == (20, "step", 16)
+    assert (config.loss.warmup_epochs, config.loss.lowpass_kernel) == (20, 16)
     assert config.run_name == "base_residual_batvisionv2_BS64_Lr0.001_AdamW_default"
 
 
@@ -71,6 +71,13 @@ def test_a_configuration_survives_its_file(tmp_path: Path, name: str) -> None:
     config = make_config({"model": {"name": name}, "loss": {"adaptive": True}}, preset="aggressive")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert make_config(load_layer(tmp_path / "config.yaml")) == config
+
+
+def test_a_file_from_before_may_name_what_is_left_of_a_retired_setting_and_nothing_else() -> None:
+    for key, left in RETIRED.items():
+        assert make_config(parse_setting(f"{key}={left}")) == make_config()
+        with pytest.raises(ConfigError, match=rf"{key}='other' is no longer there; leave it out, for .*'{left}'"):
+            make_config(parse_setting(f"{key}=other"))
 
 
 def test_a_configuration_cannot_be_changed() -> None:

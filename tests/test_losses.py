@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -154,7 +152,7 @@ def test_gradients_of_the_low_pass_are_right_in_float64(masked: bool) -> None:
 
 
 def test_gradients_through_the_sum_of_the_parts_are_right_in_float64_during_the_warm_up() -> None:
-    scene, loss = random_scene(6, side=5), AdaptiveBaseResidualLoss(10, "cosine", lowpass_kernel=2)
+    scene, loss = random_scene(6, side=5), AdaptiveBaseResidualLoss(10, lowpass_kernel=2)
     loss.set_epoch(5)
 
     def total(base: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -234,37 +232,20 @@ def test_the_documented_defaults() -> None:
     assert BaseResidualLoss().lowpass_kernel == AdaptiveBaseResidualLoss().lowpass_kernel == 16
     assert BaseResidualLoss().recon == AdaptiveBaseResidualLoss().recon == "l1"
     adaptive = AdaptiveBaseResidualLoss()
-    assert (adaptive.weights, adaptive.schedule) == ((0.5, 1.5, 0.3), "step")
+    assert adaptive.weights == (0.5, 1.5, 0.3)
     for epoch, weights in {1: (0.5, 1.5, 0.3), 20: (0.5, 1.5, 0.3), 21: (1.0, 0.5, 0.3), 99: (1.0, 0.5, 0.3)}.items():
         adaptive.set_epoch(epoch)
         assert adaptive.weights == weights
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_smooth_schedules_go_from_one_column_to_the_other(schedule: str) -> None:
-    loss = AdaptiveBaseResidualLoss(10, schedule, LossWeights(0.5, 1.5, 0.3), LossWeights(1.0, 0.5, 0.7))
-    assert loss.weights == (0.5, 1.5, 0.3)
-    for epoch in range(1, 14):
-        loss.set_epoch(epoch)
-        way = min(1.0, (epoch - 1) / 10)
-        part = way if schedule == "linear" else (1 - math.cos(math.pi * way)) / 2
-        assert loss.weights == pytest.approx((0.5 + 0.5 * part, 1.5 - part, 0.3 + 0.4 * part))
-
-
-@pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
-def test_a_warm_up_of_no_epochs_is_over_at_once(schedule: str) -> None:
-    assert AdaptiveBaseResidualLoss(warmup_epochs=0, schedule=schedule).weights == (1.0, 0.5, 0.3)
+def test_a_warm_up_of_no_epochs_is_over_at_once() -> None:
+    assert AdaptiveBaseResidualLoss(warmup_epochs=0).weights == (1.0, 0.5, 0.3)
 
 
 def test_fixed_weights_do_not_care_which_epoch_it_is() -> None:
     loss = BaseResidualLoss(0.7, 0.6, 0.5)
     loss.set_epoch(99)
     assert loss.weights == (0.7, 0.6, 0.5)
-
-
-def test_an_unknown_schedule_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"^Unknown schedule 'sudden'\. Known are step, linear, cosine\.$"):
-        AdaptiveBaseResidualLoss(schedule="sudden")
 
 
 @pytest.mark.parametrize(
@@ -282,9 +263,9 @@ def test_the_kernel_of_a_preset_follows_the_size_of_the_map() -> None:
 
 
 def test_adaptive_in_the_configuration_gives_the_adaptive_loss() -> None:
-    loss = make_loss(make_config({"loss": {"adaptive": True, "warmup_epochs": 3, "schedule": "cosine"}}).loss)
+    loss = make_loss(make_config({"loss": {"adaptive": True, "warmup_epochs": 3}}).loss)
     assert isinstance(loss, AdaptiveBaseResidualLoss)
-    assert (loss.warmup_epochs, loss.schedule) == (3, "cosine")
+    assert loss.warmup_epochs == 3
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

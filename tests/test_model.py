@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from base_residual.config.presets import Layer
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset
 from base_residual.errors import ConfigError, DataError, ShapeError
@@ -25,14 +23,13 @@ from base_residual.models.network import BaseResidualNet, PlainNet
     scale=st.floats(0.01, 1e4),
     seed=st.integers(0, 100),
     detach=st.booleans(),
-    activations=st.sampled_from(["smooth", "hard"]),
 )
 def test_the_parts_keep_their_bounds_whatever_the_network_says(
-    max_depth: float, bound: float, scale: float, seed: int, detach: bool, activations: Literal["smooth", "hard"]
+    max_depth: float, bound: float, scale: float, seed: int, detach: bool
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
     raw = scale * torch.randn(2, 1, 1, 8, 8, generator=rng)
-    base, residual, final = compose(raw[0], raw[1], max_depth, bound, detach, activations)
+    base, residual, final = compose(raw[0], raw[1], max_depth, bound, detach)
     slack = 1e-5 * max_depth
     assert base.min() >= 0
     assert base.max() <= max_depth + slack
@@ -47,16 +44,6 @@ def test_the_activations_are_those_of_the_design() -> None:
     assert float(base[0, 0, 0, 0]) == 15.0
     assert float(residual[0, 0, 0, 0]) == pytest.approx(np.tanh(0.5) * 0.2 * 30)
     assert torch.equal(final, base + residual)
-
-
-def test_hard_activations_are_the_tangents_of_the_smooth_ones_and_pass_nothing_beyond_the_bounds() -> None:
-    near, far = torch.full((1, 1, 1, 1), 1e-3), torch.full((1, 1, 1, 1), 9.0, requires_grad=True)
-    for smooth, hard in zip(compose(near, near, 30.0), compose(near, near, 30.0, activations="hard"), strict=True):
-        torch.testing.assert_close(hard, smooth)
-    assert float(compose(-near, near, 30.0, activations="hard").base) < 15
-    sum(part.sum() for part in compose(far, far, 30.0, activations="hard")).backward()
-    assert far.grad is not None
-    assert not far.grad.any()
 
 
 def test_after_the_warm_up_the_reconstruction_moves_no_weight_of_the_base_decoder(tiny: Callable[..., Config]) -> None:
@@ -119,12 +106,10 @@ def test_an_echo_of_the_wrong_length_says_what_to_do(tiny: Callable[..., Config]
         model(torch.zeros(1, 6, 100))
 
 
-@pytest.mark.parametrize(
-    "network", [{"name": "base_residual"}, {"activations": "hard"}, {"name": "plain"}, {"name": "unet"}], ids=str
-)
+@pytest.mark.parametrize("name", ["base_residual", "plain", "unet"])
 @pytest.mark.parametrize("depth", [1.5, 4.0])
-def test_training_starts_at_the_mean_depth(tiny: Callable[..., Config], network: Layer, depth: float) -> None:
-    model = create_model(tiny({"model": network}))
+def test_training_starts_at_the_mean_depth(tiny: Callable[..., Config], name: str, depth: float) -> None:
+    model = create_model(tiny({"model": {"name": name}}))
     model.start_at(depth)
     parts = model.predict(0.1 * torch.randn(2, 2, 3000))
     assert float(parts.base.mean()) == pytest.approx(depth, rel=0.25)
@@ -198,9 +183,6 @@ def test_a_louder_or_softer_recording_gives_the_same_depth(
 def test_a_baseline_is_no_decomposition(tiny: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match="The model 'unet' is a baseline and splits nothing"):
         create_base_residual_model(model={"name": "unet"})
-    net = create_base_residual_model(tiny())
-    with pytest.raises(ConfigError, match="Unknown activations 'relu'"):
-        BaseResidualNet(net.encoder, net.base_decoder, net.residual_decoder, 8.0, 32, activations="relu")  # type: ignore[arg-type]
 
 
 def test_what_is_predicted_may_be_any_array_and_must_be_an_echo(tiny: Callable[..., Config]) -> None:

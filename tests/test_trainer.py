@@ -277,6 +277,16 @@ def test_two_runs_do_not_share_a_folder(tiny: MakeConfig) -> None:
     Trainer(tiny({"trainer": {"epochs": 1}}), trackers=[Second()]).fit()
 
 
+def test_a_run_goes_on_whose_state_names_retired_settings(tiny: MakeConfig) -> None:
+    run = Trainer(tiny({"trainer": {"epochs": 1}}), trackers=[]).fit().run_dir
+    state = run / "training_state.safetensors"
+    header, tensors = read_header(state), load_file(state)
+    config = json.loads(header["config"])
+    config["model"]["activations"], config["loss"]["schedule"] = "smooth", "step"
+    write_tensors(state, tensors, header | {"config": json.dumps(config)})
+    assert len(Trainer(tiny({"trainer": {"epochs": 2}}), resume=True, trackers=[]).fit().history) == 2
+
+
 def test_a_damaged_state_is_refused_in_words(tiny: MakeConfig) -> None:
     result = fit(tiny())
     state = result.run_dir / STATE

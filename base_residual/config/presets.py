@@ -10,6 +10,9 @@ Layer = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
+# Settings that are gone. Files from before may hold the value that all networks and losses have.
+RETIRED = {"model.activations": "smooth", "loss.schedule": "step"}
+
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {

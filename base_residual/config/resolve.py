@@ -10,7 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from base_residual.config.names import did_you_mean, listed
-from base_residual.config.presets import DATASET_DEFAULTS, FRONT_END_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES, Layer
+from base_residual.config.presets import (
+    DATASET_DEFAULTS,
+    FRONT_END_DEFAULTS,
+    MODEL_DEFAULTS,
+    PRESETS,
+    RETIRED,
+    SIZES,
+    Layer,
+)
 from base_residual.config.schema import Config, setting_field
 from base_residual.errors import ConfigError
 from base_residual.files.atomic import read_at_most
@@ -61,6 +69,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         layers: nested mappings; later ones win.
 
     Raises:
+        ConfigError: a retired setting has another value than the one that is left.
         ValidationError: a setting is wrong.
     """
     given: Layer = {}
@@ -68,6 +77,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         if _section(layer, "loss").get("lowpass_share") is not None:  # wins over the pixels of a layer beneath
             _section(given, "loss").pop("lowpass_kernel", None)
         given = merge(given, layer)
+    _drop_retired(given)
     implied = (
         DATASET_DEFAULTS.get(str(_section(given, "data").get("name", "simulated")), {}),
         MODEL_DEFAULTS.get(str(_section(given, "model").get("name", "base_residual")), {}),
@@ -96,6 +106,16 @@ def merge(*layers: Mapping[str, Any]) -> Layer:
                 merge(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
             )
     return result
+
+
+def _drop_retired(given: Layer) -> None:
+    """Take the settings out that are gone, if they have the value that is left."""
+    for key, left in RETIRED.items():
+        section, name = key.split(".")
+        value = _section(given, section).get(name, left)
+        if value != left:
+            raise ConfigError(f"{key}={_shown(value)} is no longer there; leave it out, for what was called '{left}'.")
+        _section(given, section).pop(name, None)
 
 
 def _section(layer: Mapping[str, Any], name: str) -> Any:

@@ -138,9 +138,6 @@ class ModelConfig(Section):
         "flips the map, exactly.",
     )
     bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
-    activations: Literal["smooth", "hard"] = Field(
-        "smooth", description="What keeps the parts in bounds. smooth: sigmoid and tanh; hard: their tangents, cut off."
-    )
     residual_bound: float = Field(0.2, gt=0, le=1, description="Largest residual, as a share of max_depth.")
 
 
@@ -170,7 +167,6 @@ class LossConfig(Section):
         False, description="Weights that change after the warm-up, in proportion to the lambdas; with the curriculum."
     )
     warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
-    schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")
     curriculum: bool = Field(False, description="After the warm-up, keep the reconstruction from moving the base.")
 
 

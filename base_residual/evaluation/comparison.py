@@ -23,7 +23,7 @@ BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first i
 UNUSED = "-"
 OF_THE_PARTS = {  # settings that a baseline does nothing with
     *(f"loss.{name}" for name in LossConfig.model_fields if name != "recon"),
-    *(f"model.{name}" for name in ("base_decoder", "base_grid", "activations", "residual_bound")),
+    *(f"model.{name}" for name in ("base_decoder", "base_grid", "residual_bound")),
 }
 OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))

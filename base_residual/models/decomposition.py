@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,12 +58,7 @@ class DepthDecomposition(NamedTuple):
 
 
 def compose(
-    base_raw: Tensor,
-    residual_raw: Tensor,
-    max_depth: float,
-    bound: float = 0.2,
-    detach_base: bool = False,
-    activations: Literal["smooth", "hard"] = "smooth",
+    base_raw: Tensor, residual_raw: Tensor, max_depth: float, bound: float = 0.2, detach_base: bool = False
 ) -> DepthDecomposition:
     """Give two raw maps their bounds and add them.
 
@@ -72,25 +67,22 @@ def compose(
         max_depth: in metres.
         bound: largest residual, as a share of max_depth.
         detach_base: keep gradients of the sum from reaching the base (the curriculum after its warm-up).
-        activations: sigmoid and tanh, or their tangents at 0, cut off at the bounds, where no gradient passes.
 
     Returns:
         base in [0, max_depth], residual in +-bound * max_depth, final in [0, max_depth].
     """
-    residual_raw = residual_raw.float()
-    part = torch.tanh(residual_raw) if activations == "smooth" else residual_raw.clamp(-1, 1)
-    base, residual = base_share(base_raw, activations) * max_depth, part * (bound * max_depth)
+    base = base_share(base_raw) * max_depth
+    residual = torch.tanh(residual_raw.float()) * (bound * max_depth)
     final = ((base.detach() if detach_base else base) + residual).clamp(0, max_depth)
     return DepthDecomposition(base, residual, final)
 
 
-def base_share(base_raw: Tensor, activations: Literal["smooth", "hard"] = "smooth") -> Tensor:
-    """The base as a share of max_depth, from 0 to 1, in full precision."""
-    base_raw = base_raw.float()
-    return torch.sigmoid(base_raw) if activations == "smooth" else (0.5 + base_raw / 4).clamp(0, 1)
+def base_share(base_raw: Tensor) -> Tensor:
+    """Return the base as a share of max_depth, from 0 to 1, in full precision."""
+    return torch.sigmoid(base_raw.float())
 
 
-def raw_of(share: float, activations: Literal["smooth", "hard"] = "smooth") -> float:
-    """The raw value that becomes a base of `share` times max_depth."""
+def raw_of(share: float) -> float:
+    """Return the raw value that becomes a base of `share` times max_depth."""
     share = min(max(share, 1e-3), 1 - 1e-3)
-    return math.log(share / (1 - share)) if activations == "smooth" else 4 * (share - 0.5)
+    return math.log(share / (1 - share))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -183,7 +183,6 @@ class BaseResidualNet(DepthNet):
         max_depth: in metres.
         output_size: side S of the maps, in pixels.
         residual_bound: largest residual, as a share of max_depth.
-        activations: what keeps the parts in bounds; see `compose`.
         config: the settings that it was made from, if it is to have a front end.
     """
 
@@ -198,16 +197,13 @@ class BaseResidualNet(DepthNet):
         max_depth: float,
         output_size: int,
         residual_bound: float = 0.2,
-        activations: Literal["smooth", "hard"] = "smooth",
         config: Config | None = None,
     ) -> None:
         super().__init__(config, max_depth, output_size)
         self.encoder = encoder
         self.base_decoder = base_decoder
         self.residual_decoder = residual_decoder
-        if activations not in ("smooth", "hard"):
-            raise ConfigError(f"Unknown activations '{activations}'. Known are smooth, hard.")
-        self.residual_bound, self.activations = residual_bound, activations
+        self.residual_bound = residual_bound
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -225,7 +221,6 @@ class BaseResidualNet(DepthNet):
             data.max_depth,
             data.output_size,
             model.residual_bound,
-            model.activations,
             config,
         )
 
@@ -244,12 +239,12 @@ class BaseResidualNet(DepthNet):
         """
         code: EchoCode = self.encoder(x)
         base_raw = self.base_decoder(code)  # (B, 1, S, S)
-        residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw, self.activations)))
-        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base, self.activations)
+        residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw)))
+        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base)
 
     def start_at(self, depth: float) -> None:
         """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
-        start_head(self.base_decoder, raw_of(depth / self.max_depth, self.activations))
+        start_head(self.base_decoder, raw_of(depth / self.max_depth))
         start_head(self.residual_decoder, 0.0)
 
 

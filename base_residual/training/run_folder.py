@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, REPORT, WANDB_ID, Record
 from base_residual.config.schema import Config
-from base_residual.errors import RunError
+from base_residual.errors import ConfigError, RunError
 from base_residual.files.atomic import discard
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
@@ -177,7 +178,8 @@ def restore_state(
     """
     header = read_header(path)
     try:
-        place, settings = from_json(_Place, header["position"]), json.loads(header["config"])
+        place = from_json(_Place, header["position"])
+        settings = make_config(json.loads(header["config"])).model_dump(mode="json")
         if len(place.history) != place.epoch - 1:
             raise ValueError(f"{len(place.history)} epochs are recorded before epoch {place.epoch}")
         differing = sorted(differing_settings(settings, config.model_dump(mode="json")))
@@ -204,7 +206,7 @@ def restore_state(
             network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})
         restore_optimizer(optimizer, tensors)
         return Position(place.epoch, place.step, tensors["sums"], place.history, place.recordings)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, ConfigError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
 
 
