@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual import __version__
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
@@ -23,6 +22,7 @@ from base_residual.acoustics.matched_filter import analytic_weights, fast_length
 from base_residual.errors import BaseResidualError, MissingExtraError
 from base_residual.files.atomic import replacing
 from base_residual.models.network import DepthNet
+from base_residual.version import __version__
 
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch

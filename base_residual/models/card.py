@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from string import Template
 
-from base_residual import __version__
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.schema import Config
 from base_residual.data import PUBLISHED
 from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol, with_unit
 from base_residual.models.checkpoint import StoredNet
+from base_residual.version import __version__
 
 TITLES = {
     "batvisionv2": f"BatVision V2 ({PUBLISHED})",
