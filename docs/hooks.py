@@ -56,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put in the README's beginning and the list of modules where a page asks for them, and turn links out of `docs/`."""
+    """Put in the README's beginning and the list of modules where a page asks for them, and turn links."""
     sources = {target: source for source, target in MOUNTED.items()}
     name = page.file.src_uri
     mounted = name.startswith("examples/") or (name in sources and name != "index.md")

@@ -109,10 +109,10 @@ def result() -> str:
     field, split = (_lead(models, name) for name in ("unet", "plain"))
     operations = models["default"]["gflops"] / models["unet"]["gflops"]
     return (
-        f"In simulated rooms that nobody had looked at, the default's rmse is **{100 * field:.1f} %** below that of the "
-        f"field's recipe, a spectrogram U-Net, at {100 * operations:.0f} % of its operations (target: 20 %, {VERDICT[field >= 0.2]}).\n"
-        f"The split into base and residual makes **{100 * split:.1f} %** of rmse, compared with the same network without "
-        f"it (target: 5 %, {VERDICT[split >= 0.05]}).\n"
+        f"In simulated rooms that nobody had looked at, the default's rmse is **{100 * field:.1f} %** below that of\n"
+        f"the field's recipe, a spectrogram U-Net, at {100 * operations:.0f} % of its operations (target: 20 %, "
+        f"{VERDICT[field >= 0.2]}). The split into\nbase and residual alone lowers rmse by **{100 * split:.1f} %** "
+        f"(target: 5 %, {VERDICT[split >= 0.05]}).\n"
     )
 
 
@@ -138,7 +138,8 @@ def ablations(*names: str) -> str:
     best = variants["default"]["rmse"]["mean"]
     rows = [["instead of the default", "rmse (m)", "", "harder rooms (m)", "gain", "`base_smoothness`"]]
     for name in ("default", *names):
-        mean = {key: value["mean"] for key, value in variants[name].items() if isinstance(value, dict) and "mean" in value}
+        summaries = {key: value for key, value in variants[name].items() if isinstance(value, dict) and "mean" in value}
+        mean = {key: value["mean"] for key, value in summaries.items()}
         change = f"{mean['rmse'] / best - 1:+.1%}" if name != "default" else f"± {_std(variants[name]) / best:.1%}"
         parts = [f"{mean['residual_gain']:.1%}", f"{mean['base_smoothness']:.3f}"] if "residual_gain" in mean else []
         rows.append([VARIANTS[name], f"{mean['rmse']:.3f}", change, f"{mean['hard_rmse']:.3f}", *(parts or ["", ""])])
@@ -167,7 +168,7 @@ def kills() -> str:
     struck = ", ".join(f"{count} while {what}" for what, count in sorted(found["struck"].items()))
     compared = found["files_compared"] * found["rounds"]
     return (
-        f"{found['kills']} kills in {found['rounds']} runs ({struck}): {len(found['differing'])} of {compared} files "
+        f"{found['kills']} kills in {found['rounds']} runs ({struck}):\n{len(found['differing'])} of {compared} files "
         f"differ, and {len(found['leftovers'])} half-written files are left.\n"
     )
 
