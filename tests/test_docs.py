@@ -32,11 +32,12 @@ FETCHING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "li
 LARGEST_PICTURE = 250_000  # bytes
 # The rehearsal of train.md on rooms that render in a second.
 SMALLER = {
-    "--rooms 150": "--rooms 12",
-    "--val-rooms 50 --test-rooms 50": "--val-rooms 4 --test-rooms 4",
+    "--rooms 150": "--rooms 6",
+    "--val-rooms 50 --test-rooms 50": "--val-rooms 2 --test-rooms 2",
     "--output-size 64": "--output-size 32",
     "output_size: 64": "output_size: 32",
     "base_channels: 8": "base_channels: 4",
+    "batch_size: 16": "batch_size: 8",
     "epochs: 22": "epochs: 1",
 }
 
