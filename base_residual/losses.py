@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from base_residual.config import LossConfig
+from base_residual.config.schema import LossConfig
 from base_residual.errors import ConfigError, ShapeError
 
 ReconKind = Literal["l1", "rmse"]
@@ -278,3 +278,29 @@ def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
             count=count,
         )
     return BaseResidualLoss(*lambdas, config.lowpass_kernel, config.recon, count)
+
+
+class PlainLoss(nn.Module):
+    """The reconstruction over valid pixels alone, with the interface of `BaseResidualLoss`.
+
+    Args:
+        recon: its kind; see `losses.reconstruction`.
+        count: what the mean divides by; see `losses.Count`.
+    """
+
+    weights = LossWeights(recon=1.0, base=0.0, sparse=0.0)
+
+    def __init__(self, recon: ReconKind = "l1", count: Count = here) -> None:
+        super().__init__()
+        self.recon, self.count = recon, count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing changes over the epochs."""
+
+    def forward(
+        self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
+    ) -> tuple[Tensor, LossTerms]:
+        """The loss and its terms, of which only the reconstruction is not 0."""
+        valid = gt > 0 if valid_mask is None else valid_mask
+        recon = reconstruction(final, gt, valid, self.recon, self.count)
+        return recon, LossTerms(recon, torch.zeros_like(recon), torch.zeros_like(recon))

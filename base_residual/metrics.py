@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from base_residual.errors import ShapeError
+from base_residual.files.json import Number
 from base_residual.losses import low_pass
-from base_residual.processes import Processes
+from base_residual.plots.display import html_table
 
 MIN_PREDICTION = 0.001  # metres; predictions are clipped to it and to max_depth first
 CACHED_PIXELS = 2**18  # that a CPU works on at a time: more leave its cache, with fewer it waits for PyTorch to start
 SUMS = 10  # over pixels, which the figures of the decomposition are made of
+Gather = Callable[[Tensor], Tensor]
+"""Make one tensor of the rows (N, ...) that each of several processes has, in order of their ranks."""
+
+IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean")
+HEALTHY = {
+    "base_positive": ">= 0",
+    "base_smoothness": "below 0.25",
+    "base_rmse": "above rmse",
+    "residual_abs_mean": "< 1 m, not 0",
+    "residual_gain": "> 0",
+    "residual_detail_corr": "> 0",
+    "clamped_share": "small",
+}
 DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3")
 
 
@@ -103,9 +121,9 @@ class DepthMetrics:
         """(N, 7) of every image so far, in the order of `DEPTH_METRICS`."""
         return torch.cat(self._values).cpu() if self._values else torch.empty(0, len(DEPTH_METRICS))
 
-    def share(self, processes: Processes) -> None:
+    def share(self, gathered: Gather) -> None:
         """Take in what the other processes have added."""
-        self._values = [processes.gathered(self.per_image())]
+        self._values = [gathered(self.per_image())]
 
     def compute(self) -> dict[str, float]:
         """The metrics by name, `images` that were scored and `images_without_depth` that could not be."""
@@ -159,13 +177,13 @@ class DecompositionFigures:
         )
         self._sums.append(torch.stack([torch.where(valid, value, 0).sum() for value in per_pixel]))
 
-    def share(self, processes: Processes) -> None:
+    def share(self, gathered: Gather) -> None:
         """Take in what the other processes have added."""
-        self._base.share(processes)
-        self._final.share(processes)
+        self._base.share(gathered)
+        self._final.share(gathered)
         own = torch.stack(self._sums) if self._sums else torch.empty(0, SUMS)
         smallest = torch.stack(self._smallest) if self._smallest else torch.empty(0)
-        self._sums, self._smallest = [*processes.gathered(own)], [*processes.gathered(smallest)]
+        self._sums, self._smallest = [*gathered(own)], [*gathered(smallest)]
 
     def compute(self) -> dict[str, float]:
         """The figures by name: `base_positive` (m), `base_smoothness`, `residual_abs_mean` (m), `residual_gain`,
@@ -186,3 +204,72 @@ class DecompositionFigures:
             "residual_detail_corr": min(1.0, max(-1.0, (rm - r * m / count) / spread)) if spread > 0 else 0.0,
             "clamped_share": clamped / count,
         }
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the figures were taken; figures of different protocols do not compare.
+
+    Attributes:
+        max_depth: predictions are clipped to it, in metres.
+        min_depth: only pixels at least this far count, in metres; 0 counts every measured one.
+        output_size: side of the compared maps, in pixels.
+        clip_min: predictions are clipped to it from below, in metres.
+        resize: how stored maps were brought to that size.
+        mean: over what the mean is taken.
+    """
+
+    max_depth: float
+    min_depth: float
+    output_size: int
+    clip_min: float = MIN_PREDICTION
+    resize: str = "area mean of measured pixels"
+    mean: str = "per image, then over images"
+
+    def sentence(self) -> str:
+        """The protocol in one line."""
+        least = f"gt >= {self.min_depth:g} m" if self.min_depth else "gt > 0"
+        return (
+            f"{self.output_size} x {self.output_size} pixels ({self.resize}), {least}, predictions clipped to "
+            f"[{self.clip_min:g}, {self.max_depth:g}] m, {self.mean}"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one dataset.
+
+    Attributes:
+        metrics: depth metrics by name, and how many images they are the mean of.
+        decomposition: figures of base and residual by name; empty for a plain network.
+        protocol: how they were taken.
+    """
+
+    metrics: dict[str, Number]
+    decomposition: dict[str, Number]
+    protocol: Protocol
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return each figure as text: its name, its value with the unit, and which values are the better ones."""
+        better = {name: "higher" if name.startswith("delta") else "lower" for name in DEPTH_METRICS} | HEALTHY
+        figures = {name: self.metrics[name] for name in DEPTH_METRICS} | self.decomposition
+        return [(name, with_unit(name, value), better[name]) for name, value in figures.items()]
+
+    def protocol_line(self) -> str:
+        """Return in one line how the figures were taken, and over how many images."""
+        images, without = self.metrics["images"], self.metrics["images_without_depth"]
+        left_out = f", {without:.0f} without a measured pixel left out" if without else ""
+        return f"{images:.0f} images{left_out}: {self.protocol.sentence()}."
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows where a cell ends with an evaluation."""
+        return f"{html_table(('figure', 'value', 'better'), self.rows())}<p>{escape(self.protocol_line())}</p>"
+
+
+def with_unit(name: str, value: float) -> str:
+    """Return a figure's value as text, with its unit."""
+    return f"{value:.4f}{' m' if name in IN_METRES else ''}"

@@ -39,18 +39,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from base_residual.baseline import create_model
-from base_residual.checkpoint import load_checkpoint
-from base_residual.compare import FinishedRun, first_epoch, read_run
-from base_residual.config import Config, make_config, merge
+from base_residual.config.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config, merge
 from base_residual.data import open_dataset
-from base_residual.data.cache import own_cores
+from base_residual.deploy.benchmark import gflops, parameter_count
 from base_residual.evaluation import evaluate
-from base_residual.files import replacing
-from base_residual.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
-from base_residual.speed import device_name, gflops, parameter_count
-from base_residual.trainer import Trainer
-from base_residual.visualize import comparison_figure, save_figure
+from base_residual.evaluation.comparison import FinishedRun, first_epoch, read_run
+from base_residual.files.atomic import replacing
+from base_residual.machine import device_name, own_cores
+from base_residual.models.factory import create_model, load_checkpoint
+from base_residual.plots.figures import comparison_figure, save_figure
+from base_residual.training.trainer import Trainer
 
 # `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {

@@ -44,21 +44,22 @@ import soundfile
 import torch
 from accuracy import HERE, commit, machine
 
-from base_residual.audio import echo_frames, fit_echo, read_echo
-from base_residual.baseline import create_model
-from base_residual.checkpoint import load_checkpoint, save_checkpoint
-from base_residual.compare import EVERY_EPOCH, compare_runs
-from base_residual.config import load_layer, make_config, parse_setting
-from base_residual.data.batvision import V2, BatVisionV2, list_recordings, read_depth
+from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.recordings import read_echo
+from base_residual.config.presets import Layer
+from base_residual.config.resolve import load_layer, make_config, parse_setting
+from base_residual.data.batvision import V2, BatVisionV2, list_recordings
+from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.data.prepared import prepared
-from base_residual.data.sample import resize_depth
 from base_residual.errors import BaseResidualError
-from base_residual.evaluation import JUDGED, Evaluation, Protocol
-from base_residual.files import replacing, writable
-from base_residual.metrics import DEPTH_METRICS
-from base_residual.optimization import make_optimizer
-from base_residual.presets import Layer
-from base_residual.run_folder import SUMS, Position, restore_state, save_state
+from base_residual.evaluation import JUDGED
+from base_residual.evaluation.comparison import EVERY_EPOCH, compare_runs
+from base_residual.files.atomic import replacing, writable
+from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model, load_checkpoint
+from base_residual.training.optimisation import make_optimizer
+from base_residual.training.run_folder import SUMS, Position, restore_state, save_state
 
 LINUX = sys.platform == "linux"
 RATE, MAX_DEPTH, SIDE = 44_100, 8.0, 32

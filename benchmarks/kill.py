@@ -28,8 +28,8 @@ import torch
 from accuracy import HERE, commit, machine
 from safetensors import safe_open
 
-from base_residual.cli import app
-from base_residual.files import replacing
+from base_residual.cli.main import app
+from base_residual.files.atomic import replacing
 
 ROOMS = {False: 48, True: 8}  # to train on; quick: so few that one process renders them
 SETTINGS = [

@@ -328,7 +328,7 @@ def main() -> None:
         importlib.import_module(name)
     from accuracy import commit, machine
 
-    from base_residual.files import replacing
+    from base_residual.files.atomic import replacing
 
     where = {"machine": machine(), "commit": commit()}
     found = {module: campaign(module, options.jobs, options.quick) for module in options.modules}

@@ -22,10 +22,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from base_residual.data.batvision import read_depth
-from base_residual.data.sample import resize_depth
+from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.errors import BaseResidualError
-from base_residual.files import replacing
+from base_residual.files.atomic import replacing
 from base_residual.metrics import depth_metrics, valid_pixels
 
 HERE = Path(__file__).parent

@@ -38,22 +38,26 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader, Dataset
 
-from base_residual.audio import EchoFrontEnd, echo_frames, fit_echo
-from base_residual.baseline import create_model
-from base_residual.config import Config, make_config, merge
+from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.config.presets import PRESETS, SIZES, Layer
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config, merge
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V2, list_recordings
 from base_residual.data.sample import EchoBatch
 from base_residual.data.simulated import simulate
+from base_residual.deploy.benchmark import gflops, parameter_count
 from base_residual.errors import MissingExtraError
-from base_residual.files import replacing
+from base_residual.files.atomic import replacing
+from base_residual.machine import mixed_precision
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
-from base_residual.model import DepthNet, create_base_residual_model
-from base_residual.optimization import Updater, make_optimizer, mixed_precision
-from base_residual.presets import PRESETS, SIZES, Layer
-from base_residual.speed import gflops, parameter_count
-from base_residual.trainer import Batches, make_loader
-from base_residual.visualize import save_figure
+from base_residual.models.factory import create_base_residual_model, create_model
+from base_residual.models.network import DepthNet
+from base_residual.plots.figures import save_figure
+from base_residual.training.batches import Batches, make_loader
+from base_residual.training.optimisation import make_optimizer
+from base_residual.training.step import Updater
 
 RATE = 44_100  # Hz
 MAX_DEPTH = 30.0  # metres
@@ -67,7 +71,7 @@ LINUX = sys.platform == "linux"
 PREPARE = """
 import json, sys
 from pathlib import Path
-from base_residual.config import make_config
+from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
 root, split, data = sys.argv[1:]
 open_dataset("batvisionv2", root, split, make_config({"data": json.loads(data)}))
@@ -78,11 +82,12 @@ TRAIN_ON = """
 import json, sys
 from pathlib import Path
 import torch
-from base_residual.baseline import create_model
-from base_residual.config import make_config
+from base_residual.models.factory import create_model
+from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
-from base_residual.optimization import Updater, make_optimizer
-from base_residual.trainer import Batches, make_loader
+from base_residual.training.optimisation import make_optimizer
+from base_residual.training.step import Updater
+from base_residual.training.batches import Batches, make_loader
 
 root, split, settings, size = sys.argv[1:]
 config, device, held = make_config(json.loads(settings)), torch.device("cpu"), []
@@ -101,12 +106,13 @@ print(max(held))
 TRAIN = """
 import json, sys, time
 import torch
-from base_residual.audio import echo_frames
-from base_residual.baseline import create_model
-from base_residual.config import make_config
+from base_residual.acoustics.framing import echo_frames
+from base_residual.models.factory import create_model
+from base_residual.config.resolve import make_config
 from base_residual.data.sample import EchoBatch
-from base_residual.optimization import Updater, make_optimizer
-from base_residual.processes import joined, share_norms
+from base_residual.training.optimisation import make_optimizer
+from base_residual.training.step import Updater
+from base_residual.training.distributed import joined, share_norms
 
 def train(config, batch, steps, processes):
     model = create_model(config).train()
@@ -454,7 +460,7 @@ def hearing(work: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def onnx_session(model: DepthNet, path: Path) -> Any:
-    from base_residual.export import export_onnx
+    from base_residual.deploy.onnx import export_onnx
 
     export_onnx(model, path)
     import onnxruntime  # optional; without it the export has just said so

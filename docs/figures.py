@@ -19,12 +19,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from base_residual.data.rooms import STYLES, draw_pose, draw_room, render_depth
-from base_residual.data.sample import resize_depth
+from base_residual.data.depth_maps import resize_depth
 from base_residual.losses import low_pass
-from base_residual.model import compose
-from base_residual.networks import spline_basis
-from base_residual.visualize import DEPTH_COLOURS, HOLE, SIGNED_COLOURS, save_figure
+from base_residual.models.decoders import spline_basis
+from base_residual.models.decomposition import compose
+from base_residual.plots.figures import DEPTH_COLOURS, HOLE, SIGNED_COLOURS, save_figure
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 
 Map = NDArray[np.floating]
 

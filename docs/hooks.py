@@ -22,9 +22,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer.main import get_command
 
-from base_residual.cli import app
-from base_residual.config import Config
-from base_residual.presets import DATASET_DEFAULTS, FRONT_END_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES
+from base_residual.cli.main import app
+from base_residual.config.presets import DATASET_DEFAULTS, FRONT_END_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES
+from base_residual.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 MOUNTED = {

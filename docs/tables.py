@@ -149,7 +149,9 @@ def ablations(*names: str) -> str:
 def speed() -> str:
     """The ratios and times that have a target."""
     ratios = read("speed")["ratios"]
-    return _ruled([["", "target", "measured", ""], *(goal.row(ratios[name]) for name, goal in GOALS.items())])
+    return _ruled(
+        [["", "target", "measured", ""], *(goal.row(ratios[name]) for name, goal in GOALS.items() if name in ratios)]
+    )
 
 
 def sizes() -> str:
@@ -159,6 +161,16 @@ def sizes() -> str:
         rmse = "not trained" if cost["rmse"] is None else f"{cost['rmse']:.3f}"
         parameters = f"{cost['parameters'] / 1e6:.2f} M"
         rows.append([f"`{name}`", parameters, _short(cost["gflops"]), _short(cost["echo_ms"]), rmse])
+    return _ruled(rows)
+
+
+def growth(*panels: str) -> str:
+    """What work costs as it grows, in these panels."""
+    rows = [["as this grows", "this is measured", "by", "from first to last"]]
+    for panel in map(read("speed")["growth"].__getitem__, panels):
+        for name, values in panel["series"].items():
+            at, measured = (" / ".join(map(_short, numbers)) for numbers in (panel["at"], values))
+            rows.append([f"{panel['x']}: {at}", panel["y"], name, measured])
     return _ruled(rows)
 
 
@@ -205,7 +217,7 @@ def resize() -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    each.__name__: each for each in (result, accuracy, ablations, speed, sizes, kills, mutants, fuzz, resize)
+    each.__name__: each for each in (result, accuracy, ablations, speed, sizes, growth, kills, mutants, fuzz, resize)
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import base_residual as br
-from base_residual.chirp import ChirpDesign
+from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.errors import BaseResidualError
 
 RATE = 48_000  # Hz

@@ -18,9 +18,9 @@ import soundfile
 
 def export(checkpoint: Path, out: Path) -> None:
     """Write the checkpoint as one ONNX file; the only part that needs base_residual and PyTorch."""
-    from base_residual.checkpoint import load_model
+    from base_residual.deploy.onnx import export_onnx
     from base_residual.errors import BaseResidualError
-    from base_residual.export import export_onnx
+    from base_residual.models.factory import load_model
 
     try:
         export_onnx(load_model(checkpoint), out)

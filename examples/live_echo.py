@@ -22,22 +22,17 @@ from rich.console import Console
 from rich.text import Text
 
 import base_residual as br
-from base_residual.audio import SILENT, compress, echo_frames
-from base_residual.chirp import SAMPLE_RATE
-from base_residual.data.rooms import (
-    EAR_DISTANCE,
-    SPEED_OF_SOUND,
-    STYLES,
-    Pose,
-    cast_rays,
-    draw_chance,
-    draw_pose,
-    draw_room,
-    render_depth,
-    render_echo,
-)
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.matched_filter import compress
+from base_residual.acoustics.recordings import SILENT
 from base_residual.errors import BaseResidualError, DataError, MissingExtraError
-from base_residual.visualize import decomposition_figure, panels, save_figure
+from base_residual.plots.figures import decomposition_figure, panels, save_figure
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
+from base_residual.simulation.echo import EAR_DISTANCE, SPEED_OF_SOUND, draw_chance, render_echo
+from base_residual.simulation.rays import cast_rays
+from base_residual.simulation.rooms import Pose
 
 LATENCY = 0.5  # seconds that a sound card may take from playing to recording
 STEP = 0.3  # metres between two chirps of the walk

@@ -17,11 +17,14 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from base_residual.audio import SLOWEST_SOUND, compress, direct_sound, echo_frames, read_echo
-from base_residual.chirp import ChirpDesign
-from base_residual.data.batvision import read_depth
+from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.acoustics.emission import direct_sound
+from base_residual.acoustics.framing import SLOWEST_SOUND, echo_frames
+from base_residual.acoustics.matched_filter import compress
+from base_residual.acoustics.recordings import read_echo
+from base_residual.data.depth_maps import read_depth
 from base_residual.errors import BaseResidualError, DataError
-from base_residual.visualize import save_figure
+from base_residual.plots.figures import save_figure
 
 FARTHEST = 12.0  # metres of range that are shown
 SMOOTHED = 21  # samples over which energy is averaged: 8 cm of range

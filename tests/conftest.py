@@ -11,12 +11,13 @@ import torch
 from hypothesis import settings
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from base_residual.chirp import ChirpDesign
-from base_residual.config import Config, make_config, merge
+from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.config.presets import SPLITS, Layer
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config, merge
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset
-from base_residual.presets import SPLITS, Layer
 
 # Test machines are slow now and then, and a failure has to come back.
 settings.register_profile("steady", deadline=None, derandomize=True)

@@ -9,20 +9,13 @@ import scipy.signal
 import soundfile
 import torch
 
-from base_residual.audio import (
-    EchoFrontEnd,
-    align_onset,
-    compress,
-    direct_sound,
-    echo_frames,
-    find_emission,
-    find_onset,
-    fit_echo,
-    mel_filters,
-    read_echo,
-)
-from base_residual.chirp import SAMPLE_RATE, ChirpDesign
-from base_residual.config import AudioConfig
+from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.acoustics.emission import align_onset, direct_sound, find_emission, find_onset
+from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.front_end import EchoFrontEnd, mel_filters
+from base_residual.acoustics.matched_filter import compress
+from base_residual.acoustics.recordings import read_echo
+from base_residual.config.schema import AudioConfig
 from base_residual.errors import DataError, ShapeError
 
 

@@ -7,19 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from base_residual.audio import EchoFrontEnd, find_emission
-from base_residual.config import AudioConfig, DataConfig
+from base_residual.acoustics.emission import find_emission
+from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.augment import Augmented, augment, damp, enlarge, hiss, mirror, stretch
-from base_residual.data.rooms import (
-    STYLES,
-    Pose,
-    Room,
-    draw_chance,
-    draw_pose,
-    draw_room,
-    render_depth,
-    render_echo,
-)
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
+from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.rooms import Pose, Room
 
 
 def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from base_residual.averaging import RunningMean
-from base_residual.baseline import create_model
-from base_residual.config import Config
-from base_residual.run_folder import STATE
-from base_residual.trainer import Trainer
+from base_residual.config.run_layout import STATE
+from base_residual.config.schema import Config
+from base_residual.models.factory import create_model
+from base_residual.training.trainer import Trainer
+from base_residual.training.weight_average import RunningMean
 
 MakeConfig = Callable[..., Config]
 

@@ -12,21 +12,12 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from base_residual.baseline import create_model
-from base_residual.checkpoint import (
-    FORMAT,
-    load_checkpoint,
-    load_model,
-    optimizer_outline,
-    optimizer_tensors,
-    read_header,
-    read_tensors,
-    restore_optimizer,
-    save_checkpoint,
-    write_tensors,
-)
-from base_residual.config import Config
+from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, RunError, TrainingError
+from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.models.checkpoint import FORMAT, save_checkpoint
+from base_residual.models.factory import create_model, load_checkpoint, load_model
+from base_residual.training.optimizer_state import optimizer_outline, optimizer_tensors, restore_optimizer
 
 
 @pytest.mark.parametrize("name", ["base_residual", "plain", "unet"])

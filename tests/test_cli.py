@@ -21,16 +21,16 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import base_residual.export
+import base_residual.deploy.onnx
 from base_residual import __version__, load_model
-from base_residual.baseline import create_model
-from base_residual.checkpoint import save_checkpoint
-from base_residual.cli import app
-from base_residual.config import make_config
+from base_residual.cli.main import app
+from base_residual.cli.output import Output
+from base_residual.config.resolve import make_config
+from base_residual.deploy.predict import predict_files
 from base_residual.errors import DataError, TrainingInterrupted
-from base_residual.output import Output
-from base_residual.predict import predict_files
-from base_residual.trainer import Trainer
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model
+from base_residual.training.trainer import Trainer
 
 TINY_OPTIONS = [
     item
@@ -179,7 +179,7 @@ def test_predicting_writes_metres_and_a_picture_for_each_recording(run: tuple[Pa
 def test_what_is_predicted_is_kept_and_what_cannot_be_is_known_before(
     run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("base_residual.predict.ECHOES_AT_ONCE", 1)
+    monkeypatch.setattr("base_residual.deploy.predict.ECHOES_AT_ONCE", 1)
     good, broken, out = tmp_path / "good.wav", tmp_path / "broken.wav", tmp_path / "out"
     soundfile.write(good, np.full((5000, 2), 0.1), 44_100)
     command = ("predict", run[0] / "best.safetensors", good)
@@ -450,18 +450,18 @@ def test_what_is_stopped_ends_with_a_sentence_and_code_130(
 def test_what_the_machine_refuses_ends_in_a_sentence(
     error: Exception, words: str, run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("base_residual.checkpoint.load_checkpoint", raising(error))
+    monkeypatch.setattr("base_residual.models.factory.load_checkpoint", raising(error))
     assert words in sentence(brdepth("eval", run[0] / "best.safetensors", code=2))
 
 
 @pytest.mark.parametrize("error", [IndexError("a bug"), RuntimeError("another")])
 def test_a_bug_shows_as_one(error: Exception, run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("base_residual.checkpoint.load_checkpoint", raising(error))
+    monkeypatch.setattr("base_residual.models.factory.load_checkpoint", raising(error))
     assert CliRunner().invoke(app, ["eval", str(run[0] / "best.safetensors")]).exception is error
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("base_residual.checkpoint.load_checkpoint", raising(BrokenPipeError(32, "Broken pipe")))
+    monkeypatch.setattr("base_residual.models.factory.load_checkpoint", raising(BrokenPipeError(32, "Broken pipe")))
     result = CliRunner().invoke(app, ["eval", str(run[0] / "best.safetensors")])
     assert result.exit_code == 1
     assert "Error" not in result.output
@@ -570,7 +570,7 @@ def test_every_result_can_be_read_by_a_program(
     (prediction,) = found("predict", checkpoint, tmp_path / "a.wav", "--out", tmp_path)["predictions"]
     assert prediction["recording"] == str(tmp_path / "a.wav")
     assert np.load(prediction["depth"]).shape == (32, 32)
-    monkeypatch.setattr(base_residual.export, "export_onnx", lambda model, path: path)  # which is slow
+    monkeypatch.setattr(base_residual.deploy.onnx, "export_onnx", lambda model, path: path)  # which is slow
     (tmp_path / "m.onnx").write_bytes(b"onnx")
     exported = {"onnx": str(tmp_path / "m.onnx"), "bytes": 4}
     assert found("export", checkpoint, "--out", tmp_path / "m.onnx") == exported
@@ -734,7 +734,7 @@ def test_the_help_groups_options_by_what_they_are_about() -> None:
 def test_help_waits_for_no_heavy_import(arguments: list[str], unwanted: set[str]) -> None:
     heavy = {"torch", "numpy", "scipy", "matplotlib", "pyroomacoustics", "rich"} | unwanted
     script = (
-        "import sys\nfrom base_residual.cli import app\n"
+        "import sys\nfrom base_residual.cli.main import app\n"
         f"sys.argv = ['brdepth', *{arguments!r}]\n"
         "try:\n    app()\nexcept SystemExit:\n    pass\n"
         f"print(sorted({heavy!r} & set(sys.modules)))"

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from test_cli import brdepth, sentence
 
-from base_residual.compare import compare_runs, read_run, used_settings
-from base_residual.config import Config, make_config
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
 from base_residual.errors import RunError
-from base_residual.trainer import Trainer
+from base_residual.evaluation.comparison import compare_runs, read_run, used_settings
+from base_residual.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from base_residual.config import Config, DataConfig, TrainerConfig, load_layer, make_config, parse_setting
+from base_residual.config.presets import SIZES
+from base_residual.config.resolve import load_layer, make_config, parse_setting
+from base_residual.config.schema import Config, DataConfig, TrainerConfig
 from base_residual.errors import ConfigError
-from base_residual.presets import SIZES
 
 
 def test_the_field_defaults_are_those_of_the_design() -> None:

@@ -17,15 +17,19 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_residual.config import Config, make_config
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset, simulated
-from base_residual.data.batvision import BatVisionV2, list_recordings, read_depth
-from base_residual.data.cache import locked, own_cores
+from base_residual.data.batvision import BatVisionV2, list_recordings
 from base_residual.data.check import check_data
-from base_residual.data.rendering import LOCATION, render_every
-from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate, read_batches, resize_depth, spread
+from base_residual.data.depth_maps import read_depth, resize_depth
+from base_residual.data.loading import read_batches
+from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate, spread
 from base_residual.data.simulated import Shard, simulate, simulated_root
 from base_residual.errors import ConfigError, DataError
+from base_residual.files.cache import locked
+from base_residual.machine import own_cores
+from base_residual.simulation.rendering import LOCATION, render_every
 
 
 def batvision(root: Path, split: str = "train", **data: object) -> BatVisionV2:

@@ -14,8 +14,9 @@ from conftest import TINY, write_batvision_v1
 from numpy.typing import NDArray
 from test_cli import TINY_OPTIONS, brdepth
 
-from base_residual.audio import find_onset
-from base_residual.config import Config, make_config
+from base_residual.acoustics.emission import find_onset
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import BatVisionV1
 from base_residual.data.prepared import PreparedSet
@@ -177,7 +178,7 @@ def test_no_recordings_of_ones_own_are_no_dataset() -> None:
 
 
 def test_a_model_aligns_the_recordings_that_it_predicts_as_it_did_in_training(tmp_path: Path) -> None:
-    from base_residual.model import create_base_residual_model
+    from base_residual.models.factory import create_base_residual_model
 
     waveform = torch.zeros(2, 6000)
     waveform[:, 980:1112] = torch.randn(132)

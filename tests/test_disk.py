@@ -13,8 +13,9 @@ import torch
 from conftest import write_batvision
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
-from base_residual.checkpoint import load_model
-from base_residual.run_folder import STATE, claimed
+from base_residual.config.run_layout import STATE
+from base_residual.models.factory import load_model
+from base_residual.training.run_folder import claimed
 
 FULL = "No space left on device"
 

@@ -21,9 +21,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import base_residual
-from base_residual import notebook
-from base_residual.cli import app
-from base_residual.config import Config, make_config, merge
+from base_residual.cli.main import app
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config, merge
+from base_residual.plots import display as notebook
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

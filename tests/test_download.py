@@ -21,7 +21,7 @@ from filelock import FileLock
 from test_cli import brdepth, sentence
 from typer.testing import CliRunner
 
-from base_residual.cli import app
+from base_residual.cli.main import app
 from base_residual.data import download as source
 from base_residual.errors import DataError
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from base_residual.baseline import create_model
-from base_residual.config import Config
+from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError
-from base_residual.evaluation import BlindGuess, Evaluation, Protocol, evaluate, success_criteria
+from base_residual.evaluation import evaluate, success_criteria
+from base_residual.evaluation.blind import BlindGuess
+from base_residual.metrics import Evaluation, Protocol
+from base_residual.models.factory import create_model
 
 HEALTHY = {
     "base_positive": 0.5,
@@ -93,7 +95,7 @@ def test_the_constant_is_the_best_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.manual_seed(0)
     dataset = maps(*(1 + 3 * torch.rand(8, 8) for _ in range(5)))
     guess = BlindGuess.from_dataset(dataset)
-    monkeypatch.setattr("base_residual.evaluation.TRIED_AT_ONCE", 7)  # one depth at a time
+    monkeypatch.setattr("base_residual.evaluation.blind.TRIED_AT_ONCE", 7)  # one depth at a time
     assert BlindGuess.from_dataset(dataset).constant == guess.constant
     found = guess.rmse_on(dataset, 12.0)["constant"]
 

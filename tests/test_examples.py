@@ -21,12 +21,14 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
-from base_residual.audio import echo_frames
-from base_residual.baseline import create_model
-from base_residual.checkpoint import save_checkpoint
-from base_residual.chirp import ChirpDesign
-from base_residual.config import make_config, merge
-from base_residual.data.rooms import STYLES, draw_chance, draw_pose, draw_room, render_echo
+from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.acoustics.framing import echo_frames
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import merge
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
+from base_residual.simulation.echo import draw_chance, render_echo
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -21,16 +21,19 @@ import torch
 from conftest import TINY
 from torch import Tensor
 
-from base_residual import export
-from base_residual.audio import EchoFrontEnd, echo_frames
-from base_residual.baseline import create_model
-from base_residual.checkpoint import save_checkpoint
-from base_residual.config import AudioConfig, Config, make_config
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.config.presets import Layer
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import AudioConfig, Config
+from base_residual.deploy import onnx as export
+from base_residual.deploy.onnx import ExportError, RealFrontEnd, check_onnx, export_onnx, sample_echoes
+from base_residual.deploy.predict import predict_files
 from base_residual.errors import MissingExtraError
-from base_residual.export import ExportError, RealFrontEnd, check_onnx, export_onnx, sample_echoes
-from base_residual.model import DepthDecomposition, DepthNet, create_base_residual_model
-from base_residual.predict import predict_files
-from base_residual.presets import Layer
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.decomposition import DepthDecomposition
+from base_residual.models.factory import create_base_residual_model, create_model
+from base_residual.models.network import DepthNet
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "export_and_run_onnx.py"
 FRAMES = echo_frames(8.0)

@@ -22,16 +22,19 @@ import soundfile
 from conftest import write_batvision
 
 import base_residual
-from base_residual.arrays import map_array
-from base_residual.audio import read_echo
-from base_residual.baseline import create_model
-from base_residual.checkpoint import load_model, read_header, save_checkpoint, write_tensors
-from base_residual.compare import read_run
-from base_residual.config import Config, load_layer, make_config, parse_setting
-from base_residual.data.batvision import MAX_TABLE, V2, list_recordings, read_depth
+from base_residual.acoustics.recordings import read_echo
+from base_residual.config.resolve import load_layer, make_config, parse_setting
+from base_residual.config.schema import Config
+from base_residual.data.batvision import MAX_TABLE, V2, list_recordings
+from base_residual.data.depth_maps import read_depth
 from base_residual.data.simulated import simulate
 from base_residual.errors import BaseResidualError, CheckpointError, ConfigError, DataError, RunError
-from base_residual.files import read_at_most
+from base_residual.evaluation.comparison import read_run
+from base_residual.files.atomic import read_at_most
+from base_residual.files.npy import map_array
+from base_residual.files.tensors import read_header, write_tensors
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model, load_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 INPUTS = 2000
@@ -426,7 +429,7 @@ for module in (pickle, _pickle):
     for name in ("Pickler", "Unpickler", "_Pickler", "_Unpickler"):
         setattr(module, name, Forbidden)
 
-from base_residual.cli import app
+from base_residual.cli.main import app
 
 sizes = ["--output-size", "32", "--max-depth", "8"]
 rooms = ["--rooms", "8", "--val-rooms", "2", "--test-rooms", "2", "--poses", "1"]

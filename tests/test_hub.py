@@ -17,14 +17,14 @@ import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import save_file
 
-from base_residual import hub
-from base_residual.baseline import PlainNet, create_model
-from base_residual.checkpoint import load_checkpoint, save_checkpoint
-from base_residual.config import Config, make_config
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from base_residual.evaluation import Evaluation, Protocol
-from base_residual.metrics import DEPTH_METRICS
-from base_residual.model import BaseResidualNet, DepthNet, create_base_residual_model
+from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol
+from base_residual.models import hub
+from base_residual.models.checkpoint import Provenance, save_checkpoint
+from base_residual.models.factory import create_base_residual_model, create_model, load_checkpoint
+from base_residual.models.network import BaseResidualNet, PlainNet
 
 HISTORY = [{"epoch": epoch, **{f"val/{name}": 0.5 / epoch for name in DEPTH_METRICS}} for epoch in (1, 2)]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -75,7 +75,7 @@ def test_a_folder_gives_the_same_network_back(model: BaseResidualNet, tmp_path: 
     again = BaseResidualNet.from_pretrained(folder)
     echo = torch.randn(1, 2, 2500)
     torch.testing.assert_close(again.predict(echo), model.predict(echo))
-    assert (again.epoch, again.history, again.training) == (2, HISTORY, False)
+    assert (again.provenance, again.training) == (Provenance(2, HISTORY), False)
     assert BaseResidualNet.from_pretrained(str(folder / "model.safetensors")).config == again.config
 
 
@@ -97,10 +97,9 @@ def test_nothing_tells_where_the_network_was_trained(tiny: Callable[..., Config]
 def test_another_kind_of_network_is_named(tiny: Callable[..., Config], tmp_path: Path) -> None:
     create_model(tiny({"model": {"name": "plain"}})).save_pretrained(tmp_path / "m")
     assert isinstance(PlainNet.from_pretrained(tmp_path / "m"), PlainNet)
-    assert isinstance(DepthNet.from_pretrained(tmp_path / "m"), PlainNet)
     with pytest.raises(CheckpointError, match=r"is a PlainNet, not a BaseResidualNet.*PlainNet.from_pretrained"):
         BaseResidualNet.from_pretrained(tmp_path / "m")
-    assert "from base_residual.baseline import PlainNet" in (tmp_path / "m" / "README.md").read_text()
+    assert "from base_residual.models.network import PlainNet" in (tmp_path / "m" / "README.md").read_text()
 
 
 def test_what_cannot_be_saved_is_said_in_a_sentence(model: BaseResidualNet, tmp_path: Path) -> None:
@@ -166,7 +165,7 @@ def test_the_card_says_the_weights_of_the_loss(
     adaptive: bool, words: str, tiny: Callable[..., Config], tmp_path: Path
 ) -> None:
     model = create_model(tiny({"loss": {"adaptive": adaptive}}))
-    model.history = HISTORY
+    model.provenance = Provenance(2, HISTORY)
     model.save_pretrained(tmp_path)
     assert words in " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
 
@@ -216,7 +215,7 @@ def test_a_card_that_is_there_stays(model: BaseResidualNet, tmp_path: Path) -> N
 def test_a_name_is_asked_of_the_hub(model: BaseResidualNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save_pretrained(tmp_path / "m")
     asked = answering(monkeypatch, tmp_path / "m" / "model.safetensors")
-    assert BaseResidualNet.from_pretrained("someone/echo", revision="main").history == HISTORY
+    assert BaseResidualNet.from_pretrained("someone/echo", revision="main").provenance.history == HISTORY
     assert asked == [("someone/echo", "model.safetensors")]
 
 
@@ -317,15 +316,15 @@ def test_no_other_file_of_a_model_is_read(model: BaseResidualNet, tmp_path: Path
     model.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes(content.encode(errors="surrogateescape"))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
-    assert BaseResidualNet.from_pretrained(tmp_path).history == HISTORY
+    assert BaseResidualNet.from_pretrained(tmp_path).provenance.history == HISTORY
 
 
 # The extra.
 
 
 def test_without_the_extra_it_is_named(model: BaseResidualNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "base_residual.hub")
-    monkeypatch.delattr("base_residual.hub")
+    monkeypatch.delitem(sys.modules, "base_residual.models.hub")
+    monkeypatch.delattr("base_residual.models.hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for call in (lambda: model.save_pretrained(tmp_path / "m"), lambda: BaseResidualNet.from_pretrained("a/b")):
         with pytest.raises(MissingExtraError, match=r'pip install "base-residual-depth\[hub\]"'):

@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
-from base_residual import live
-from base_residual.commands import Notes
-from base_residual.config import Config
-from base_residual.console import ConsoleTracker, criteria_table, epoch_line, terminal_tracker
+from base_residual.cli.command import Notes
+from base_residual.cli.tables import criteria_table
+from base_residual.config.run_layout import Record
+from base_residual.config.schema import Config
 from base_residual.evaluation import Criterion
-from base_residual.live import LiveTracker, Losses, Pace, Sparkline, drawable
-from base_residual.tracking import Record
+from base_residual.training import live
+from base_residual.training.live import LiveTracker, Losses, Pace, Sparkline, drawable
+from base_residual.training.terminal import ConsoleTracker, epoch_line, terminal_tracker
 
 COLOURS = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;[0-9]+)*m")
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from base_residual.config import Config
-from base_residual.lookup import BEAMS, TAPS, EchoLookup, LookupDecoder
-from base_residual.model import create_base_residual_model
-from base_residual.networks import TIME_STAGES, EchoCode
+from base_residual.config.schema import Config
+from base_residual.models.code import EchoCode
+from base_residual.models.factory import create_base_residual_model
+from base_residual.models.lookup import BEAMS, TAPS, EchoLookup, LookupDecoder
+from base_residual.models.time_encoder import TIME_STAGES
 
 
 def lookup_that_hears(weights: torch.Tensor, reach: float) -> EchoLookup:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_residual.config import make_config
+from base_residual.config.resolve import make_config
 from base_residual.errors import ConfigError, ShapeError
 from base_residual.losses import (
     AdaptiveBaseResidualLoss,

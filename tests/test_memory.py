@@ -16,10 +16,10 @@ PAGES = ROUNDS * PIECES * MIB * 2**20 // os.sysconf("SC_PAGE_SIZE") if hasattr(o
 
 ASK = f"""
 import ctypes, resource, sys, torch
-from base_residual.audio import echo_frames
-from base_residual.baseline import create_model
-from base_residual.config import make_config
-from base_residual.memory import M_TRIM_THRESHOLD, keep_freed_memory
+from base_residual.acoustics.framing import echo_frames
+from base_residual.models.factory import create_model
+from base_residual.config.resolve import make_config
+from base_residual.machine import M_TRIM_THRESHOLD, keep_freed_memory
 
 ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**17)  # the least is kept, whatever else lies in the heap
 
@@ -29,7 +29,8 @@ match sys.argv[1]:
     case "predict":
         model.predict(torch.randn(2, 800))
     case "train":
-        from base_residual.optimization import Updater, make_optimizer
+        from base_residual.training.optimisation import make_optimizer
+        from base_residual.training.step import Updater
 
         Updater(model, make_optimizer(model, config.trainer), config, 1, 1)
     case "evaluate":

@@ -13,7 +13,7 @@ from base_residual import metrics as module
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
 from base_residual.metrics import DEPTH_METRICS, DecompositionFigures, DepthMetrics, depth_metrics, valid_pixels
-from base_residual.processes import Processes
+from base_residual.training.distributed import Processes
 
 
 def reference(pred: np.ndarray, gt: np.ndarray, max_depth: float, min_depth: float) -> dict[str, float]:

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from base_residual.baseline import PlainNet, create_model
-from base_residual.config import Config
+from base_residual.config.presets import Layer
+from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset
 from base_residual.errors import ConfigError, DataError, ShapeError
 from base_residual.losses import BaseResidualLoss
-from base_residual.model import BaseResidualNet, compose, create_base_residual_model
-from base_residual.presets import Layer
+from base_residual.models.decomposition import compose
+from base_residual.models.factory import create_base_residual_model, create_model
+from base_residual.models.network import BaseResidualNet, PlainNet
 
 
 @given(

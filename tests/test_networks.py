@@ -5,7 +5,10 @@ import torch
 
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
-from base_residual.networks import EchoCode, GridDecoder, LatentNorm, MapDecoder, TimeEncoder, UNetEncoder, spline_basis
+from base_residual.models.code import EchoCode
+from base_residual.models.decoders import GridDecoder, MapDecoder, spline_basis
+from base_residual.models.time_encoder import LatentNorm, TimeEncoder
+from base_residual.models.unet import UNetEncoder
 
 
 @pytest.mark.parametrize(("grid", "size"), [(2, 16), (4, 64), (8, 64), (8, 256), (16, 32)])

@@ -12,11 +12,10 @@ import torch
 from PIL import Image, ImageShow
 
 from base_residual.errors import RunError, ShapeError
-from base_residual.evaluation import Evaluation, Protocol, success_criteria
-from base_residual.metrics import DEPTH_METRICS
-from base_residual.model import DepthDecomposition
-from base_residual.notebook import ROWS, prediction_figure
-from base_residual.trainer import FitResult
+from base_residual.evaluation import success_criteria
+from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol
+from base_residual.models.decomposition import ROWS, DepthDecomposition
+from base_residual.training.trainer import FitResult
 
 FIGURES = {
     "base_positive": 0.2,
@@ -85,7 +84,7 @@ def test_a_prediction_draws_itself(parts: DepthDecomposition) -> None:
     picture = opened(parts._repr_png_())
     assert picture.format == "PNG"
     assert picture.width > 1000
-    assert panels(prediction_figure(parts)) == 2 * 3
+    assert panels(parts._figure()) == 2 * 3
 
 
 def test_a_prediction_in_training_is_drawn_as_well(parts: DepthDecomposition) -> None:
@@ -95,21 +94,21 @@ def test_a_prediction_in_training_is_drawn_as_well(parts: DepthDecomposition) ->
 
 def test_of_a_batch_the_first_are_drawn() -> None:
     many = DepthDecomposition(*(torch.ones(64, 1, 8, 8) for _ in range(3)))
-    figure = prediction_figure(many, torch.ones(64, 1, 8, 8))
+    figure = many._figure(torch.ones(64, 1, 8, 8))
     assert panels(figure) == 4 * ROWS
     assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()][:2] == ["1 of 64", "2 of 64"]
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 32, 32)])
 def test_the_ground_truth_stands_beside_it(parts: DepthDecomposition, shape: tuple[int, ...]) -> None:
-    figure = prediction_figure(parts, np.full(shape, 2.0))
+    figure = parts._figure(np.full(shape, 2.0))
     assert panels(figure) == 2 * 4
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), 2.0)
 
 
 def test_one_ground_truth_is_enough_for_one_prediction(parts: DepthDecomposition) -> None:
     one = DepthDecomposition(*(part[:1] for part in parts))
-    assert panels(prediction_figure(one, torch.full((32, 32), 2.0))) == 4
+    assert panels(one._figure(torch.full((32, 32), 2.0))) == 4
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (1, 1, 32, 32), (2, 1, 16, 64), (2, 1, 16, 16)])

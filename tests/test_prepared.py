@@ -14,7 +14,8 @@ import torch
 from conftest import write_batvision
 from torch.utils.data import DataLoader
 
-from base_residual.config import Config, make_config
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset, prepared
 from base_residual.data.batvision import BatVisionV2
 from base_residual.data.prepared import PreparedSet

@@ -18,15 +18,24 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from base_residual.baseline import create_model
-from base_residual.checkpoint import load_model, save_checkpoint
-from base_residual.config import Config
+from base_residual.config.presets import Layer
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.errors import ConfigError, TrainingError
 from base_residual.evaluation import evaluate
-from base_residual.presets import Layer
-from base_residual.processes import Processes, SharedNorm, joined, leading, leave_uncompiled, own_device, share_norms
-from base_residual.trainer import Batches, Trainer
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model, load_model
+from base_residual.training.batches import Batches
+from base_residual.training.distributed import (
+    Processes,
+    SharedNorm,
+    joined,
+    leading,
+    leave_uncompiled,
+    own_device,
+    share_norms,
+)
+from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
@@ -37,11 +46,11 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import yaml
-from base_residual.config import make_config
+from base_residual.config.resolve import make_config
 from base_residual import processes
 from base_residual.errors import BaseResidualError
-from base_residual.tracking import Tracker
-from base_residual.trainer import Trainer
+from base_residual.training.trackers import Tracker
+from base_residual.training.trainer import Trainer
 
 def assert_group_has_ended():  # a thread of it that Python ends before would abort it, or keep it for ever
     left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
@@ -69,11 +78,11 @@ import torch
 torch.set_num_threads(1)
 import yaml
 from pathlib import Path
-from base_residual.config import make_config
-from base_residual.checkpoint import load_model
+from base_residual.config.resolve import make_config
+from base_residual.models.factory import load_model
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
-from base_residual.processes import joined
+from base_residual.training.distributed import joined
 
 config = make_config(yaml.safe_load(Path(sys.argv[1]).read_text()))
 with joined(torch.device("cpu")) as processes:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from base_residual.config import make_config, merge
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import merge
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,7 +62,7 @@ def test_the_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: p
 def test_every_command_in_the_readme_exists() -> None:
     from typer.main import get_command
 
-    from base_residual.cli import app
+    from base_residual.cli.main import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     named = set(re.findall(r"`brdepth ([a-z-]+)", README)) | set(re.findall(r"^\$ brdepth ([a-z-]+)", README, re.M))
@@ -73,7 +74,7 @@ def test_every_option_in_the_readme_exists() -> None:
     from typer.main import get_command
     from typer.testing import CliRunner
 
-    from base_residual.cli import app
+    from base_residual.cli.main import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     helps = "".join(CliRunner().invoke(app, [*command, "--help"]).output for command in ([], *([c] for c in commands)))

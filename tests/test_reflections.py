@@ -5,8 +5,10 @@ import pyroomacoustics as pra
 import pytest
 from scipy.spatial.distance import cdist
 
-from base_residual.data.reflections import Faces, mirror_reflections
-from base_residual.data.rooms import STYLES, Box, Room, _surfaces, draw_pose, draw_room
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
+from base_residual.simulation.echo import _surfaces
+from base_residual.simulation.reflections import Faces, mirror_reflections
+from base_residual.simulation.rooms import Box, Room
 
 EARS = np.array([[0.0, -0.1, 0.0], [0.0, 0.1, 0.0]])
 

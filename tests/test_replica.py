@@ -13,7 +13,7 @@ import soundfile
 from filelock import FileLock
 from test_cli import brdepth
 
-from base_residual.config import make_config
+from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
 from base_residual.data.check import check_data
 from base_residual.data.replica import SCENES, convert_replica

@@ -23,10 +23,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
-from base_residual import gallery as gallery_module
 from base_residual import load_model
-from base_residual.compare import read_run
 from base_residual.data import open_dataset
+from base_residual.evaluation.comparison import read_run
+from base_residual.report import gallery as gallery_module
 
 NAME = "<img src=x onerror=alert(1)> $$x$$ &amp;\"'"  # of a run's folder, which is what it is called by
 SETTING = "</script><script>alert(1)</script></pre>"
@@ -192,7 +192,7 @@ def test_what_is_no_finished_run_ends_in_a_sentence(tmp_path: Path) -> None:
 def test_without_the_plotting_library_the_extra_is_named(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("base_residual.report.find_spec", lambda name: None)
+    monkeypatch.setattr("base_residual.report.page.find_spec", lambda name: None)
     output = brdepth("report", runs["unet"], "--out", tmp_path / "r.html", code=2)
     assert 'pip install "base-residual-depth[report]"' in sentence(output)
     assert not (tmp_path / "r.html").exists()

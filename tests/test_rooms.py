@@ -6,25 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
-from base_residual.chirp import SAMPLE_RATE, ChirpDesign
-from base_residual.data import rooms as module
-from base_residual.data.rooms import (
-    SCATTER_RAYS,
-    SPEED_OF_SOUND,
-    STYLES,
-    Box,
-    Chance,
-    Pose,
-    Room,
-    Style,
-    cast_rays,
-    draw_chance,
-    draw_pose,
-    draw_room,
-    render_depth,
-    render_echo,
-)
+from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.errors import ConfigError
+from base_residual.simulation import echo as module
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import STYLES, Style, draw_pose, draw_room
+from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_chance, render_echo
+from base_residual.simulation.rays import SCATTER_RAYS, cast_rays
+from base_residual.simulation.rooms import Box, Pose, Room
 
 QUIET = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 3112)))
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from base_residual import speed
-from base_residual.config import Config
+from base_residual.config.schema import Config
+from base_residual.deploy import benchmark
+from base_residual.deploy.benchmark import Cost, gflops, measure
 from base_residual.errors import ConfigError
-from base_residual.model import DepthDecomposition, DepthNet, create_base_residual_model
-from base_residual.speed import Cost, device_name, gflops, measure
+from base_residual.machine import device_name
+from base_residual.models.decomposition import DepthDecomposition
+from base_residual.models.factory import create_base_residual_model
+from base_residual.models.network import DepthNet
 
 
 class OneLayer(DepthNet):
@@ -55,15 +58,15 @@ def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pyte
     heard = model.listen
     monkeypatch.setattr(model, "listen", lambda x: (sizes.append(len(x)), heard(x))[1])
     measure(model, batch_size=40, seconds=0.0)
-    calls = speed.WARM_UP + speed.FEWEST
+    calls = benchmark.WARM_UP + benchmark.FEWEST
     assert sizes == [1] * calls + [40] * calls
 
 
 def test_timing_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(speed, "perf_counter", lambda: next(clock))
-    assert len(speed._durations(lambda: None, 50)) == 50
-    assert len(speed._durations(lambda: None, 0)) == speed.FEWEST
+    monkeypatch.setattr(benchmark, "perf_counter", lambda: next(clock))
+    assert len(benchmark._durations(lambda: None, 50)) == 50
+    assert len(benchmark._durations(lambda: None, 0)) == benchmark.FEWEST
 
 
 def test_a_cost_is_a_record_that_json_can_hold(tiny: Callable[..., Config]) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from base_residual.baseline import create_model
-from base_residual.config import make_config
-from base_residual.model import DepthDecomposition
-from base_residual.presets import Layer
-from base_residual.symmetry import BothSides, FoldedConv, folded, halves, unfolded
+from base_residual.config.presets import Layer
+from base_residual.config.resolve import make_config
+from base_residual.models.decomposition import DepthDecomposition
+from base_residual.models.factory import create_model
+from base_residual.models.mirror import BothSides, FoldedConv, folded, halves, unfolded
 
 
 def swapped(both: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from base_residual.config import Config
+from base_residual.config.schema import Config
 from base_residual.errors import MissingExtraError, RunError
-from base_residual.tracking import JsonLines, WeightsAndBiases, make_trackers
-from base_residual.trainer import Trainer
+from base_residual.training.trackers import JsonLines, WeightsAndBiases, make_trackers
+from base_residual.training.trainer import Trainer
 
 
 def test_metrics_jsonl_is_always_whole(tiny: Callable[..., Config], tmp_path: Path) -> None:

@@ -16,19 +16,21 @@ import torch
 from conftest import write_batvision
 from safetensors.torch import load_file
 
-from base_residual import trainer
-from base_residual.baseline import create_model
-from base_residual.checkpoint import load_checkpoint, read_header, save_checkpoint, write_tensors
-from base_residual.compare import read_run
-from base_residual.config import Config
-from base_residual.console import ConsoleTracker, epoch_line
+from base_residual.config.run_layout import STATE, Record
+from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import CheckpointError, DataError, RunError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import evaluate
-from base_residual.model import BaseResidualNet, DepthNet
-from base_residual.run_folder import STATE
-from base_residual.tracking import Record, Tracker
-from base_residual.trainer import Batches, Trainer, make_loader, mean_depth
+from base_residual.evaluation.comparison import read_run
+from base_residual.files.tensors import read_header, write_tensors
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model, load_checkpoint
+from base_residual.models.network import BaseResidualNet, DepthNet
+from base_residual.training import trainer
+from base_residual.training.batches import Batches, make_loader
+from base_residual.training.terminal import ConsoleTracker, epoch_line
+from base_residual.training.trackers import Tracker
+from base_residual.training.trainer import Trainer, mean_depth
 
 MakeConfig = Callable[..., Config]
 Rooms = Callable[[str], EchoDataset]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from base_residual.visualize import (
+from base_residual.plots.figures import (
     LEAST_SCALE,
     Panel,
     comparison_figure,

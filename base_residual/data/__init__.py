@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from base_residual.config import Config, make_config
+from base_residual.config.names import choices, listed
+from base_residual.config.presets import SPLITS, DatasetName
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
 from base_residual.errors import DataError
-from base_residual.presets import SPLITS, DatasetName, choices, listed
 
 if TYPE_CHECKING:
-    from base_residual.data.cache import Progress
     from base_residual.data.own import Recordings
     from base_residual.data.sample import EchoDataset
+    from base_residual.files.cache import Progress
 
 PUBLISHED = "doi:10.57745/HYLZNL"
 SOURCES = {

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from base_residual.audio import at_moments, find_emission
-from base_residual.config import DataConfig
+from base_residual.acoustics.emission import find_emission
+from base_residual.acoustics.front_end import at_moments
+from base_residual.config.schema import DataConfig
 
 QUIETEST = 1 / 30  # of the largest noise: levels between the two are equally likely in dB
 CUT = 0.999  # of the largest depth: a resize may leave what was cut to it a little nearer

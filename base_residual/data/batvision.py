@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from base_residual.arrays import read_array
-from base_residual.audio import EchoHeader, echo_frames, echo_header, read_ears, read_echo
-from base_residual.chirp import SAMPLE_RATE
-from base_residual.config import DataConfig
-from base_residual.data.sample import EchoSample, clean_depth, fit_sample
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.recordings import EchoHeader, echo_header, read_ears, read_echo
+from base_residual.config.presets import SPLITS
+from base_residual.config.schema import DataConfig
+from base_residual.data.depth_maps import read_depth
+from base_residual.data.sample import EchoSample, fit_sample
 from base_residual.errors import DataError
-from base_residual.files import read_at_most, writable
-from base_residual.presets import SPLITS
+from base_residual.files.atomic import read_at_most, writable
 
 log = logging.getLogger("base_residual")
 
 MAX_TABLE = 2**26  # bytes of a CSV file: half a million recordings
-MAX_SIDE = 4096  # pixels of a stored depth map
 
 
 @dataclass(frozen=True)
@@ -120,30 +118,6 @@ def write_table(root: Path, location: str, split: str, names: Sequence[str]) -> 
         writer.writerows(
             [f"{location}/audio", f"{name}.wav", f"{location}/depth", f"{name}.npy", "", ""] for name in names
         )
-
-
-def read_depth(path: Path, max_depth: float) -> NDArray[np.float32]:
-    """A depth map as stored: `.npy`, two dimensions, millimetres.
-
-    Args:
-        path: file to read.
-        max_depth: larger depths are cut to it, in metres.
-
-    Returns:
-        float32 (H, W) in metres, 0 where nothing was measured (0, negative, NaN or infinite in the file).
-
-    Raises:
-        DataError: the file is missing, is no `.npy`, has another rank or type, or a side beyond `MAX_SIDE`.
-    """
-    stored = read_array(path, "depth map")
-    if stored.ndim != 2 or not all(0 < side <= MAX_SIDE for side in stored.shape) or stored.dtype.kind not in "uif":
-        raise DataError(
-            f"The depth map {path} has shape {stored.shape} and type {stored.dtype}; "
-            f"expected are two dimensions of numbers, in millimetres, at most {MAX_SIDE} x {MAX_SIDE} of them."
-        )
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
-        depth = np.multiply(stored, np.float32(0.001), dtype=np.float32, casting="same_kind")
-    return clean_depth(depth, max_depth, whole=stored.dtype.kind == "u")
 
 
 class BatVision:

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from base_residual.audio import SILENT
-from base_residual.data.batvision import find_layout, list_recordings, read_depth
-from base_residual.data.cache import Progress
-from base_residual.data.sample import TOO_NEAR
+from base_residual.acoustics.recordings import SILENT
+from base_residual.config.presets import SPLITS
+from base_residual.data.batvision import find_layout, list_recordings
+from base_residual.data.depth_maps import TOO_NEAR, read_depth
 from base_residual.errors import DataError
-from base_residual.presets import SPLITS
+from base_residual.files.cache import Progress
 
 
 @dataclass

@@ -24,13 +24,14 @@ from pydantic import BaseModel, Field, ValidationError
 from rich.filesize import decimal
 
 from base_residual import __version__
+from base_residual.config.names import listed
+from base_residual.config.presets import SPLITS
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
-from base_residual.data.cache import Progress, locked
 from base_residual.data.sample import enumerated
 from base_residual.errors import DataError
-from base_residual.files import read_at_most, replacing
-from base_residual.presets import SPLITS, listed
+from base_residual.files.atomic import read_at_most, replacing
+from base_residual.files.cache import Progress, locked
 
 log = logging.getLogger("base_residual")
 

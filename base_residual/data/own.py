@@ -7,9 +7,10 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from torch import Tensor
 
-from base_residual.audio import as_float32, checked_rate
-from base_residual.config import DataConfig
-from base_residual.data.sample import EchoSample, clean_depth, fit_sample
+from base_residual.acoustics.recordings import as_float32, checked_rate
+from base_residual.config.schema import DataConfig
+from base_residual.data.depth_maps import clean_depth
+from base_residual.data.sample import EchoSample, fit_sample
 from base_residual.errors import DataError
 
 

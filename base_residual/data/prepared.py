@@ -23,12 +23,13 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from base_residual.arrays import map_array
 from base_residual.data.batvision import BatVision, Recording
-from base_residual.data.cache import Progress, cached, locked, own_cores
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError, RunError
-from base_residual.files import read_at_most, replacing
+from base_residual.files.atomic import read_at_most, replacing
+from base_residual.files.cache import Progress, cached, locked
+from base_residual.files.npy import map_array
+from base_residual.machine import own_cores
 
 VERSION = 1
 """Raised whenever the same files and settings would give other arrays."""

@@ -19,9 +19,9 @@ from filelock import Timeout
 from numpy.typing import NDArray
 
 from base_residual.data.batvision import write_table
-from base_residual.data.cache import Progress, locked
-from base_residual.data.sample import clean_depth
+from base_residual.data.depth_maps import clean_depth
 from base_residual.errors import DataError
+from base_residual.files.cache import Progress, locked
 
 SWEEP = "3ms_sweep"
 SCENES = {

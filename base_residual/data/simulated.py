@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from base_residual.audio import echo_frames
-from base_residual.config import DataConfig, SimulationConfig
+from base_residual.acoustics.framing import echo_frames
+from base_residual.config.presets import SPLITS
+from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
-from base_residual.data.cache import Progress, cached, is_held, locked, own_cores
-from base_residual.data.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 from base_residual.errors import ConfigError, DataError
-from base_residual.files import discard, read_at_most, replacing
-from base_residual.presets import SPLITS
+from base_residual.files.atomic import discard, read_at_most, replacing
+from base_residual.files.cache import Progress, cached, is_held, locked
+from base_residual.machine import own_cores
+from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
 NOTE = "rooms.json"  # says what the rooms in a folder are; the last that comes there
 MAX_NOTE = 2**16  # bytes of it
@@ -207,7 +208,7 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
         sys.executable,
         "-P",
         "-c",
-        "import sys; from base_residual.data.rendering import work; work(*sys.argv[1:])",
+        "import sys; from base_residual.simulation.rendering import work; work(*sys.argv[1:])",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))

@@ -1,0 +1,59 @@
+"""Bring echoes to the rate and the number of samples that a network takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.acoustics.emission import LEAD, align_onset
+from base_residual.acoustics.recordings import as_float32
+from base_residual.errors import DataError, ShapeError
+
+SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
+
+
+def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
+    """Number of samples in which an echo from `max_depth` metres can come back."""
+    return int(2 * max_depth / SLOWEST_SOUND * sample_rate)
+
+
+def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int, align: bool = False) -> Tensor:
+    """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, and cut or zero-pad them to `frames` samples.
+
+    With `align`, echoes (..., 2, T) begin with their direct sound, as `align_onset` says, before they are cut.
+    """
+    if align:
+        waveform = align_onset(waveform, round(LEAD * rate))
+    if rate != sample_rate:
+        from scipy.signal import resample_poly
+
+        common = math.gcd(rate, sample_rate)
+        resampled = resample_poly(waveform.cpu().numpy(), sample_rate // common, rate // common, axis=-1)
+        waveform = torch.from_numpy(resampled.astype(np.float32)).to(waveform.device)
+    return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
+
+
+def as_echoes(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
+    """Return one echo (2, T) or a batch of echoes as float32 (B, 2, T).
+
+    Raises:
+        ShapeError: it is neither.
+        DataError: samples are not finite.
+    """
+    echoes = as_float32(waveform)
+    if echoes.ndim == 2:
+        echoes = echoes[None]
+    if echoes.ndim != 3 or echoes.shape[1] != 2:
+        raise ShapeError(
+            f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples)."
+        )
+    if not echoes.isfinite().all():
+        raise DataError("The echoes hold NaN or infinite samples.")
+    return echoes

@@ -1,0 +1,174 @@
+"""The front ends: from a batch of echoes to the features that a network gets, on the device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.acoustics.emission import direct_sound
+from base_residual.acoustics.matched_filter import compress
+from base_residual.config.schema import AudioConfig
+from base_residual.errors import ShapeError
+
+COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
+FLOOR = 1e-4  # -80 dB under the loudest sample: below it there is only noise
+
+
+class EchoFrontEnd(nn.Module):
+    """What is made of a waveform before the network sees it.
+
+    Both ears share one normalisation, so that the level difference between them, which says left or right, survives.
+
+    - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
+    - `mel`: the same in mel bands.
+    - `waveform`: the samples, scaled to unit energy, (B, 2, T).
+    - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
+      log envelope of each ear, their mean and their difference, and the complex coherence between them, (B, 6, T).
+      The emitted sound is the chirp as designed, or what each recording's direct sound says it was.
+
+    Args:
+        config: the front end and its window.
+        image_size: side of the spectrogram image S, in pixels.
+        chirp: the emitted sound, the template of the matched filter.
+    """
+
+    def __init__(self, config: AudioConfig, image_size: int, chirp: ChirpDesign | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = image_size
+        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        template = (chirp or ChirpDesign()).waveform(config.sample_rate)
+        self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
+        if config.front_end == "mel":
+            filters = mel_filters(config.n_mels, config.n_fft, config.sample_rate)
+            self.register_buffer("filters", filters, persistent=False)
+
+    window: Tensor
+    template: Tensor
+    filters: Tensor
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that the network gets."""
+        return len(self.swapped)
+
+    @property
+    def swapped(self) -> tuple[tuple[int, int], ...]:
+        """What swapping the ears does: for each channel, which one it then equals, and with which sign."""
+        swapped_ears = ((1, 1), (0, 1))
+        if self.config.front_end != "matched":
+            return swapped_ears
+        return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Features of a batch of echoes.
+
+        Args:
+            waveform: float32 (B, 2, T).
+
+        Returns:
+            float32 (B, 2, S, S) for spectrogram and mel, (B, 2, T) for waveform, (B, 6, T) for matched.
+
+        Raises:
+            ShapeError: the input is not (B, 2, T).
+        """
+        if waveform.ndim != 3 or waveform.shape[1] != 2:
+            raise ShapeError(f"Echoes have shape {tuple(waveform.shape)}; expected is (batch, 2 ears, samples).")
+        match self.config.front_end:
+            case "spectrogram" | "mel":
+                return self._spectrogram(waveform)
+            case "waveform":
+                energy = waveform.square().mean(dim=(1, 2), keepdim=True)
+                return waveform * energy.clamp(min=1e-12).rsqrt()
+            case "matched":
+                return self._matched(waveform)
+
+    def magnitude(self, waveform: Tensor) -> Tensor:
+        """Magnitude of the short-time Fourier transform, (B, 2, T) to (B, 2, n_fft // 2 + 1, frames)."""
+        config = self.config
+        spectrum = torch.stft(
+            waveform.flatten(0, 1),
+            n_fft=config.n_fft,
+            win_length=config.win_length,
+            hop_length=config.hop_length,
+            window=self.window,
+            pad_mode="constant",
+            return_complex=True,
+        )  # (2B, n_fft // 2 + 1, frames)
+        magnitude: Tensor = spectrum.abs().unflatten(0, (-1, 2))
+        return magnitude
+
+    def pulse(self, waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
+        """What `compress` makes of the echoes, as its real and its imaginary part, (B, 2, T) each."""
+        pulse = compress(waveform, template)
+        return pulse.real, pulse.imag
+
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        magnitude = self.magnitude(waveform)
+        if self.config.front_end == "mel":
+            magnitude = self.filters @ magnitude  # (B, 2, n_mels, frames)
+        magnitude = magnitude.flip(2)  # high frequencies on top
+        return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
+
+    def _matched(self, waveform: Tensor) -> Tensor:
+        template = self.template
+        if self.config.template == "direct":
+            template = direct_sound(waveform, len(template)).sound
+        real, imag = self.pulse(waveform, template)  # (B, 2, T) each
+        energy = real.square() + imag.square()
+        local = _moving_mean(energy)  # (B, 2, T)
+        # The coherence of the ears: its angle is their phase difference, its length says how far to trust it.
+        along = real[:, 0] * real[:, 1] + imag[:, 0] * imag[:, 1]
+        across = imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]
+        coherence = _moving_mean(torch.stack([along, across], dim=1))
+        coherence = coherence / local.prod(dim=1, keepdim=True).sqrt().clamp(min=1e-20)
+        level = _log_level(local.sqrt())
+        difference = level[:, :1] - level[:, 1:]
+        return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
+
+
+def at_moments(series: Tensor, moments: Tensor) -> Tensor:
+    """Values of series over time (B, C, T) at moments (B, H, W) between 0, their beginning, and 1, their end.
+
+    Returns:
+        (B, C, H, W), linear between the steps, at whose middles the values are; beyond the outermost like those.
+    """
+    place = torch.stack([2 * moments - 1, torch.zeros_like(moments)], dim=3)  # a series is an image of one row
+    return F.grid_sample(series[:, :, None], place, padding_mode="border", align_corners=False)
+
+
+def _moving_mean(signal: Tensor) -> Tensor:
+    """Mean over the `COHERENT` samples around each one, (B, C, T)."""
+    return F.avg_pool1d(signal, COHERENT, stride=1, padding=COHERENT // 2, count_include_pad=False)
+
+
+def _log_level(magnitude: Tensor) -> Tensor:
+    """Magnitudes (B, ...) as levels, linear in dB: 1 at the loudest of both ears, -1 at 80 dB below it."""
+    loudest = magnitude.flatten(1).amax(dim=1).clamp(min=1e-9)
+    relative = magnitude / loudest.reshape(-1, *[1] * (magnitude.ndim - 1))
+    return 1 - 2 * torch.log(relative + FLOOR) / math.log(FLOOR)
+
+
+def mel_filters(bands: int, n_fft: int, sample_rate: int) -> Tensor:
+    """Triangular filters, equally spaced on the mel scale (O'Shaughnessy, Speech Communication, 1987, section 4.3).
+
+    Args:
+        bands: number of filters.
+        n_fft: length of the Fourier transform.
+        sample_rate: in Hz.
+
+    Returns:
+        float32 (bands, n_fft // 2 + 1), each filter with weights that add up to 1.
+    """
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)  # Hz
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    step = sample_rate / n_fft  # a filter narrower than the distance between bins would see none of them
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2]).clamp(min=step)[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1]).clamp(min=step)[:, None]
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    return (filters / filters.sum(dim=1, keepdim=True).clamp(min=1e-12)).float()

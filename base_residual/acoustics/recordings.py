@@ -1,0 +1,166 @@
+"""Read recordings of two ears from sound files and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.errors import DataError
+from base_residual.files.npy import read_array
+
+SLOWEST_RATE, FASTEST_RATE = 8_000, 192_000  # Hz; a filter that resamples from any other would have no end
+MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
+LOUDEST_NUMBER = 2**15  # of an ear's stored samples; what is larger is no waveform that half precision can hold
+SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
+
+
+class EchoHeader(NamedTuple):
+    """What a sound file says of itself."""
+
+    sample_rate: int
+    channels: int
+    frames: int
+    subtype: str
+
+
+def echo_header(path: Path) -> EchoHeader:
+    """Rate in Hz, channels, frames and sample format of a sound file.
+
+    Raises:
+        DataError: the file is missing or no sound file.
+    """
+    with _opened(path) as file:
+        return _header(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A sound file; whatever goes wrong while it is open is said in one sentence."""
+    try:
+        if not path.is_file():
+            raise DataError(f"The recording {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
+        with soundfile.SoundFile(str(path)) as file:
+            yield file
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError, UnicodeError) as error:
+        raise DataError(f"The recording {path} is not a readable sound file.") from error
+
+
+def check_echo(path: Path) -> None:
+    """Look whether a file says that it holds a two-eared recording, without reading the sound.
+
+    Raises:
+        DataError: it does not, or is missing.
+    """
+    _check(echo_header(path), path)
+
+
+def _header(file: soundfile.SoundFile) -> EchoHeader:
+    return EchoHeader(file.samplerate, file.channels, file.frames, file.subtype)
+
+
+def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
+    """Read a two-eared recording as it is.
+
+    Args:
+        path: WAV (PCM 16, 24, 32 or float) or another format that libsndfile knows.
+
+    Returns:
+        What the file says of itself, and float32 (2, T) in [-1, 1], left ear first.
+
+    Raises:
+        DataError: the file is missing, broken, empty, too long, not two-channel, of a rate that no echo has, or its
+            samples are no waveform.
+    """
+    with _opened(path) as file:
+        header = _header(file)
+        _check(header, path)
+        samples = file.read(dtype="float32", always_2d=True)
+    if len(samples) != header.frames:
+        raise DataError(
+            f"The recording {path} says that it has {header.frames} frames, and {len(samples)} can be read."
+        )
+    _check_samples(samples, path)
+    return header, torch.from_numpy(samples.T.copy())
+
+
+def _check(header: EchoHeader, path: Path) -> None:
+    """Raise a DataError where a file says that it holds no echo."""
+    if header.channels != 2:
+        raise DataError(
+            f"The recording {path} has {header.channels} channel{'s'[: header.channels != 1]}; expected are 2, left "
+            "and right ear. One ear cannot tell left from right."
+        )
+    checked_rate(header.sample_rate, f"The recording {path}")
+    if not 0 < header.frames <= MAX_SECONDS * header.sample_rate:
+        raise DataError(
+            f"The recording {path} has {header.frames} frames; expected are 1 frame to {MAX_SECONDS:.0f} s."
+        )
+
+
+def checked_rate(rate: float, what: str) -> int:
+    """A rate in Hz as a whole number.
+
+    Raises:
+        DataError: no echo is recorded at such a rate.
+    """
+    if not SLOWEST_RATE <= rate <= FASTEST_RATE or rate != int(rate):
+        raise DataError(f"{what} has {rate} Hz; expected are {SLOWEST_RATE} to {FASTEST_RATE} Hz.")
+    return int(rate)
+
+
+def as_float32(values: Any) -> Tensor:
+    """A tensor as it is, or a copy of an array of any order, on the CPU; float32 either way."""
+    if isinstance(values, Tensor):
+        return values.float()
+    return torch.from_numpy(np.array(values, np.float32, order="C"))
+
+
+def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
+    """Read a recording that is stored as an `.npy` file per ear; such a file says no rate, and 44,100 Hz are assumed.
+
+    Args:
+        left: (T,) integers, which are scaled by their type's range, or floats, which are taken as they are.
+        right: as many samples of the other ear.
+
+    Returns:
+        As `read_echo`.
+
+    Raises:
+        DataError: a file is missing, is no `.npy` of one dimension, holds NaN, or the two differ in length.
+    """
+    ears = [_read_ear(path) for path in (left, right)]
+    if len(ears[0]) != len(ears[1]):
+        raise DataError(
+            f"The recording {left} has {len(ears[0])} frames and {right} has {len(ears[1])}; "
+            "expected are as many for both ears."
+        )
+    return EchoHeader(SAMPLE_RATE, 2, len(ears[0]), "NPY"), torch.from_numpy(np.stack(ears))
+
+
+def _read_ear(path: Path) -> NDArray[np.float32]:
+    stored = read_array(path, "recording")
+    if stored.ndim != 1 or stored.dtype.kind not in "if" or not 0 < len(stored) <= MAX_SECONDS * SAMPLE_RATE:
+        raise DataError(
+            f"The recording {path} has shape {stored.shape} and type {stored.dtype}; expected is one dimension of "
+            f"numbers, 1 frame to {MAX_SECONDS:.0f} s."
+        )
+    samples = stored.astype(np.float32)
+    if stored.dtype.kind == "i":
+        samples /= -float(np.iinfo(stored.dtype).min)
+    _check_samples(samples, path)
+    return samples
+
+
+def _check_samples(samples: NDArray[np.float32], path: Path) -> None:
+    """Raise a DataError where samples are no waveform."""
+    if not np.abs(samples).max() <= LOUDEST_NUMBER:  # NaN is not, either
+        raise DataError(f"The recording {path} holds NaN, infinite samples or some beyond {LOUDEST_NUMBER}.")

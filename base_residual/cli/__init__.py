@@ -1,0 +1,1 @@
+"""`brdepth`: parses, calls, prints."""

@@ -1,0 +1,50 @@
+"""Where a command prints: what it found on standard output, how it goes beside that, and as JSON when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+class Output(NamedTuple):
+    """What `--json` and `--quiet` say.
+
+    Attributes:
+        as_json: standard output holds one JSON object and nothing else; progress goes to standard error.
+        quiet: nothing is printed but that object, warnings and errors.
+    """
+
+    as_json: bool
+    quiet: bool
+
+    @property
+    def progress(self) -> Console:
+        """Where a command draws how far it is."""
+        return plain_console(stderr=self.as_json, quiet=self.quiet)
+
+    def show(self, *things: RenderableType) -> None:
+        """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
+        if self.as_json or self.quiet:
+            return
+        for thing in things:
+            if isinstance(thing, str):
+                print(thing)
+            else:
+                plain_console().print(thing)
+
+    def json(self, found: Mapping[str, Any]) -> None:
+        """Print what a program may read."""
+        if self.as_json:
+            from base_residual.files.json import as_json
+
+            print(as_json(found, indent=2))
+
+
+def plain_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints names as they are: without colours for what looks like a number, brackets included."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)

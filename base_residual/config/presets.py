@@ -1,0 +1,68 @@
+"""Settings that go by a name (dataset, model, preset, size) and what each implies."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+DatasetName = Literal["simulated", "batvisionv2", "batvisionv1", "replica", "own"]
+ModelName = Literal["base_residual", "plain", "unet"]
+Layer = dict[str, Any]
+
+SPLITS = ("train", "val", "test")
+
+# What each dataset implies, beneath what the user says.
+DATASET_DEFAULTS: dict[str, Layer] = {
+    "simulated": {
+        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0},
+        "loss": {"warmup_epochs": 5},
+        "trainer": {"epochs": 8, "batch_size": 32, "learning_rate": 0.002},
+    },
+    "batvisionv2": {},
+    "batvisionv1": {"data": {"max_depth": 12.0}},
+    "replica": {"data": {"output_size": 128, "max_depth": 14.104}},
+    "own": {},
+}
+
+# What each model implies: the decomposition, and the two baselines that every claim is measured against. Rooms of other
+# sizes cost the U-Net accuracy (docs/accuracy.md), so that it is trained without them.
+MODEL_DEFAULTS: dict[str, Layer] = {
+    "base_residual": {"model": {"decoder": "lookup"}},
+    "plain": {},
+    "unet": {
+        "audio": {"front_end": "spectrogram"},
+        "model": {"encoder": "unet", "decoder": "unet"},
+        "data": {"stretch": 0.0},
+    },
+}
+
+# What each front end implies: stretched samples would have another pitch, and another delay between the ears.
+FRONT_END_DEFAULTS: dict[str, Layer] = {"waveform": {"data": {"stretch": 0.0}}}
+
+# Settings by name. A kernel is given as a share of the map's side, 16 of 256 pixels being the default. `original` is
+# the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, no mean of
+# the network's own, and no rooms of other sizes.
+PRESETS: dict[str, Layer] = {
+    "default": {},
+    "original": {
+        "audio": {"front_end": "spectrogram"},
+        "model": {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"},
+        "loss": {"lambda_base": 0.8, "lambda_sparse": 0.2},
+        "data": {"stretch": 0.0},
+        "trainer": {"average": 0.0},
+    },
+    "aggressive": {"loss": {"lambda_base": 1.0, "lambda_sparse": 0.3, "lowpass_share": 24 / 256}},
+    "conservative": {"loss": {"lambda_base": 0.5, "lambda_sparse": 0.1, "lowpass_share": 12 / 256}},
+}
+
+
+# Networks by size. `original` has the widths, and the parts, of the network that this field uses.
+SIZES: dict[str, Layer] = {
+    "tiny": {"model": {"base_channels": 8}},
+    "small": {"model": {"base_channels": 16}},
+    "base": {"model": {"base_channels": 32}},
+    "original": {
+        "audio": PRESETS["original"]["audio"],
+        "model": PRESETS["original"]["model"] | {"base_channels": 64},
+        "data": PRESETS["original"]["data"],
+    },
+}

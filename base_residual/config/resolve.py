@@ -1,0 +1,123 @@
+"""From layers of settings to one validated configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from base_residual.config.names import did_you_mean, listed
+from base_residual.config.presets import PRESETS, SIZES, Layer
+from base_residual.config.schema import Config, merge, setting_field
+from base_residual.errors import ConfigError
+from base_residual.files.atomic import read_at_most
+
+MAX_FILE = 2**16  # bytes of a configuration
+
+
+def make_config(
+    *layers: Mapping[str, Any],
+    preset: str = "default",
+    size: str | None = None,
+    file: Mapping[str, Any] | None = None,
+) -> Config:
+    """A validated configuration from a preset, a size and any number of layers on top.
+
+    Args:
+        layers: nested mappings, `{"trainer": {"epochs": 3}}`; later ones win.
+        preset: a name from `PRESETS`.
+        size: a name from `SIZES`; default: what the preset and the layers say, which is small.
+        file: the settings of a file, beneath all others.
+
+    Raises:
+        ConfigError: in one sentence per wrong setting.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"Unknown preset '{preset}'. Known presets are {listed(preset, PRESETS)}")
+    if size is not None and size not in SIZES:
+        raise ConfigError(f"Unknown size '{size}'. Known sizes are {listed(size, SIZES)}")
+    beneath, named = merge(file or {}), merge(PRESETS[preset], SIZES[size] if size else {})
+    if "lowpass_share" in named.get("loss", {}):  # a file may say the same in pixels
+        beneath.get("loss", {}).pop("lowpass_kernel", None)
+    try:
+        return Config.model_validate(merge(beneath, named, *layers))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+    except RecursionError as error:
+        raise ConfigError("The settings are nested too deeply.") from error
+    except UnicodeError as error:
+        raise ConfigError("The name of a setting holds half of a character.") from error
+
+
+def load_layer(path: Path) -> Layer:
+    """The settings in a YAML file, not yet validated.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML or holds something else than sections.
+    """
+    from base_residual.files.yaml import from_yaml
+
+    try:
+        layer = from_yaml(read_at_most(path, MAX_FILE).decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if layer is None:
+        return {}
+    if not isinstance(layer, dict):
+        raise ConfigError(f"{path} should hold sections such as 'trainer:', not a {type(layer).__name__}.")
+    for name, section in layer.items():
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"{path} should hold settings below '{name}:', as in 'trainer: {{epochs: 3}}', not '{section}'."
+            )
+    return layer
+
+
+def parse_setting(text: str) -> Layer:
+    """`"trainer.epochs=3"` as a layer; the value is read as YAML.
+
+    Raises:
+        ConfigError: the text has no such form.
+    """
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"Cannot read the setting '{text}'. Write it as section.key=value, such as trainer.epochs=3.")
+    from base_residual.files.yaml import from_yaml
+
+    try:
+        return {section: {name: from_yaml(value)}}
+    except ValueError as error:
+        raise ConfigError(f"The value in '{text}' is not valid YAML.") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as plain sentences: which setting, what came, what was expected."""
+    sentences = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "string_pattern_mismatch":
+            section, name = problem["loc"]
+            what = (setting_field(str(section), str(name)).description or "").rstrip(".")
+        came = "" if problem["type"] == "value_error" else f", not {_shown(problem['input'])}"
+        if problem["type"] == "literal_error":
+            known = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+            came += f"; {hint}" if (hint := did_you_mean(problem["input"], known)) else ""
+        sentences.append(f"{where}: {what}{came}" if where else what)
+    text = "; ".join(sentences).rstrip(".")
+    return f"Wrong configuration: {text}{'' if text.endswith('?') else '.'}"
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in a sentence: cut short where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets
+        return f"such a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]} and so on"

@@ -1,0 +1,343 @@
+"""Every setting once: its type, unit, bounds, default and help text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from base_residual.config.names import did_you_mean
+from base_residual.config.presets import (
+    DATASET_DEFAULTS,
+    FRONT_END_DEFAULTS,
+    MODEL_DEFAULTS,
+    DatasetName,
+    Layer,
+    ModelName,
+)
+from base_residual.files.atomic import writable
+
+MAX_SIDE = 1024  # pixels
+MAX_ROOMS = 1_000_000
+MAX_INT = 2**63 - 1  # what a random generator takes as its seed
+
+
+class Section(BaseModel):
+    """A frozen group of settings that names the nearest known one when it meets an unknown one."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_default=True,
+        defer_build=True,
+        allow_inf_nan=False,  # which JSON does not have
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            for key in given:
+                if key not in cls.model_fields:
+                    hint = did_you_mean(key, cls.model_fields) or f"known are {', '.join(cls.model_fields)}."
+                    raise ValueError(f"there is no setting '{key}' here; {hint}")
+        return given
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: Any) -> Any:
+        if isinstance(value, str | Path) and not writable(str(value)):
+            raise ValueError("it holds characters that cannot be written")
+        if isinstance(value, int) and value > MAX_INT:
+            raise ValueError("it is larger than any number that is counted here")
+        return value
+
+
+class DataConfig(Section):
+    """Where recordings come from and what a depth map looks like."""
+
+    name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
+    root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
+    output_size: int = Field(
+        256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
+    )
+    max_depth: float = Field(30.0, ge=0.5, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
+    align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
+    mirror: bool = Field(
+        True,
+        description="Mirror half of the training samples: swap the ears, flip the depth.",
+        json_schema_extra={"implied": "true; false with model.symmetric=false"},
+    )
+    noise: float = Field(
+        0.0, ge=0, le=1, description="Largest noise added in training, relative to a recording's loudest sample."
+    )
+    damping: float = Field(
+        0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
+    )
+    stretch: float = Field(
+        0.25, ge=0, le=1, description="Largest share by which rooms are made larger in training, and as often smaller."
+    )
+    prepare: bool = Field(True, description="Keep a memory-mapped copy, made on first use, in the cache.")
+    num_workers: int = Field(
+        0, ge=0, le=256, description="Processes that read recordings; 0, this one, is the fastest for a prepared set."
+    )
+
+
+class SimulationConfig(Section):
+    """The simulated rooms; read when the dataset is `simulated`."""
+
+    train_rooms: int = Field(1500, ge=1, le=MAX_ROOMS, description="Rooms to train on.")
+    val_rooms: int = Field(100, ge=1, le=MAX_ROOMS, description="Rooms to validate on, none of them a training room.")
+    test_rooms: int = Field(200, ge=1, le=MAX_ROOMS, description="Rooms to test on, seen by nothing before.")
+    poses: int = Field(2, ge=1, le=1000, description="Places in each room from which the robot listens.")
+    style: Literal["standard", "hard"] = Field("standard", description="Distribution that the rooms are drawn from.")
+    seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
+
+
+class AudioConfig(Section):
+    """What the network hears: the front end and its window."""
+
+    front_end: Literal["spectrogram", "mel", "waveform", "matched"] = Field(
+        "matched", description="What is made of a waveform before the network sees it."
+    )
+    template: Literal["chirp", "direct"] = Field(
+        "chirp", description="Emitted sound of the matched front end: as designed, or each recording's direct sound."
+    )
+    sample_rate: int = Field(
+        44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
+    )
+    n_fft: int = Field(512, ge=16, le=8192, description="Length of the Fourier transform, in samples.")
+    win_length: int = Field(64, ge=4, le=8192, description="Length of the window, in samples.")
+    hop_length: int = Field(16, ge=1, le=8192, description="Step between windows, in samples.")
+    n_mels: int = Field(64, ge=8, le=512, description="Bands of the mel front end.")
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> AudioConfig:
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}; make it at most n_fft")
+        return self
+
+
+class ModelConfig(Section):
+    """The network: one encoder, and a decoder for each part of the prediction."""
+
+    name: ModelName = Field("base_residual", description="The decomposition, or a plain baseline.")
+    encoder: Literal["time", "unet"] = Field(
+        "time", description="time: 1-D over the echo; unet: 2-D over a spectrogram."
+    )
+    decoder: Literal["lookup", "map", "unet"] = Field(
+        "map",
+        description="Decoder at full resolution: of the residual, or of a baseline; lookup: listens where the base is.",
+        json_schema_extra={"implied": "lookup; map for a baseline"},
+    )
+    base_decoder: Literal["grid", "map", "unet"] = Field("grid", description="Decoder of the base; grid: a coarse one.")
+    base_grid: int = Field(4, ge=2, le=64, description="Control points per side of the grid decoder.")
+    base_channels: int = Field(
+        16, ge=4, le=512, description="What all widths are multiples of: a U-Net's first stage has as many channels."
+    )
+    symmetric: bool = Field(
+        True,
+        description="The time encoder takes the ears to be alike, and the camera to be between them: swapping them "
+        "flips the map, exactly.",
+    )
+    bilinear: bool = Field(True, description="Enlarge by interpolation (true) or by transposed convolutions.")
+    activations: Literal["smooth", "hard"] = Field(
+        "smooth", description="What keeps the parts in bounds. smooth: sigmoid and tanh; hard: their tangents, cut off."
+    )
+    residual_bound: float = Field(0.2, gt=0, le=1, description="Largest residual, as a share of max_depth.")
+
+
+class LossConfig(Section):
+    """The three terms that hold the parts apart, and how their weights change over the epochs."""
+
+    recon: Literal["l1", "rmse"] = Field("l1", description="Reconstruction: mean |final - gt|, or each image's rmse.")
+    lambda_recon: float = Field(1.0, ge=0, description="Weight of the reconstruction.")
+    lambda_base: float = Field(0.2, ge=0, description="Weight of mean |base - lowpass(gt)|.")
+    lambda_sparse: float = Field(0.02, ge=0, description="Weight of mean |residual|.")
+    lowpass_kernel: int = Field(
+        16,
+        ge=1,
+        le=512,
+        description="Side of the low-pass box, in pixels.",
+        json_schema_extra={"implied": "1/16 of the map's side"},
+    )
+    adaptive: bool = Field(
+        False, description="Weights that change after the warm-up, in proportion to the lambdas; with the curriculum."
+    )
+    warmup_epochs: int = Field(20, ge=0, description="Epochs before the adaptive weights and the curriculum change.")
+    schedule: Literal["step", "linear", "cosine"] = Field("step", description="How the adaptive weights change.")
+    curriculum: bool = Field(False, description="After the warm-up, keep the reconstruction from moving the base.")
+
+
+class TrainerConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(50, ge=1, description="Passes over the training set.")
+    batch_size: int = Field(64, ge=1, description="Recordings per step, over all processes.")
+    learning_rate: float = Field(0.001, gt=0, le=1, description="Peak learning rate.")
+    lr_schedule: Literal["one_cycle", "constant"] = Field(
+        "one_cycle", description="one_cycle: rise, then fall by a cosine."
+    )
+    optimizer: Literal["AdamW", "Adam"] = Field("AdamW", description="Optimiser.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of the optimiser.")
+    average: float = Field(
+        0.5, ge=0, le=1000, description="Epochs over which weights are averaged for validation and saving; 0: none."
+    )
+    accumulate: int = Field(1, ge=1, description="Parts of a batch that go through the network one after the other.")
+    recompute: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, more time."
+    )
+    compile: bool = Field(False, description="Compile the network with torch.compile: slow to begin, faster after.")
+    grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device computes it natively."
+    )
+    seed: int = Field(0, ge=0, description="Same seed, same machine, same numbers, on a CPU.")
+    save_every: float = Field(
+        1.0, ge=0, description="Minutes between saved training states: the steps that a killed process loses at most."
+    )
+    on_fault: Literal["stop", "skip"] = Field(
+        "stop", description="What a loss or gradient that is not finite does: end the run, or leave that step out."
+    )
+    picture_every: int = Field(
+        10, ge=1, description="Epochs between decomposition pictures; the first and the last have one in any case."
+    )
+
+
+class TrackingConfig(Section):
+    """Where a run is written, and who else is told."""
+
+    experiment_name: str = Field(
+        "default",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Last part of the run folder's name: letters, digits, '.', '_' and '-'.",
+    )
+    results_dir: Path = Field(Path("results"), description="Folder that holds the runs.")
+    wandb: bool = Field(False, description="Log to Weights & Biases, too.")
+    wandb_project: str = Field("base-residual-depth", min_length=1, description="Project at Weights & Biases.")
+    tensorboard: bool = Field(False, description="Log to TensorBoard, too.")
+
+
+class Config(Section):
+    """All settings of a run.
+
+    Sections may be given as mappings or as section objects. Settings that were not given take what the front end, the
+    model or the dataset implies, in this order, and else the field's default, which may follow from another field.
+    """
+
+    # Made when asked for: the first section that is made builds its class's validator, which takes a while.
+    data: DataConfig = Field(default_factory=DataConfig)
+    simulation: SimulationConfig = Field(default_factory=SimulationConfig)
+    audio: AudioConfig = Field(default_factory=AudioConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        layer = {key: _as_layer(section) for key, section in given.items()}
+        if any(not isinstance(section, dict) for section in layer.values()):
+            return given  # the fields' own validation says what is wrong
+        name = str(layer.get("data", {}).get("name", "simulated"))
+        model = str(layer.get("model", {}).get("name", "base_residual"))
+        heard = str(layer.get("audio", {}).get("front_end"))
+        implied = DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), FRONT_END_DEFAULTS.get(heard, {})
+        layer = merge(*implied, layer)
+        if _says_no(layer.get("model", {}).get("symmetric")):  # ears that differ do not hear the mirrored room
+            layer.setdefault("data", {}).setdefault("mirror", False)
+        loss = layer.setdefault("loss", {})
+        share = loss.pop("lowpass_share", 1 / 16)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError("loss.lowpass_share is the kernel's share of the map's side, from 0 to 1")
+        size = _whole(layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default))
+        if size is not None:
+            loss.setdefault("lowpass_kernel", max(1, round(share * min(size, MAX_SIDE))))
+        loss.setdefault("curriculum", loss.get("adaptive", False))
+        return layer
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        if self.trainer.compile and self.trainer.recompute:
+            raise ValueError("trainer.compile and trainer.recompute exclude each other")
+        splits = self.model.name == "base_residual"
+        if self.model.decoder == "lookup" and not splits:
+            raise ValueError("a lookup decoder listens where the base lies, and a baseline has none; use map or unet")
+        if self.data.stretch and self.audio.front_end == "waveform":
+            raise ValueError("data.stretch would change the pitch of the front end 'waveform'; use data.stretch=0")
+        flat = self.audio.front_end in ("waveform", "matched")
+        decoders = {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
+        fitting = {"encoder": "time"} | decoders
+        wrong = [name for name in fitting if (getattr(self.model, name) == "unet") == flat]
+        if wrong:
+            needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)
+            raise ValueError(f"the front end '{self.audio.front_end}' needs {needed}")
+        return self
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder."""
+        trainer = self.trainer
+        return (
+            f"{self.model.name}_{self.data.name}_BS{trainer.batch_size}_Lr{trainer.learning_rate:g}"
+            f"_{trainer.optimizer}_{self.tracking.experiment_name}"
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder that this run is written to."""
+        return self.tracking.results_dir / self.run_name
+
+    def to_yaml(self) -> str:
+        """The complete settings as YAML, which `load_config` reads back."""
+        from base_residual.files.yaml import as_yaml  # slow to import
+
+        return as_yaml(self.model_dump(mode="json"))
+
+
+def _says_no(value: Any) -> bool:
+    """Whether a switch is off, in any of the ways in which a file or an option can say so."""
+    try:
+        return not TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, in any of the ways in which a field takes one; None if it is none."""
+    try:
+        return TypeAdapter(int).validate_python(value)
+    except ValidationError:
+        return None
+
+
+def merge(*layers: Mapping[str, Any]) -> Layer:
+    """Nested mappings laid over each other, later ones on top; none of them is changed."""
+    result: Layer = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = result.get(key)
+            result[key] = (
+                merge(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
+            )
+    return result
+
+
+def setting_field(section: str, name: str) -> FieldInfo:
+    """How the setting `section.name` is defined."""
+    found: FieldInfo = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    return found
+
+
+def _as_layer(section: Any) -> Any:
+    if isinstance(section, BaseModel):
+        return section.model_dump(exclude_unset=True)
+    return dict(section) if isinstance(section, Mapping) else section

@@ -1,0 +1,139 @@
+"""Measure what a model costs on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from base_residual.acoustics.framing import echo_frames
+from base_residual.errors import ConfigError
+from base_residual.machine import device_name
+from base_residual.models.network import DepthNet, evaluating
+
+WARM_UP = 3  # calls before the clock starts
+FEWEST = 5  # calls that are timed, however long they take
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs on one device.
+
+    Attributes:
+        parameters: their number.
+        gflops: floating-point operations of the network for one echo, two per multiply-add, in 10^9; without the front
+            end, as everywhere else in this project.
+        latency_median_ms: from one echo's waveform to its depth map, front end included, in milliseconds.
+        latency_p95_ms: what 95 of 100 such calls stay below, in milliseconds.
+        throughput: echoes per second in batches of `batch_size`, front end included.
+        batch_size: echoes in each of those batches.
+        peak_memory_mib: the most that the process has held so far, PyTorch itself included, on CUDA what was allocated
+            on the device meanwhile; in MiB, None where the system does not tell.
+        device: name of the processor.
+        threads: that PyTorch uses on the CPU.
+    """
+
+    parameters: int
+    gflops: float
+    latency_median_ms: float
+    latency_p95_ms: float
+    throughput: float
+    batch_size: int
+    peak_memory_mib: float | None
+    device: str
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures by name, for a JSON file or a table."""
+        return asdict(self)
+
+
+def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost:
+    """Time a model where it is, from waveform to depth; it is left as it is.
+
+    Args:
+        model: a network with a front end, on the device that is asked about.
+        batch_size: echoes per batch for the throughput.
+        seconds: that each of the two timings lasts, latency and throughput.
+
+    Raises:
+        ConfigError: the network has no front end.
+    """
+    if model.front_end is None:
+        raise ConfigError("This network has no front end. Make it from a Config to measure it from waveform to depth.")
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
+    echoes = 0.1 * torch.randn(batch_size, 2, frames, generator=torch.Generator().manual_seed(0))
+
+    def timed(act: Callable[[Tensor], object], count: int) -> NDArray[np.float64]:
+        def once() -> None:
+            act(echoes[:count])
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+
+        return _durations(once, seconds)
+
+    single = 1e3 * timed(model.predict, 1)
+    with evaluating(model), torch.inference_mode():
+        batched = timed(lambda some: model.listen(some.to(device)), batch_size)
+    return Cost(
+        parameters=parameter_count(model),
+        gflops=gflops(model),
+        latency_median_ms=float(np.median(single)),
+        latency_p95_ms=float(np.percentile(single, 95)),
+        throughput=batch_size / float(np.median(batched)),
+        batch_size=batch_size,
+        peak_memory_mib=_peak_memory(device),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+    )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of weights that a network learns."""
+    return sum(weights.numel() for weights in model.parameters())
+
+
+def gflops(model: DepthNet) -> float:
+    """Floating-point operations of a network for one echo, two per multiply-add, in 10^9; without its front end."""
+    assert model.front_end is not None
+    device = next(model.parameters()).device
+    frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
+    with evaluating(model), torch.no_grad():
+        features = model.front_end(torch.zeros(1, 2, frames, device=device))
+        with FlopCounterMode(display=False) as counter:
+            model(features)
+    return float(counter.get_total_flops()) / 1e9
+
+
+def _durations(call: Callable[[], None], seconds: float) -> NDArray[np.float64]:
+    """Seconds that each call takes, one after the other."""
+    for _ in range(WARM_UP):
+        call()
+    marks = [perf_counter()]
+    while len(marks) <= FEWEST or marks[-1] - marks[0] < seconds:
+        call()
+        marks.append(perf_counter())
+    return np.diff(marks)
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    """In MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in what the system counts
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)

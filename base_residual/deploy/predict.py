@@ -1,0 +1,108 @@
+"""Depth for recordings of one's own: from sound files to `.npy` maps and pictures."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.recordings import SILENT, check_echo, read_echo
+from base_residual.errors import DataError
+from base_residual.files.atomic import replacing
+from base_residual.models.decomposition import DepthDecomposition
+from base_residual.models.network import ECHOES_AT_ONCE, DepthNet
+from base_residual.plots.figures import Panel, decomposition_figure, panels, save_figure
+
+log = logging.getLogger("base_residual")
+
+
+def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[DepthDecomposition]:
+    """Depth for sound files, some at a time, in order. All of them are looked at before the first is predicted.
+
+    Args:
+        model: a network with a front end.
+        paths: two-channel recordings of any rate; each is resampled, cut and padded as the network needs.
+
+    Yields:
+        base, residual and final of the next few, (B, 1, S, S) in metres.
+
+    Raises:
+        DataError: none is given, or one is missing, broken or not two-channel.
+    """
+    if not paths:
+        raise DataError("No recording was given.")
+    for path in paths:
+        check_echo(path)
+    for start in range(0, len(paths), ECHOES_AT_ONCE):
+        yield model.predict(torch.stack([_fitting(model, path) for path in paths[start : start + ECHOES_AT_ONCE]]))
+
+
+def _fitting(model: DepthNet, path: Path) -> Tensor:
+    """A recording as a network needs it, (2, frames); what the prediction will be worth little for is said."""
+    assert model.front_end is not None
+    rate = model.front_end.config.sample_rate
+    frames = echo_frames(model.max_depth, rate)
+    header, waveform = read_echo(path)
+    if float(waveform.abs().max()) < SILENT:
+        log.warning("The recording %s is silent: what is predicted for it says nothing.", path)
+    heard, needed = header.frames / header.sample_rate, frames / rate
+    if heard < 0.99 * needed:
+        log.warning(
+            "The recording %s lasts %.3f s, and an echo from %g m comes back after %.3f s: the rest counts as silence.",
+            path,
+            heard,
+            model.max_depth,
+            needed,
+        )
+    return fit_echo(waveform, header.sample_rate, rate, frames, model.aligns)
+
+
+def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
+    """What `predict_batches` gives, of all files: (N, 1, S, S) in metres."""
+    return DepthDecomposition(*map(torch.cat, zip(*predict_batches(model, paths), strict=True)))
+
+
+def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Write a `.npy` map in metres and a picture for each sound file, as soon as it is predicted.
+
+    Args:
+        model: a network with a front end.
+        paths: two-channel recordings.
+        out: folder for the results; files are named after the recordings.
+
+    Returns:
+        The map's and the picture's path of each recording.
+
+    Raises:
+        DataError: a recording cannot be used, or two of them have the same name.
+        RunError: the folder cannot be written to.
+    """
+    names = [path.stem for path in paths]
+    alike = [unicodedata.normalize("NFC", name).casefold() for name in names]  # as some disks tell names apart
+    twice = sorted({name for name, same in zip(names, alike, strict=True) if alike.count(same) > 1})
+    if twice:
+        raise DataError(
+            f"Two recordings are called '{twice[0]}'; their results would overwrite each other. "
+            "Predict them into two folders."
+        )
+    written: list[tuple[Path, Path]] = []
+    for parts in predict_batches(model, paths):
+        rows = panels(parts, None, names[len(written) : len(written) + len(parts.final)])
+        for panel, depth in zip(rows, parts.final[:, 0].cpu().numpy(), strict=True):
+            array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"
+            with replacing(array) as aside:
+                np.save(aside, depth, allow_pickle=False)
+            save_figure(decomposition_figure([panel]), picture)
+            written.append((array, picture))
+    return written
+
+
+def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
+    """Panels of predictions for sound files, without a ground truth."""
+    return panels(predict_files(model, paths), None, [path.stem for path in paths])

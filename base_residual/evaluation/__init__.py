@@ -1,0 +1,167 @@
+"""Score a model on a dataset, and judge the figures by the success criteria."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from base_residual.data.loading import read_batches, reader
+from base_residual.data.sample import EchoDataset, enumerated
+from base_residual.errors import ConfigError, DataError
+from base_residual.machine import keep_freed_memory
+from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
+from base_residual.models.network import DepthNet, evaluating
+
+LOWPASS_SHARE = (
+    1 / 16
+)  # of the side: the scale that tells layout from detail in every report, whatever a run's loss used
+SMOOTH_BASE = 0.25  # of the detail's energy in the ground truth
+IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
+CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
+JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
+AHEAD = 0.05  # share by which rmse must lie below the plain network's
+
+
+class Criterion(NamedTuple):
+    """One success criterion: its figure in words, and whether it is met; None where this run alone cannot tell."""
+
+    name: str
+    met: bool | None
+    figure: str
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a word."""
+        return {True: "yes", False: "NO", None: "open"}[self.met]
+
+
+@torch.inference_mode()
+def evaluate(
+    model: DepthNet,
+    dataset: EchoDataset,
+    *,
+    batch_size: int = 32,
+    min_depth: float = 0.0,
+    num_workers: int = 0,
+    detach_base: bool = False,
+    indices: Sequence[int] | None = None,
+    gathered: Gather | None = None,
+) -> Evaluation:
+    """Score a model on every sample of a dataset, in evaluation mode and full precision.
+
+    Args:
+        model: a network with a front end, on any device.
+        dataset: samples of the network's own shapes.
+        batch_size: samples at a time; the figures do not depend on it.
+        min_depth: only pixels at least this far count, in metres.
+        num_workers: processes that read.
+        detach_base: compose as after the warm-up of the curriculum; the values are the same.
+        indices: the samples that this process scores; default: all of them.
+        gathered: makes one tensor of what several processes have scored; all call this and get the same figures.
+
+    Returns:
+        The figures and the protocol that they were taken by.
+
+    Raises:
+        ConfigError: `min_depth` is negative or no number.
+        DataError: the dataset is empty, not one of its images has a valid pixel, or a prediction is not finite.
+    """
+    if not 0 <= min_depth < math.inf:
+        raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
+    if not len(dataset):
+        raise DataError("There are no recordings to evaluate.")
+    device = next(model.parameters()).device
+    keep_freed_memory(device)
+    metrics = DepthMetrics(model.max_depth, min_depth)
+    figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
+    indices = range(len(dataset)) if indices is None else indices
+    batches = reader(dataset, num_workers, batch_size=batch_size, sampler=indices)
+    finite: list[Tensor] = []  # of each batch, whether its images' predictions are
+    names: list[str] = []
+    with evaluating(model):
+        for batch in read_batches(batches):
+            parts = model.listen(batch.waveform.to(device), detach_base)
+            gt = batch.depth.to(device)
+            finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
+            names += batch.ids
+            metrics.update(parts.final, gt)
+            if model.splits:
+                figures.update(*parts, gt)
+    fine = torch.cat(finite).tolist() if finite else []
+    broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
+    if broken:
+        raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
+    if gathered:
+        for shared in (metrics, figures) if model.splits else (metrics,):
+            shared.share(gathered)
+    found = metrics.compute()
+    if not found["images"]:
+        raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
+    return Evaluation(
+        found, figures.compute() if model.splits else {}, Protocol(model.max_depth, min_depth, model.output_size)
+    )
+
+
+def why_undecided(model: str) -> str:
+    """Why a run of that model does not say by itself how far it is ahead of the U-Net."""
+    return "it is the baseline" if model == "unet" else "needs a run with --model unet, and compare"
+
+
+def success_criteria(
+    evaluation: Evaluation,
+    val_rmse: Sequence[float] = (),
+    baseline_rmse: float | None = None,
+    baseline_name: str = "U-Net baseline",
+    undecided: str = why_undecided("base_residual"),
+) -> list[Criterion]:
+    """The five criteria of a run, each with its figure.
+
+    Args:
+        evaluation: of the run's model.
+        val_rmse: validation rmse of each epoch, in metres.
+        baseline_rmse: rmse of a plain network on the same data with the same budget, in metres, if it is known.
+        baseline_name: what that network is called.
+        undecided: why its rmse is not known.
+
+    Returns:
+        The criteria; those that this run alone cannot decide have no verdict.
+    """
+    figures, rmse = evaluation.decomposition, evaluation.metrics["rmse"]
+    criteria = []
+    if figures:
+        smooth, lowest, size, gain, corr = (figures[name] for name in JUDGED)
+        idle = " - the residual is idle: final and base are alike" if abs(gain) < IDLE_GAIN else ""
+        harm = " - the residual makes the base worse" if gain <= -IDLE_GAIN else ""
+        criteria += [
+            Criterion(
+                "base is smooth and positive",
+                lowest >= 0 and smooth < SMOOTH_BASE,
+                f"{smooth:.3f} of the detail's energy (limit {SMOOTH_BASE}), smallest {lowest:.3f} m",
+            ),
+            Criterion(
+                "residual is small and useful",
+                size < 1.0 and gain >= IDLE_GAIN,
+                f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%} (at least {IDLE_GAIN:.1%}){idle}{harm}",
+            ),
+        ]
+    lead = f"rmse 5 % below the {baseline_name}"
+    if baseline_rmse is None:
+        criteria.append(Criterion(lead, None, f"rmse {rmse:.3f} m; {undecided}"))
+    else:
+        ahead = 1 - rmse / baseline_rmse
+        figure = f"{ahead:+.2%} ({rmse:.3f} against {baseline_rmse:.3f} m)"
+        criteria.append(Criterion(lead, ahead >= AHEAD, figure))
+    if len(val_rmse) > CONVERGED_EPOCHS:
+        early, best = min(val_rmse[:CONVERGED_EPOCHS]), min(val_rmse)
+        figure = f"best of the first {CONVERGED_EPOCHS} epochs {early:.3f} m, of all {len(val_rmse)} {best:.3f} m"
+        criteria.append(Criterion("converged within 20 epochs", early <= best * (1 + CONVERGED_WITHIN), figure))
+    else:
+        figure = f"epochs known: {len(val_rmse)}; it takes more than {CONVERGED_EPOCHS} to tell"
+        criteria.append(Criterion("converged within 20 epochs", None, figure))
+    if figures:
+        criteria.append(Criterion("residual follows the detail", corr > 0, f"correlation {corr:+.3f}"))
+    return criteria

@@ -1,0 +1,74 @@
+"""The best predictions that hear nothing, from the training set's depth maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from base_residual.data.sample import EchoDataset
+from base_residual.errors import DataError
+from base_residual.metrics import DepthMetrics, valid_pixels
+
+TRIED_AT_ONCE = 2**22  # depths times maps, in the search for the best constant
+
+
+@dataclass(frozen=True)
+class BlindGuess:
+    """The best predictions that hear nothing, from the training set.
+
+    Attributes:
+        mean_map: (1, S, S), each pixel's mean depth over the maps in which it was measured, in metres.
+        constant: the one depth with the lowest mean rmse, in metres.
+    """
+
+    mean_map: Tensor
+    constant: float
+
+    @classmethod
+    def from_dataset(cls, dataset: EchoDataset) -> BlindGuess:
+        """Learn both from the depth maps of a dataset.
+
+        Raises:
+            DataError: the dataset is empty or holds no measured pixel.
+        """
+        total, count, moments = torch.zeros(1), torch.zeros(1), []
+        for index in range(len(dataset)):
+            depth = dataset[index].depth[None]  # (1, S, S)
+            valid = valid_pixels(depth)
+            total, count = total + depth * valid, count + valid
+            if valid.any():
+                measured = depth[valid]
+                moments.append((measured.mean(), measured.var(correction=0)))
+        if not moments:
+            raise DataError("Not one depth map has a measured pixel: there is nothing to learn from.")
+        mean, variance = (torch.stack(values) for values in zip(*moments, strict=True))
+        # An image's rmse against a constant c is sqrt((c - mean)^2 + variance): try every centimetre.
+        tried = torch.arange(0.01, float(mean.max()) + 0.01, 0.01)
+        some = tried.split(max(1, TRIED_AT_ONCE // len(mean)))
+        rmse = torch.cat([((depths[:, None] - mean) ** 2 + variance).sqrt().mean(dim=1) for depths in some])
+        # A pixel that was never measured takes the mean of all.
+        everywhere = total.sum() / count.sum()
+        return cls(torch.where(count > 0, total / count.clamp(min=1), everywhere), float(tried[rmse.argmin()]))
+
+    def rmse_on(self, dataset: EchoDataset, max_depth: float, min_depth: float = 0.0) -> dict[str, float]:
+        """Mean rmse of both guesses on another dataset, in metres: `mean_map` and `constant`."""
+        guesses = {"mean_map": self.mean_map[None], "constant": torch.full_like(self.mean_map[None], self.constant)}
+        scores = {name: DepthMetrics(max_depth, min_depth) for name in guesses}
+        for index in range(len(dataset)):
+            gt = dataset[index].depth[None, None]
+            for name, guess in guesses.items():
+                scores[name].update(guess, gt)
+        return {name: score.compute()["rmse"] for name, score in scores.items()}
+
+
+def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
+    """How far a model is ahead of the predictions that hear nothing."""
+    names = {"mean_map": "the mean depth map of the training set", "constant": "the best constant of the training set"}
+    lines = []
+    for name, score in blind.items():
+        ahead = 1 - rmse / score if score > 0 else float("-inf")
+        verdict = f"{ahead:.1%} lower" if ahead > 0 else f"NOT lower, {rmse:.3f} m"
+        lines.append(f"Against {names[name]} (rmse {score:.3f} m): {verdict}.")
+    return lines

@@ -1,0 +1,255 @@
+"""Putting finished runs side by side: read from their folders, judged against the plain network among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from math import isclose, nan
+from pathlib import Path
+from typing import Any
+
+from base_residual.config.resolve import load_layer, make_config
+from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record
+from base_residual.config.schema import Config, LossConfig
+from base_residual.errors import RunError
+from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, success_criteria, why_undecided
+from base_residual.files.atomic import read_at_most
+from base_residual.files.json import Number, from_json
+from base_residual.metrics import DEPTH_METRICS, Evaluation
+
+MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
+BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
+UNUSED = "-"
+OF_THE_PARTS = {  # settings that a baseline does nothing with
+    *(f"loss.{name}" for name in LossConfig.model_fields if name != "recon"),
+    *(f"model.{name}" for name in ("base_decoder", "base_grid", "activations", "residual_bound")),
+}
+OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
+EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
+
+
+@dataclass(frozen=True)
+class Blind:
+    """The part of evaluation.json about predictions that hear nothing: rmse in metres by name."""
+
+    blind_rmse: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run has left in its folder.
+
+    Attributes:
+        folder: of the run.
+        config: its settings.
+        history: one record per epoch, as in metrics.jsonl.
+        test: figures of its best weights on the test split.
+        blind: test rmse of the predictions that hear nothing, in metres.
+    """
+
+    folder: Path
+    config: Config
+    history: list[Record]
+    test: Evaluation
+    blind: dict[str, float]
+
+    @property
+    def val_rmse(self) -> list[float]:
+        """Validation rmse of each epoch, in metres."""
+        return [record["val/rmse"] for record in self.history]
+
+    @property
+    def rmse(self) -> float:
+        """Test rmse, in metres."""
+        return self.test.metrics["rmse"]
+
+    def converged_at(self) -> int | None:
+        """The first epoch (from 1) whose validation rmse is within 2 % of the run's best."""
+        return self.reached(min(self.val_rmse) * (1 + CONVERGED_WITHIN))
+
+    def reached(self, target: float) -> int | None:
+        """The first epoch (from 1) whose validation rmse is at most `target` metres."""
+        return first_epoch(self.val_rmse, target)
+
+
+def first_epoch(curve: Sequence[float], target: float) -> int | None:
+    """The first epoch (from 1) of a curve that is at most `target`; None where none is."""
+    return next((epoch for epoch, value in enumerate(curve, start=1) if value <= target), None)
+
+
+def used_settings(config: Config) -> dict[str, Any]:
+    """The settings that a run does something with, but for where it is tracked, by their dotted name."""
+    of_the_parts = set() if config.model.name == "base_residual" else OF_THE_PARTS
+    unused = of_the_parts | (OF_THE_TIME_ENCODER if config.model.encoder == "unet" else set())
+    sections = config.model_dump(mode="json", exclude={"tracking"})
+    settings = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    return {name: value for name, value in settings.items() if name not in unused}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that may be compared, and the one that the others are measured against."""
+
+    runs: list[FinishedRun]
+    reference: FinishedRun
+
+    @property
+    def names(self) -> list[str]:
+        """What tells the runs apart, as short as that can be said: experiment, model and experiment, or folders."""
+        for name in (
+            lambda run: run.config.tracking.experiment_name,
+            lambda run: f"{run.config.model.name} {run.config.tracking.experiment_name}",
+            lambda run: run.folder.name,
+        ):
+            names = [name(run) for run in self.runs]
+            if len(set(names)) == len(names):
+                return names
+        paths = [run.folder.resolve().parts for run in self.runs]
+        above, below = (_alike(way) for way in (paths, [path[::-1] for path in paths]))
+        return ["/".join(path[above : len(path) - below]) or "/".join(path) for path in paths]
+
+    @property
+    def differing(self) -> dict[str, list[Any]]:
+        """The settings that are not the same in all runs, by their dotted name: the value in each run.
+
+        `UNUSED` where a run does nothing with a setting: a baseline has no parts that a loss could hold apart.
+        """
+        settings = [used_settings(run.config) for run in self.runs]
+        names = dict.fromkeys(name for setting in settings for name in setting)
+        values = {name: [setting.get(name, UNUSED) for setting in settings] for name in names}
+        used = {name: [value for value in given if value != UNUSED] for name, given in values.items()}
+        return {name: values[name] for name, given in used.items() if any(value != given[0] for value in given)}
+
+    def ahead(self, run: FinishedRun) -> float:
+        """Share by which a run's test rmse lies below the reference's; negative where it lies above."""
+        return 1 - run.rmse / self.reference.rmse
+
+    def epochs_to_reference(self, run: FinishedRun) -> int | None:
+        """Epochs until a run's validation rmse reaches the reference's best; None where it never does."""
+        return run.reached(min(self.reference.val_rmse))
+
+    def criteria(self, run: FinishedRun) -> list[Criterion]:
+        """The success criteria of a run; the lead is judged only against a baseline that had the same budget."""
+        name = self.reference.config.model.name
+        if name not in BASELINES:
+            return success_criteria(run.test, run.val_rmse, undecided=why_undecided(run.config.model.name))
+        mine, theirs = (_budget(each) for each in (run, self.reference))
+        # What hears nothing is as good with the same maps, wherever their folder lies.
+        others = self.reference.blind
+        alike = all(isclose(value, others.get(name, nan), rel_tol=1e-5) for name, value in run.blind.items())
+        why = "" if alike else "the baseline has learnt from other depth maps, or was tested on others"
+        if mine != theirs:
+            why = f"not the same budget: {mine}, the baseline {theirs}"
+        if run.config.model.name == name:
+            why = "it is the baseline" if run is self.reference else f"it is a {BASELINES[name]} as well"
+        return success_criteria(
+            run.test, run.val_rmse, None if why else self.reference.rmse, BASELINES[name], undecided=why
+        )
+
+    def row(self, run: FinishedRun) -> dict[str, str]:
+        """What a table of runs says about one of them, by column; empty where a run has no such figure."""
+        metrics, figures = run.test.metrics, run.test.decomposition
+        reached = self.epochs_to_reference(run)
+        return {
+            "rmse (m)": f"{run.rmse:.3f}",
+            "ahead": "" if run is self.reference else f"{self.ahead(run):+.1%}",
+            "abs_rel": f"{metrics['abs_rel']:.3f}",
+            "delta1": f"{metrics['delta1']:.3f}",
+            "gain": f"{figures['residual_gain']:.1%}" if figures else "",
+            "converged": f"{run.converged_at()}",
+            "reached": "never" if reached is None else f"{reached}",
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "reference": str(self.reference.folder),
+            "differing": self.differing,
+            "runs": [
+                run.test.as_dict()
+                | {
+                    "folder": str(run.folder),
+                    "model": run.config.model.name,
+                    "epochs": len(run.val_rmse),
+                    "ahead": self.ahead(run),
+                    "converged_at": run.converged_at(),
+                    "epochs_to_reference": self.epochs_to_reference(run),
+                    "criteria": [criterion._asdict() for criterion in self.criteria(run)],
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a run's folder.
+
+    Raises:
+        RunError: it is no run, or not a finished one.
+    """
+    report, metrics = folder / EVALUATION, folder / METRICS
+    if not report.is_file() or not metrics.is_file():
+        raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
+    try:
+        noted = read_at_most(report, MAX_FILE)
+        test: Evaluation = from_json(Evaluation, noted)
+        blind: Blind = from_json(Blind, noted)
+        history = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
+        lacking = set(DEPTH_METRICS) - test.metrics.keys()
+        lacking |= (set(JUDGED) if test.decomposition else set()) - test.decomposition.keys()
+        lacking |= {key for key in EVERY_EPOCH for record in history if key not in record}
+        if lacking or not history:
+            raise ValueError(f"there is no {min(lacking, default='epoch')} in it")
+    except (OSError, ValueError) as error:
+        raise RunError(f"The run in {folder} is damaged: {error}.") from error
+    return FinishedRun(folder, make_config(load_layer(folder / CONFIG)), history, test, blind.blind_rmse)
+
+
+def _alike(paths: Sequence[Sequence[str]]) -> int:
+    """Number of first parts that all paths share."""
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
+
+
+def compare_runs(folders: Sequence[Path]) -> Comparison:
+    """Read at least two runs and put them side by side.
+
+    Raises:
+        RunError: there are fewer than two, one is not finished, or their figures do not compare.
+    """
+    if len(folders) < 2:
+        raise RunError("Give the folders of at least two runs.")
+    return read_runs(folders)
+
+
+def _tested_on(run: FinishedRun) -> tuple[Any, ...]:
+    """What two runs must have in common for their figures to compare."""
+    counts = [run.test.metrics.get(name) for name in ("images", "images_without_depth")]
+    rooms = run.config.simulation.model_dump(exclude={"train_rooms"})  # each room has a seed of its own
+    return run.test.protocol, run.config.data.name, rooms, *counts
+
+
+def _budget(run: FinishedRun) -> str:
+    """What a run has been given to learn from, in words."""
+    epochs, data = f"{run.config.trainer.epochs} epochs", run.config.data
+    rendered = data.name == "simulated" and data.root is None
+    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if rendered else epochs
+
+
+def read_runs(folders: Sequence[Path]) -> Comparison:
+    """Read runs and choose their reference: the plain U-Net if there is one, else the plain network, else the first.
+
+    Args:
+        folders: of finished runs, one or more.
+
+    Raises:
+        RunError: one is not finished, or their figures do not compare.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RunError("A run is given twice.")
+    runs = [read_run(folder) for folder in folders]
+    for run in runs[1:]:
+        if _tested_on(run) != _tested_on(runs[0]):
+            raise RunError(f"{runs[0].folder} and {run.folder} were tested on other data or by another protocol.")
+    order = [run for name in BASELINES for run in runs if run.config.model.name == name]
+    return Comparison(runs, (order or runs)[0])

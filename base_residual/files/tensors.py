@@ -1,0 +1,80 @@
+"""Safetensors files: named tensors with a header of text. Nothing here runs code from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from base_residual.errors import CheckpointError, TrainingError
+from base_residual.files.atomic import replacing
+
+Tensors = dict[str, Tensor]
+KINDS = {torch.float32: "F32", torch.int64: "I64"}  # the types that a network's tensors have, as the file names them
+
+
+def write_tensors(path: Path, tensors: Tensors, header: dict[str, str]) -> None:
+    """Write a safetensors file aside and rename it into place.
+
+    Raises:
+        RunError: the file cannot be written.
+        TrainingError: a tensor is not finite; the file stays as it was.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise TrainingError(f"{path} was not written, because {name} is not finite any more.")
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself; its tensors are not read.
+
+    Raises:
+        CheckpointError: the file is missing or broken.
+    """
+    with _opened(path) as file:
+        header: dict[str, str] = file.metadata() or {}
+        return header
+
+
+def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[str, Tensor] | None = None) -> Tensors:
+    """Tensors of a safetensors file, once all their names, shapes and types have been found to be those expected.
+
+    Raises:
+        CheckpointError: the file is missing or broken, or its tensors are others.
+    """
+    allowed = {**required, **(optional or {})}
+    with _opened(path) as file:
+        names = set(file.keys())
+        for name in sorted(required.keys() | names):
+            came = file.get_slice(name) if name in names else None
+            wanted = allowed.get(name)
+            if came is None or wanted is None or (came.get_shape(), came.get_dtype()) != _kind(wanted):
+                raise CheckpointError(f"The weights in {path} do not fit the network that they are for ({name}).")
+        # Copies: what is mapped keeps a replaced file's place on the disk for as long as a run goes on with it.
+        return {name: file.get_tensor(name).clone() for name in names}
+
+
+def _kind(tensor: Tensor) -> tuple[list[int], str]:
+    return list(tensor.shape), KINDS[tensor.dtype]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the file in it, such as {path / 'best.safetensors'}.")
+    if not path.is_file():
+        raise CheckpointError(f"The checkpoint {path} does not exist.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error

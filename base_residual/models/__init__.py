@@ -1,0 +1,1 @@
+"""Encoders, decoders, the decomposition that they make, and checkpoints."""

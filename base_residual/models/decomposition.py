@@ -1,0 +1,97 @@
+"""The decomposition: final = base + residual, with bounds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base_residual.acoustics.recordings import as_float32
+from base_residual.errors import ShapeError
+from base_residual.plots.display import show
+from base_residual.plots.figures import Map, as_png, decomposition_figure, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS = 6  # predictions in one picture; a batch has many
+
+
+class DepthDecomposition(NamedTuple):
+    """A predicted depth map and its two parts, each (B, 1, S, S) in metres; a notebook draws them."""
+
+    base: Tensor
+    residual: Tensor
+    final: Tensor
+
+    def show(self, gt: Tensor | NDArray[np.floating[Any]] | None = None) -> None:
+        """Draw base, residual and final at once: in a notebook beneath the cell, else in the system's picture viewer.
+
+        Args:
+            gt: the ground truth, (S, S) for one prediction or (B, 1, S, S), in metres, 0 where nothing was measured.
+
+        Raises:
+            ShapeError: the ground truth has another shape.
+            RunError: there is nothing to show it in.
+        """
+        show(self._figure(gt))
+
+    def _repr_png_(self) -> bytes:
+        """Return what a notebook shows where a cell ends with a prediction."""
+        return as_png(self._figure())
+
+    def _figure(self, gt: Tensor | NDArray[np.floating[Any]] | None = None) -> Figure:
+        """Draw the first few predictions, beside the ground truth where it is given."""
+        count, size = self.final.shape[0], self.final.shape[-1]
+        truth: list[Map] | None = None
+        if gt is not None:
+            given = as_float32(gt).detach().cpu().numpy()
+            if given.size != count * size * size or given.shape[-2:] != (size, size):
+                raise ShapeError(f"The ground truth has shape {given.shape}; expected is {(count, 1, size, size)}.")
+            truth = list(given.reshape(count, size, size)[:ROWS])
+        names = [""] if count == 1 else [f"{number} of {count}" for number in range(1, min(count, ROWS) + 1)]
+        return decomposition_figure(panels((part[:ROWS] for part in self), truth, names))
+
+
+def compose(
+    base_raw: Tensor,
+    residual_raw: Tensor,
+    max_depth: float,
+    bound: float = 0.2,
+    detach_base: bool = False,
+    activations: Literal["smooth", "hard"] = "smooth",
+) -> DepthDecomposition:
+    """Give two raw maps their bounds and add them.
+
+    Args:
+        base_raw: the base decoder's map (B, 1, S, S), unbounded.
+        residual_raw: the residual decoder's map (B, 1, S, S), unbounded.
+        max_depth: in metres.
+        bound: largest residual, as a share of max_depth.
+        detach_base: keep gradients of the sum from reaching the base (the curriculum after its warm-up).
+        activations: sigmoid and tanh, or their tangents at 0, cut off at the bounds, where no gradient passes.
+
+    Returns:
+        base in [0, max_depth], residual in +-bound * max_depth, final in [0, max_depth].
+    """
+    residual_raw = residual_raw.float()
+    part = torch.tanh(residual_raw) if activations == "smooth" else residual_raw.clamp(-1, 1)
+    base, residual = base_share(base_raw, activations) * max_depth, part * (bound * max_depth)
+    final = ((base.detach() if detach_base else base) + residual).clamp(0, max_depth)
+    return DepthDecomposition(base, residual, final)
+
+
+def base_share(base_raw: Tensor, activations: Literal["smooth", "hard"] = "smooth") -> Tensor:
+    """The base as a share of max_depth, from 0 to 1, in full precision."""
+    base_raw = base_raw.float()
+    return torch.sigmoid(base_raw) if activations == "smooth" else (0.5 + base_raw / 4).clamp(0, 1)
+
+
+def raw_of(share: float, activations: Literal["smooth", "hard"] = "smooth") -> float:
+    """The raw value that becomes a base of `share` times max_depth."""
+    share = min(max(share, 1e-3), 1 - 1e-3)
+    return math.log(share / (1 - share)) if activations == "smooth" else 4 * (share - 0.5)

@@ -1,0 +1,110 @@
+"""The residual's decoder: it listens again to that moment of the echo at which the base says that a surface is."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base_residual.acoustics.front_end import at_moments
+from base_residual.models.code import EchoCode
+from base_residual.models.mirror import BothSides, FoldedConv, folded, unfolded
+from base_residual.models.time_encoder import TIME_STAGES
+
+LOOKUP_SCALE = 1  # stage of the time encoder that is listened to: a step is 16 samples, 6 cm of range
+MOST_CELLS = 16  # per side of the grid of directions, if it can be halved so far: two ears tell no finer ones apart
+BEAMS = 8  # features that a column of the map takes from each moment
+TAPS = 25  # moments around the base's own
+
+
+class EchoLookup(nn.Module):
+    """What an echo holds around the moments that belong to given depths, for each cell of a grid of directions.
+
+    Each column of the grid, and so each azimuth, hears the encoder's features through beams of its own: what the ears
+    tell apart lies in the same columns. The moments are spread evenly over what the residual can reach. After the
+    lookups of RAFT (Teed and Deng, ECCV 2020), with time in the place of a second image.
+
+    Args:
+        channels: C of the encoder's features.
+        columns: of the left half of the grid, M.
+        reach: how far before and after a depth to listen, as a share of the largest depth.
+    """
+
+    def __init__(self, channels: int, columns: int, reach: float) -> None:
+        super().__init__()
+        self.columns = columns
+        self.beams = BothSides(partial(nn.Conv1d, channels, columns * BEAMS, 1))
+        self.register_buffer("around", torch.linspace(-reach, reach, TAPS), persistent=False)
+
+    around: Tensor
+
+    def forward(self, features: Tensor, share: Tensor) -> Tensor:
+        """Features (2B, C, T) of echoes whose last moment belongs to the largest depth, at shares of it (2B, 1, N, M).
+
+        Returns:
+            (2B, BEAMS * TAPS, N, M); moments before the first and after the last step are like those.
+        """
+        heard = self.beams(features).unflatten(1, (self.columns, BEAMS)).flatten(0, 1)  # (2B * M, BEAMS, T)
+        share = share.nan_to_num()  # there is no memory at a place that is not a number
+        columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (2B * M, N): the rows of each column
+        found = at_moments(heard, columns[:, :, None] + self.around)  # (2B * M, BEAMS, N, TAPS)
+        cells: Tensor = found.unflatten(0, (-1, self.columns)).permute(0, 3, 1, 2, 4)  # (2B, N, M, BEAMS, TAPS)
+        return cells.flatten(3).permute(0, 3, 1, 2)  # channels last in memory, as the convolution after it likes them
+
+
+class LookupDecoder(nn.Module):
+    """From what the latent says of each direction, and what the echo holds where the base lies, to the residual.
+
+    Args:
+        latent_size: D of the latent.
+        base_channels: of the time encoder.
+        output_size: side S of the map, in pixels.
+        reach: largest residual, as a share of the largest depth.
+    """
+
+    def __init__(self, latent_size: int, base_channels: int, output_size: int, reach: float) -> None:
+        super().__init__()
+        doublings, cells = 1, output_size // 2
+        while cells % 4 == 0 and cells > MOST_CELLS:  # so that half of them is left
+            doublings, cells = doublings + 1, cells // 2
+        columns = cells // 2  # of the left half
+        narrow, wide = 2 * base_channels, 4 * base_channels
+        self.cells, self.lookup = cells, EchoLookup(base_channels * TIME_STAGES[LOOKUP_SCALE], columns, reach)
+        self.mix = nn.Sequential(
+            nn.Conv2d(BEAMS * TAPS, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU(inplace=True)
+        )
+        coarse = narrow, (cells + 1) // 2, (columns + 1) // 2
+        self.start = nn.Sequential(
+            BothSides(partial(nn.Linear, latent_size, math.prod(coarse))),
+            nn.Unflatten(1, coarse),
+            nn.ReLU(inplace=True),
+            nn.Upsample((cells, columns), mode="nearest"),
+        )
+        self.direction = nn.Parameter(0.5 * torch.randn(1, base_channels, cells, columns))  # each cell's own knowledge
+        between = 3 * base_channels
+        stages = [*_conv(wide + narrow + base_channels + 1, wide), *_conv(wide, between)]
+        for place in range(doublings - 1):
+            stages += [nn.Upsample(scale_factor=2, mode="nearest"), *_conv(narrow if place else between, narrow)]
+        self.stages = nn.Sequential(*stages)
+        self.head = FoldedConv(narrow if doublings > 1 else between, 4, bias=True)
+
+    def forward(self, code: EchoCode) -> Tensor:
+        """Raw map (B, 1, S, S); moves neither the base nor its decoder."""
+        assert code.latent is not None
+        assert code.base is not None
+        share = folded(F.avg_pool2d(code.base.detach(), code.base.shape[-1] // self.cells))  # (2B, 1, N, M)
+        found = self.mix(self.lookup(code.scales[LOOKUP_SCALE], share))
+        direction = self.direction.expand(share.shape[0], -1, -1, -1)  # len would fix it in an export
+        known = torch.cat([found, self.start(code.latent), direction, 4 * share - 1], dim=1)
+        return unfolded(F.pixel_shuffle(self.head(self.stages(known)), 2))
+
+
+def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
+    return (
+        FoldedConv(inside, outside),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,296 @@
+"""Depth networks: an encoder, one or two decoders, and the front end before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from base_residual.acoustics.framing import as_echoes, echo_frames, fit_echo
+from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.acoustics.recordings import checked_rate
+from base_residual.config.schema import Config
+from base_residual.errors import CheckpointError, ConfigError
+from base_residual.metrics import Evaluation
+from base_residual.models.checkpoint import StoredNet, load
+from base_residual.models.code import EchoCode
+from base_residual.models.decomposition import DepthDecomposition, base_share, compose, raw_of
+from base_residual.models.parts import make_decoder, make_encoder
+
+ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays flat, and more are no faster
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode for a while, and then in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+class DepthNet(StoredNet):
+    """A network from an echo's features to a depth map, with the front end that makes them.
+
+    Args:
+        config: the settings that it was made from; None for a network without a front end of its own.
+        max_depth: in metres.
+        output_size: side S of the map, in pixels.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """What the setting `model.name` calls such a network."""
+
+    splits = False
+    """Whether base and residual are two predictions."""
+
+    def __init__(self, config: Config | None, max_depth: float, output_size: int) -> None:
+        super().__init__(config)
+        self.max_depth, self.output_size = max_depth, output_size
+        self.front_end = EchoFrontEnd(config.audio, output_size) if config else None
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Make the untrained network, on the CPU, that a configuration describes.
+
+        Raises:
+            ConfigError: it describes another kind of network.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from features; see the subclasses."""
+        raise NotImplementedError
+
+    def start_at(self, depth: float) -> None:
+        """Let the untrained network predict `depth` metres everywhere."""
+        raise NotImplementedError
+
+    def listen(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from echoes of the right rate and length, (B, 2, T), on the network's device."""
+        parts: DepthDecomposition = self(self.hear(waveform), detach_base)
+        return parts
+
+    def hear(self, waveform: Tensor) -> Tensor:
+        """What the network gets of echoes (B, 2, T): the front end's features, in full precision, without gradients."""
+        front_end = self._need_front_end()
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
+            features: Tensor = front_end(waveform)
+        return features
+
+    @torch.inference_mode()
+    def predict(
+        self, waveform: Tensor | NDArray[np.floating[Any]], sample_rate: int | None = None
+    ) -> DepthDecomposition:
+        """Depth from echoes as they were recorded, without gradients and in evaluation mode.
+
+        Args:
+            waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; aligned, cut or padded as in training.
+            sample_rate: its rate in Hz, if it is not the one of the training data.
+
+        Returns:
+            base, residual and final, (B, 1, S, S) in metres, on the network's device; B = 1 for one echo.
+
+        Raises:
+            ShapeError: the waveform has another shape.
+            DataError: it holds samples that are not finite, or has a rate that no echo has.
+            ConfigError: the network was made without a front end.
+        """
+        rate = self._need_front_end().config.sample_rate
+        given = rate if sample_rate is None else checked_rate(sample_rate, "The echo")
+        echoes = fit_echo(as_echoes(waveform), given, rate, echo_frames(self.max_depth, rate), self.aligns)
+        device = next(self.parameters()).device
+        with evaluating(self):
+            batches = [self.listen(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
+        return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
+
+    def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
+        """Write the network as `model.safetensors`, a checkpoint like any other, with a model card beside it.
+
+        The card says what the settings and the history say. A README.md that is there already stays as it is.
+
+        Args:
+            folder: where to.
+            evaluation: figures for the card, such as a result's `test`.
+            options: what huggingface_hub's `ModelHubMixin.save_pretrained` takes, such as `push_to_hub=True`, `repo_id`
+                and `private`, to publish it as well.
+
+        Raises:
+            MissingExtraError: huggingface_hub is not installed.
+            ConfigError: the network was made from plain keywords.
+            RunError: the folder cannot be written, or the hub does not take it.
+            TrainingError: a weight is not finite.
+        """
+        from base_residual.models import hub
+
+        hub.save_model(self, folder, evaluation, **options)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
+        """A network that `save_pretrained` has written, on the CPU and in evaluation mode.
+
+        Args:
+            source: a folder, or a hub's name of a model, `owner/name`.
+            options: what the hub's client takes: `revision`, `token`, `cache_dir`, `force_download` and
+                `local_files_only`.
+
+        Raises:
+            MissingExtraError: huggingface_hub is not installed.
+            CheckpointError: there is no such model, or its file is not a checkpoint of such a network.
+        """
+        from base_residual.models import hub
+
+        return load(hub.fetch(source, **options), partial(cls._stored_in, source)).model
+
+    @classmethod
+    def _stored_in(cls, source: str | Path, config: Config) -> Self:
+        """Make the network that the checkpoint in `source` describes, if it is one of this kind."""
+        if config.model.name not in cls.names:
+            kind = next(other for other in KINDS if config.model.name in other.names).__name__
+            raise CheckpointError(f"{source} is a {kind}, not a {cls.__name__}. Load it with {kind}.from_pretrained.")
+        return cls.from_config(config)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether it was trained on echoes that begin with their direct sound."""
+        return self.config is not None and self.config.data.align_onset
+
+    def _need_front_end(self) -> EchoFrontEnd:
+        if self.front_end is None:
+            raise ConfigError(
+                "This network was made from plain keywords and has no front end. "
+                "Make it from a Config to predict from waveforms."
+            )
+        return self.front_end
+
+
+class BaseResidualNet(DepthNet):
+    """One shared encoder, a decoder for the base and one for the residual: final = base + residual.
+
+    Args:
+        encoder: from features to an `EchoCode`.
+        base_decoder: from the code to the base's raw map.
+        residual_decoder: from the code, the base now part of it, to the residual's raw map.
+        max_depth: in metres.
+        output_size: side S of the maps, in pixels.
+        residual_bound: largest residual, as a share of max_depth.
+        activations: what keeps the parts in bounds; see `compose`.
+        config: the settings that it was made from, if it is to have a front end.
+    """
+
+    names = ("base_residual",)
+    splits = True
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        base_decoder: nn.Module,
+        residual_decoder: nn.Module,
+        max_depth: float,
+        output_size: int,
+        residual_bound: float = 0.2,
+        activations: Literal["smooth", "hard"] = "smooth",
+        config: Config | None = None,
+    ) -> None:
+        super().__init__(config, max_depth, output_size)
+        self.encoder = encoder
+        self.base_decoder = base_decoder
+        self.residual_decoder = residual_decoder
+        if activations not in ("smooth", "hard"):
+            raise ConfigError(f"Unknown activations '{activations}'. Known are smooth, hard.")
+        self.residual_bound, self.activations = residual_bound, activations
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Make the untrained network; see `DepthNet.from_config`."""
+        model, data = config.model, config.data
+        if model.name not in cls.names:
+            raise ConfigError(
+                f"The model '{model.name}' is a baseline and splits nothing. Make it with baseline.create_model, or "
+                "leave model.name as it is."
+            )
+        return cls(
+            make_encoder(config),
+            make_decoder(model.base_decoder, config),
+            make_decoder(model.decoder, config),
+            data.max_depth,
+            data.output_size,
+            model.residual_bound,
+            model.activations,
+            config,
+        )
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from features.
+
+        Args:
+            x: (B, C, H, W) for a 2-D encoder, (B, C, T) for a 1-D one.
+            detach_base: keep gradients of final from reaching the base decoder.
+
+        Returns:
+            base, residual and final, each (B, 1, S, S) in metres.
+
+        Raises:
+            ShapeError: the network cannot take the shape.
+        """
+        code: EchoCode = self.encoder(x)
+        base_raw = self.base_decoder(code)  # (B, 1, S, S)
+        residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw, self.activations)))
+        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base, self.activations)
+
+    def start_at(self, depth: float) -> None:
+        """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
+        start_head(self.base_decoder, raw_of(depth / self.max_depth, self.activations))
+        start_head(self.residual_decoder, 0.0)
+
+
+def start_head(decoder: nn.Module, raw: float) -> None:
+    """Set a decoder's last layer so that its map begins near a raw value everywhere."""
+    head = decoder.head
+    assert isinstance(head, nn.Conv2d | nn.Linear)
+    assert head.bias is not None
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+        head.bias.fill_(raw)
+
+
+class PlainNet(DepthNet):
+    """An encoder and one decoder. As `unet` it is the field's recipe, as `plain` ours without the decomposition.
+
+    Args:
+        encoder: from features to an `EchoCode`.
+        decoder: from the code to the raw map.
+        config: the settings that it was made from.
+    """
+
+    names = ("plain", "unet")
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, config: Config) -> None:
+        super().__init__(config, config.data.max_depth, config.data.output_size)
+        self.encoder, self.decoder = encoder, decoder
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """Make the untrained network; see `DepthNet.from_config`."""
+        return cls(make_encoder(config), make_decoder(config.model.decoder, config), config)
+
+    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Depth from features; the base is all of it and the residual 0."""
+        final = torch.sigmoid(self.decoder(self.encoder(x)).float()) * self.max_depth
+        return DepthDecomposition(final, torch.zeros_like(final), final)
+
+    def start_at(self, depth: float) -> None:
+        """Let the untrained network predict `depth` metres everywhere."""
+        start_head(self.decoder, raw_of(depth / self.max_depth))
+
+
+KINDS = (BaseResidualNet, PlainNet)

@@ -1,0 +1,50 @@
+"""What a notebook shows of predictions and results; in a script, the same pictures in the system's own viewer."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from base_residual.errors import RunError
+from base_residual.plots.figures import as_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def show(figure: Figure) -> None:
+    """Show a figure at once: beneath the cell of a notebook, elsewhere in the system's picture viewer.
+
+    Raises:
+        RunError: there is neither.
+    """
+    from PIL import Image, ImageShow
+
+    png = as_png(figure)
+    if _in_notebook():
+        from IPython.display import Image as Shown
+        from IPython.display import display
+
+        display(Shown(data=png, format="png"))
+    elif not ImageShow.show(Image.open(io.BytesIO(png))):
+        raise RunError(
+            "There is neither a notebook nor a picture viewer to show this in. Write it into a file with "
+            "base_residual.plots.figures.save_figure."
+        )
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an HTML table in the notebook's own style."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in a kernel, which draws what it is given; IPython in a terminal does not."""
+    core = sys.modules.get("IPython.core.getipython")
+    shell = core.get_ipython() if core is not None else None
+    return shell is not None and hasattr(shell, "kernel")

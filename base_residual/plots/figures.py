@@ -1,0 +1,207 @@
+"""Pictures: decomposition panels and training curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base_residual.errors import RunError
+from base_residual.files.atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+Map = NDArray[np.floating[Any]]
+
+DEPTH_COLOURS = "viridis"
+SIGNED_COLOURS = "RdBu"
+HOLE = "0.85"  # light grey, where nothing was measured
+OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # none is written
+LONGEST_LABEL = 36  # characters beside a row
+LONGEST_TITLE = 26  # characters above each column
+LEAST_SCALE = 0.01  # metres; a residual smaller than that is shown as pale as it is
+
+
+class Panel(NamedTuple):
+    """One row of a decomposition figure: maps (S, S) in metres, ground truth only where it is known, and a title."""
+
+    base: Map
+    residual: Map
+    final: Map
+    gt: Map | None
+    title: str
+
+
+def panels(parts: Iterable[Tensor], gt: Sequence[Map] | None, titles: Sequence[str]) -> list[Panel]:
+    """Rows of a picture from a batch of predictions.
+
+    Args:
+        parts: base, residual and final of a batch, (B, 1, S, S) in metres each.
+        gt: what was measured, (S, S) in metres each, 0 where nothing was; None where nobody knows.
+        titles: a name for each row, and as many rows as names.
+    """
+    base, residual, final = (part[:, 0].detach().float().cpu().numpy() for part in parts)
+    return [
+        Panel(base[row], residual[row], final[row], None if gt is None else np.asarray(gt[row]), title)
+        for row, title in enumerate(titles)
+    ]
+
+
+def colour_ends(row: Panel) -> tuple[float, float]:
+    """Where a row's colour scales end, in metres: that of depth, from 0, and that of the residual, either way."""
+    # A stray pixel must not wash out the rest, nor what is predicted into holes.
+    truth = row.gt if row.gt is not None and (row.gt > 0).any() else None
+    measured = np.ones_like(row.final, dtype=bool) if truth is None else truth > 0
+    high = float(np.percentile((row.final if truth is None else truth)[measured], 99.5))
+    return high, max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), LEAST_SCALE)
+
+
+def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
+    """base | residual | final | ground truth, one row per recording, in metres.
+
+    Base, final and ground truth of a row share one colour scale. The residual is blue where it adds depth and red where
+    it takes some away, symmetric around zero, on a scale that fits it.
+
+    Args:
+        rows: what to show; the ground truth's column is left out if no row has one.
+        title: above all of it.
+    """
+    from matplotlib.figure import Figure
+
+    with_truth = any(row.gt is not None for row in rows)
+    names = ["base", "residual", "final"] + ["ground truth"] * with_truth
+    figure = Figure(figsize=(3.1 * len(names), 2.75 * len(rows) + 0.5), dpi=120, layout="constrained")
+    axes = figure.subplots(len(rows), len(names), squeeze=False)
+    for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
+        high, reach = colour_ends(row)
+        for name, axis in zip(names, line, strict=True):
+            values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if place == 0:
+                axis.set_title(name, fontsize=12)
+            if values is None:
+                axis.axis("off")
+                continue
+            if name == "residual":
+                image = axis.imshow(values, cmap=SIGNED_COLOURS, vmin=-reach, vmax=reach)
+            else:
+                holes = np.ma.masked_less_equal(values, 0) if name == "ground truth" else values
+                axis.set_facecolor(HOLE)
+                image = axis.imshow(holes, cmap=DEPTH_COLOURS, vmin=0, vmax=high)
+            bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
+            bar.ax.tick_params(labelsize=8)
+            bar.ax.set_title("m", fontsize=8)
+        line[0].set_ylabel(shortened(in_font(row.title), LONGEST_LABEL), fontsize=9, parse_math=False)
+    if title:
+        most = LONGEST_TITLE * len(names)
+        figure.suptitle(shortened(in_font(title), most), fontsize=13, parse_math=False)
+    return figure
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters, with a mark in place of its middle."""
+    if len(text) <= most:
+        return text
+    before = most // 2
+    return f"{text[:before]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (most - before - 1) :]}"
+
+
+def in_font(name: str) -> str:
+    """A name with a mark in place of each character that the font of the figures lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return "".join(letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
+    """The loss and its terms, and the validation rmse of base and final, over the epochs.
+
+    Args:
+        history: one record per epoch, as in metrics.jsonl.
+        title: above both.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    for name, style in {"total": "k-", "recon": "C0-", "base": "C2-", "sparse": "C3-"}.items():
+        left.plot(
+            epochs, [record[f"train/loss_{name}"] for record in history], style, marker="o", ms=3, label=name, lw=1.6
+        )
+    left.set(xlabel="epoch", ylabel="m", title="training loss and its terms")
+    right.plot(epochs, [record["val/rmse"] for record in history], "ko-", ms=3, label="final", lw=1.6)
+    if history and "val/base_rmse" in history[0]:
+        base = [record["val/base_rmse"] for record in history]
+        right.plot(epochs, base, "C2o--", ms=3, label="base alone", lw=1.6)
+    right.set(xlabel="epoch", ylabel="rmse (m)", title="validation")
+    for axis in (left, right):
+        axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
+        _tidy_epochs(axis)
+    if title:
+        figure.suptitle(shortened(in_font(title), 3 * LONGEST_TITLE), fontsize=13, parse_math=False)
+    return figure
+
+
+def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Validation rmse over the epochs, a line per name: the mean of its runs, and the range that they span.
+
+    Args:
+        curves: by name, one or more runs' validation rmse of each epoch, in metres; runs of a name are equally long.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axis = figure.subplots()
+    for place, (name, runs) in enumerate(curves.items()):
+        values = np.array(runs)  # (runs, epochs)
+        epochs = np.arange(1, values.shape[1] + 1)
+        line = axis.plot(epochs, values.mean(axis=0), f"C{place % 10}o", ms=3, label=in_font(name), lw=1.8)[0]
+        line.set_linestyle(("-", "--", ":")[place // 10 % 3])  # after ten colours
+        axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
+    axis.set(xlabel="epoch", ylabel="validation rmse (m)")
+    _tidy_epochs(axis)
+    return figure
+
+
+def _tidy_epochs(axis: Axes) -> None:
+    """The look of every curve over whole epochs: a pale grid, a legend without a frame, two spines."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    for label in axis.legend(frameon=False).get_texts():
+        label.set_parse_math(False)  # a run's name is no formula
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written, or its name says that it is another kind of picture.
+    """
+    if path.suffix.lower() in OTHER_PICTURES:
+        raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")
+    content = as_png(figure)
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+    return path

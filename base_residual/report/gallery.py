@@ -1,0 +1,166 @@
+"""Rooms of the test split, from the best predicted to the worst: their maps, small enough to travel inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from base_residual.config.run_layout import BEST
+from base_residual.data import open_dataset
+from base_residual.data.depth_maps import resize_depth
+from base_residual.data.sample import EchoDataset, collate, spread
+from base_residual.errors import BaseResidualError, DataError
+from base_residual.evaluation.comparison import Comparison, FinishedRun
+from base_residual.files.cache import Progress
+from base_residual.metrics import DEPTH_METRICS, DepthMetrics
+from base_residual.models.factory import load_checkpoint
+from base_residual.models.network import DepthNet
+from base_residual.plots.figures import Map, Panel, colour_ends, panels
+
+BATCH = 32
+LARGEST = 3_000_000  # bytes of the page that the maps may take; larger ones are shown with fewer pixels
+LEAST_STEP = 0.001  # metres between two stored depths
+SAME_SCORE = 0.01  # share by which the rmse of today may differ from that of the finished run
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What a page shows of the rooms.
+
+    Attributes:
+        missing: why a run is not in it, by its name.
+        rooms: ready for JSON; empty where no run could be shown.
+        chosen_by: name of the run whose errors chose the rooms.
+        split: number of recordings that the ranks count.
+        side: of the shown maps, in pixels.
+        step: of the stored depths, in metres.
+    """
+
+    missing: dict[str, str]
+    rooms: list[dict[str, Any]] = field(default_factory=list)
+    chosen_by: str = ""
+    split: int = 0
+    side: int = 0
+    step: float = LEAST_STEP
+
+
+class Judged(NamedTuple):
+    """A run's best weights and its test split.
+
+    Attributes:
+        model: with the best weights.
+        samples: the test split.
+        rmse: (N,) of each recording, in metres.
+        ranking: indices of the recordings with a measured pixel, the best predicted first.
+    """
+
+    model: DepthNet
+    samples: EchoDataset
+    rmse: list[float]
+    ranking: list[int]
+
+    def rows(self, indices: Sequence[int]) -> list[Panel]:
+        """The maps of some recordings."""
+        samples = [self.samples[index] for index in indices]
+        batch = collate(samples)
+        return panels(self.model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
+
+
+def make_gallery(
+    comparison: Comparison, count: int, device: torch.device, root: Path | None, progress: Progress
+) -> Gallery:
+    """Predict rooms spread evenly over a run's ranking, the best and the worst among them, with every run.
+
+    The first run that splits its prediction chooses the rooms, or else the first one, so that all runs show the same.
+
+    Args:
+        comparison: the runs.
+        count: rooms to show, at least 1.
+        device: where to predict.
+        root: folder of the dataset; default: that of each run.
+        progress: told how many recordings are judged.
+
+    Returns:
+        The gallery; a run without its weights or its data is named in `missing`.
+    """
+    judged: dict[str, Judged] = {}
+    missing = {}
+    for name, run in zip(comparison.names, comparison.runs, strict=True):
+        try:
+            judged[name] = judge(run, device, root, progress)
+        except BaseResidualError as error:
+            missing[name] = str(error)
+    if not judged:
+        return Gallery(missing)
+    chosen_by = next((name for name, one in judged.items() if one.model.splits), next(iter(judged)))
+    model, _, _, ranking = judged[chosen_by]
+    chosen = [ranking[place] for place in spread(len(ranking), count)]
+    shown = {name: one.rows(chosen) for name, one in judged.items()}
+    titles = [row.title for row in shown[chosen_by]]
+    for name in [name for name, rows in shown.items() if [row.title for row in rows] != titles]:
+        missing[name] = f"Its test split holds other recordings than that of {chosen_by}."
+        del shown[name]
+
+    side, maps = model.output_size, len(chosen) * (1 + 2 * len(shown))
+    while maps * side**2 * 2 * 4 / 3 > LARGEST:  # 2 bytes a pixel, and 4 characters for 3 bytes
+        side //= 2
+    step = max(LEAST_STEP, model.max_depth / (2**16 - 1))
+    rooms = []
+    for index, truth, *rows in zip(chosen, shown[chosen_by], *shown.values(), strict=True):
+        assert truth.gt is not None
+        rooms.append(
+            {
+                "title": truth.title,
+                "high": colour_ends(truth)[0],
+                "truth": _packed(truth.gt, side, step),
+                "runs": {
+                    name: {
+                        "rmse": judged[name].rmse[index],
+                        "rank": 1 + judged[name].ranking.index(index),
+                        "final": _packed(row.final, side, step),
+                        "base": _packed(row.base, side, step) if judged[name].model.splits else None,
+                        "reach": colour_ends(row)[1],
+                    }
+                    for name, row in zip(shown, rows, strict=True)
+                },
+            }
+        )
+    return Gallery(missing, rooms, chosen_by, len(ranking), side, step)
+
+
+@torch.inference_mode()
+def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: Progress) -> Judged:
+    """Score a run's best weights on each recording of its test split.
+
+    Raises:
+        CheckpointError: the weights are not there.
+        DataError: the data is not there, or not what the run was tested on.
+    """
+    loaded = load_checkpoint(run.folder / BEST, device)
+    samples = open_dataset(loaded.config.data.name, root or loaded.config.data.root, "test", loaded.config, progress)
+    metrics = DepthMetrics(loaded.model.max_depth, run.test.protocol.min_depth)
+    for start in range(0, len(samples), BATCH):
+        batch = collate([samples[index] for index in range(start, min(start + BATCH, len(samples)))])
+        metrics.update(loaded.model.listen(batch.waveform.to(device)).final, batch.depth.to(device))
+        progress("Judging recordings", start + len(batch.ids), len(samples))
+    score = metrics.compute()["rmse"]
+    if not abs(score - run.rmse) <= SAME_SCORE * run.rmse:
+        raise DataError(
+            f"The weights score {score:.3f} m on the test split and scored {run.rmse:.3f} m when the run finished: "
+            "the data or the package has changed since."
+        )
+    rmse = metrics.per_image()[:, DEPTH_METRICS.index("rmse")]
+    ranking = [index for index in rmse.argsort().tolist() if not rmse[index].isnan()]
+    return Judged(loaded.model, samples, rmse.tolist(), ranking)
+
+
+def _packed(depth: Map, side: int, step: float) -> str:
+    """A map (S, S) in metres, shrunk, as base64 of little-endian 16-bit steps, 0 where nothing was measured."""
+    steps = np.rint(resize_depth(depth.astype(np.float32), side) / step)
+    return base64.b64encode(steps.clip(0, 2**16 - 1).astype("<u2").tobytes()).decode("ascii")

@@ -1,0 +1,1 @@
+"""Simulated rooms: what a robot in them sees and hears."""

@@ -1,0 +1,84 @@
+"""Draw random rooms and poses; a generator decides everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.rays import look_around
+from base_residual.simulation.rooms import Box, Pose, Room, is_inside
+
+
+@dataclass(frozen=True)
+class Style:
+    """The distribution that rooms are drawn from: ranges as (low, high), lengths in metres.
+
+    Attributes:
+        length: of the two horizontal sides.
+        height: of the ceiling.
+        furniture: number of boxes, inclusive.
+        absorption: energy share that walls and furniture swallow.
+        noise: standard deviation of the microphones' noise, relative to the chirp at 1 m.
+    """
+
+    length: tuple[float, float] = (3.0, 9.0)
+    height: tuple[float, float] = (2.3, 4.0)
+    furniture: tuple[int, int] = (2, 7)
+    absorption: tuple[float, float] = (0.05, 0.4)
+    noise: tuple[float, float] = (0.0005, 0.002)
+
+
+STYLES = {
+    "standard": Style(),
+    # Towards longer and taller rooms, more furniture, duller walls and more noise than in "standard".
+    "hard": Style(
+        length=(2.5, 10.5), height=(2.2, 5.0), furniture=(5, 12), absorption=(0.2, 0.6), noise=(0.002, 0.006)
+    ),
+}
+
+
+def draw_room(rng: np.random.Generator, style: Style) -> Room:
+    """A random room with furniture that stands on the floor or hangs at a wall."""
+    size = (rng.uniform(*style.length), rng.uniform(*style.length), rng.uniform(*style.height))
+    boxes = []
+    for _ in range(rng.integers(style.furniture[0], style.furniture[1] + 1)):
+        extent = rng.uniform([0.3, 0.3, 0.3], [1.8, 0.9, min(2.0, size[2] - 0.2)])
+        yaw = rng.choice([0.0, np.pi / 2]) if rng.random() < 0.6 else rng.uniform(0, np.pi)
+        reach = 0.5 * np.abs([[np.cos(yaw), np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]) @ extent[:2] + 0.02
+        if np.any(2 * reach >= np.array(size[:2])):
+            continue
+        x, y = rng.uniform(reach, np.array(size[:2]) - reach)
+        if rng.random() < 0.5:  # against one of the walls
+            side = rng.integers(4)
+            x = {0: reach[0], 1: size[0] - reach[0]}.get(int(side), x)
+            y = {2: reach[1], 3: size[1] - reach[1]}.get(int(side), y)
+        bottom = 0.02 if rng.random() < 0.85 else rng.uniform(0.02, size[2] - extent[2] - 0.02)
+        boxes.append(
+            Box(
+                center=(float(x), float(y), float(bottom + extent[2] / 2)),
+                size=(float(extent[0]), float(extent[1]), float(extent[2])),
+                yaw=float(yaw),
+                absorption=float(rng.uniform(*style.absorption)),
+                scattering=float(rng.uniform(0.2, 0.6)),
+            )
+        )
+    return Room(
+        size=size,
+        absorption=float(rng.uniform(*style.absorption)),
+        scattering=float(rng.uniform(0.05, 0.3)),
+        boxes=tuple(boxes),
+    )
+
+
+def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
+    """A random place for the robot, clear of walls and furniture; None where thirty tries find none."""
+    for _ in range(30):
+        x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
+        pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
+        if look_around(room, pose).distance.min() < 0.25 or any(is_inside(box, pose.position) for box in room.boxes):
+            continue
+        if np.median(render_depth(room, pose, 16)) >= 0.8:  # not nose to the wall
+            return pose
+    return None

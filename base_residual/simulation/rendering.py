@@ -1,0 +1,97 @@
+"""Echo rooms rendered into a folder, each decided by its own seed: what every process that helps does.
+
+It does without PyTorch, which would take longer to start than a hundred poses to render.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.config.presets import SPLITS
+from base_residual.config.schema import SimulationConfig
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import STYLES, draw_pose, draw_room
+from base_residual.simulation.echo import draw_chance, render_echo
+
+LOCATION = "Simulated_Rooms"
+UNFINISHED = "rooms.json.partial"
+"""Says what the rooms in a folder will be; renamed once all of them are there."""
+
+
+def render_every(folder: Path, first: int, step: int, parent: int | None = None) -> Iterator[None]:
+    """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared.
+
+    Yields after each room. A process that another one has started, its `parent`, stops with it.
+    """
+    description = json.loads((folder / UNFINISHED).read_text())
+    for split, number in list_rooms(SimulationConfig(**description["simulation"]))[first::step]:
+        if parent not in (None, os.getppid()):  # whoever asked for the rooms is gone
+            return
+        if not done_mark(folder, split, number).exists():
+            render_room(folder, split, number, description)
+        yield
+
+
+def render_room(folder: Path, split: str, number: int, description: dict[str, Any]) -> None:
+    """Write the echoes and depth maps of one room, which its own seed decides."""
+    simulation = SimulationConfig(**description["simulation"])
+    style = STYLES[simulation.style]
+    rng = np.random.default_rng([simulation.seed, SPLITS.index(split), number])
+    while True:
+        room = draw_room(rng, style)
+        poses = [draw_pose(rng, room) for _ in range(simulation.poses)]
+        if all(poses):
+            break
+    for index, pose in enumerate(poses):
+        assert pose is not None
+        echo = render_echo(room, pose, draw_chance(rng, style, description["frames"]))
+        depth = np.minimum(render_depth(room, pose, description["output_size"]), description["max_depth"])
+        name = pose_name(split, number, index)
+        # Written in memory first: of what can go wrong on a disk, the file system alone says what it is.
+        sound, stored = io.BytesIO(), io.BytesIO()
+        soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
+        np.save(stored, np.round(depth * 1000).astype(np.uint16), allow_pickle=False)
+        (folder / LOCATION / "audio" / f"{name}.wav").write_bytes(sound.getvalue())
+        (folder / LOCATION / "depth" / f"{name}.npy").write_bytes(stored.getvalue())
+    done_mark(folder, split, number).touch()
+
+
+def work(folder: str, first: str, step: str) -> None:
+    """`render_every` as a process of its own; what goes wrong on the disk ends it in one sentence."""
+    try:
+        for _ in render_every(Path(folder), int(first), int(step), os.getppid()):
+            pass
+    except OSError as error:
+        sys.exit(f"{error.filename or folder}: {error.strerror or error}")
+
+
+def count_done(folder: Path) -> int:
+    """Rooms that are there."""
+    done = folder / LOCATION / "done"
+    return sum(1 for _ in done.iterdir()) if done.exists() else 0
+
+
+def list_rooms(simulation: SimulationConfig) -> list[tuple[str, int]]:
+    """Split and number of every room."""
+    counts = {"train": simulation.train_rooms, "val": simulation.val_rooms, "test": simulation.test_rooms}
+    return [(split, number) for split in SPLITS for number in range(counts[split])]
+
+
+def pose_name(split: str, number: int, pose: int) -> str:
+    """Name of the files of one recording, without their endings."""
+    return f"{split}_{number:06d}_{pose}"
+
+
+def done_mark(folder: Path, split: str, number: int) -> Path:
+    """The empty file that says that a room is there."""
+    return folder / LOCATION / "done" / f"{split}_{number:06d}"
