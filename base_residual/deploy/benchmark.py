@@ -85,7 +85,7 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
 
     single = 1e3 * timed(model.predict, 1)
     with evaluating(model), torch.inference_mode():
-        batched = timed(lambda some: model.listen(some.to(device)), batch_size)
+        batched = timed(lambda some: model.decompose(some.to(device)), batch_size)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),

@@ -123,7 +123,7 @@ def check_onnx(model: DepthNet, path: Path) -> float:
     for batch in (1, 3):
         echoes = sample_echoes(batch, echo_frames(model.max_depth, rate), rate)
         with torch.inference_mode():
-            ours = torch.stack(model.listen(echoes))
+            ours = torch.stack(model.decompose(echoes))
         theirs = torch.stack([torch.from_numpy(part) for part in session.run(OUTPUTS, {"waveform": echoes.numpy()})])
         largest.append((ours - theirs).abs().max())
     return float(torch.stack(largest).max())

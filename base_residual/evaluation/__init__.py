@@ -84,25 +84,25 @@ def evaluate(
     names: list[str] = []
     with evaluating(model):
         for batch in read_batches(batches):
-            parts = model.listen(batch.waveform.to(device), detach_base)
+            parts = model.decompose(batch.waveform.to(device), detach_base)
             gt = batch.depth.to(device)
             finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
             names += batch.ids
             metrics.update(parts.final, gt)
-            if model.splits:
+            if model.has_residual:
                 figures.update(*parts, gt)
     fine = torch.cat(finite).tolist() if finite else []
     broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
     if broken:
         raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
     if gathered:
-        for shared in (metrics, figures) if model.splits else (metrics,):
+        for shared in (metrics, figures) if model.has_residual else (metrics,):
             shared.share(gathered)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
     return Evaluation(
-        found, figures.compute() if model.splits else {}, Protocol(model.max_depth, min_depth, model.output_size)
+        found, figures.compute() if model.has_residual else {}, Protocol(model.max_depth, min_depth, model.output_size)
     )
 
 

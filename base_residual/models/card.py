@@ -31,7 +31,7 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
         evaluation: its figures on a test split; without, those of the validation are shown and called so.
     """
     audio, data = config.audio, config.data
-    if model.splits:
+    if model.has_residual:
         importing, kind = "import base_residual as br", f"br.{type(model).__name__}"
         parts = (
             "It is the sum of a *base*, the smooth layout of the place, and a *residual*, a small signed correction."
@@ -104,7 +104,7 @@ def _training(model: StoredNet, config: Config) -> str:
     trainer, loss = config.trainer, config.loss
     lambdas = f"{loss.lambda_recon:g}, {loss.lambda_base:g}, {loss.lambda_sparse:g}"
     weights = f"adaptive, in proportion to {lambdas}" if loss.adaptive else lambdas
-    terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.splits else ""
+    terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.has_residual else ""
     return (
         f"{trainer.epochs} epochs, these are the weights after epoch {model.provenance.epoch}. {trainer.optimizer}, "
         f"batch size {trainer.batch_size}, learning rate {trainer.learning_rate:g}, seed {trainer.seed}{terms}."

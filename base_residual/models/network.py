@@ -50,7 +50,7 @@ class DepthNet(StoredNet):
     names: ClassVar[tuple[str, ...]] = ()
     """What the setting `model.name` calls such a network."""
 
-    splits = False
+    has_residual = False
     """Whether base and residual are two predictions."""
 
     def __init__(self, config: Config | None, max_depth: float, output_size: int) -> None:
@@ -71,16 +71,16 @@ class DepthNet(StoredNet):
         """Depth from features; see the subclasses."""
         raise NotImplementedError
 
-    def start_at(self, depth: float) -> None:
+    def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
         raise NotImplementedError
 
-    def listen(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
+    def decompose(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
         """Depth from echoes of the right rate and length, (B, 2, T), on the network's device."""
-        parts: DepthDecomposition = self(self.hear(waveform), detach_base)
+        parts: DepthDecomposition = self(self.features(waveform), detach_base)
         return parts
 
-    def hear(self, waveform: Tensor) -> Tensor:
+    def features(self, waveform: Tensor) -> Tensor:
         """What the network gets of echoes (B, 2, T): the front end's features, in full precision, without gradients."""
         front_end = self._need_front_end()
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
@@ -110,7 +110,7 @@ class DepthNet(StoredNet):
         echoes = fit_echo(as_echoes(waveform), given, rate, echo_frames(self.max_depth, rate), self.aligns)
         device = next(self.parameters()).device
         with evaluating(self):
-            batches = [self.listen(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
+            batches = [self.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
         return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
 
     def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
@@ -188,7 +188,7 @@ class BaseResidualNet(DepthNet):
     """
 
     names = ("base_residual",)
-    splits = True
+    has_residual = True
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class BaseResidualNet(DepthNet):
         residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw, self.activations)))
         return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base, self.activations)
 
-    def start_at(self, depth: float) -> None:
+    def initialise_depth(self, depth: float) -> None:
         """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
         start_head(self.base_decoder, raw_of(depth / self.max_depth, self.activations))
         start_head(self.residual_decoder, 0.0)
@@ -288,7 +288,7 @@ class PlainNet(DepthNet):
         final = torch.sigmoid(self.decoder(self.encoder(x)).float()) * self.max_depth
         return DepthDecomposition(final, torch.zeros_like(final), final)
 
-    def start_at(self, depth: float) -> None:
+    def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
         start_head(self.decoder, raw_of(depth / self.max_depth))
 

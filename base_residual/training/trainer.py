@@ -213,7 +213,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = create_model(self.config)
-        model.start_at(mean_depth(datasets["train"], self.config.data.max_depth))
+        model.initialise_depth(mean_depth(datasets["train"], self.config.data.max_depth))
         model.to(self.device)
         if self._processes.world > 1:
             share_norms(model)

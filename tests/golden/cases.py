@@ -94,7 +94,7 @@ def networks() -> Values:
         values |= _parts(name, model, _features(model, heard))
         if name == "default":
             values |= _parts("one echo to learn from", model.train(), _features(model, heard[:1]))
-            model.eval().start_at(3.0)
+            model.eval().initialise_depth(3.0)
             values |= _parts("at the start", model, _features(model, heard))
     for name, options in {"plain keywords": {}, "plain keywords, transposed": {"bilinear": False}}.items():
         images = torch.from_numpy(stream("images").standard_normal((2, 3, 32, 48))).float()
