@@ -23,7 +23,7 @@ TITLES = {
 
 
 def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = None) -> str:
-    """The card of a network as Markdown; all of it comes from the settings, the history and the evaluation.
+    """Return the card of a network as Markdown; all of it comes from the settings, the history and the evaluation.
 
     Args:
         model: the network, with the history of its training if it has been trained.
@@ -64,7 +64,7 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
 
 
 def _emitted(config: Config) -> str:
-    """What the robot has to emit."""
+    """Return a sentence about the sound that the robot has to emit."""
     chirp = ChirpDesign()
     sweep = f"a sweep from {chirp.start_hz:g} to {chirp.end_hz:,.0f} Hz in {1000 * chirp.duration:g} ms (`ChirpDesign`)"
     if config.audio.front_end != "matched":

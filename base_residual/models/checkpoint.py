@@ -24,7 +24,7 @@ FORMAT = "base-residual-depth/1"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a network's weights come from.
+    """The training that a network's weights come from.
 
     Attributes:
         epoch: after which they were saved, from 1; 0 where they were never in a checkpoint.

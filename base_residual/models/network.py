@@ -29,7 +29,7 @@ ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays f
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode for a while, and then in the mode in which it was."""
+    """Put a network into evaluation mode, and back into its former mode at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -51,7 +51,7 @@ class DepthNet(StoredNet):
     """What the setting `model.name` calls such a network."""
 
     has_residual = False
-    """Whether base and residual are two predictions."""
+    """True where base and residual are two predictions."""
 
     def __init__(self, config: Config | None, max_depth: float, output_size: int) -> None:
         super().__init__(config)
@@ -68,7 +68,7 @@ class DepthNet(StoredNet):
         raise NotImplementedError
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from features; see the subclasses."""
+        """Return depth from features; see the subclasses."""
         raise NotImplementedError
 
     def initialise_depth(self, depth: float) -> None:
@@ -76,12 +76,12 @@ class DepthNet(StoredNet):
         raise NotImplementedError
 
     def decompose(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from echoes of the right rate and length, (B, 2, T), on the network's device."""
+        """Return depth from echoes (B, 2, T) of the network's own rate and length, on its device."""
         parts: DepthDecomposition = self(self.features(waveform), detach_base)
         return parts
 
     def features(self, waveform: Tensor) -> Tensor:
-        """What the network gets of echoes (B, 2, T): the front end's features, in full precision, without gradients."""
+        """Return the front end's features of echoes (B, 2, T), in full precision and without gradients."""
         front_end = self._need_front_end()
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
             features: Tensor = front_end(waveform)
@@ -91,7 +91,7 @@ class DepthNet(StoredNet):
     def predict(
         self, waveform: Tensor | NDArray[np.floating[Any]], sample_rate: int | None = None
     ) -> DepthDecomposition:
-        """Depth from echoes as they were recorded, without gradients and in evaluation mode.
+        """Predict depth from echoes as they were recorded, without gradients and in evaluation mode.
 
         Args:
             waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; aligned, cut or padded as in training.
@@ -136,7 +136,7 @@ class DepthNet(StoredNet):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
-        """A network that `save_pretrained` has written, on the CPU and in evaluation mode.
+        """Load a network that `save_pretrained` has written, on the CPU and in evaluation mode.
 
         Args:
             source: a folder, or a hub's name of a model, `owner/name`.
@@ -161,7 +161,7 @@ class DepthNet(StoredNet):
 
     @property
     def aligns(self) -> bool:
-        """Whether it was trained on echoes that begin with their direct sound."""
+        """True for a network that was trained on echoes that begin with their direct sound."""
         return self.config is not None and self.config.data.align_onset
 
     def _need_front_end(self) -> EchoFrontEnd:
@@ -230,7 +230,7 @@ class BaseResidualNet(DepthNet):
         )
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from features.
+        """Return depth from features.
 
         Args:
             x: (B, C, H, W) for a 2-D encoder, (B, C, T) for a 1-D one.
@@ -284,7 +284,7 @@ class PlainNet(DepthNet):
         return cls(make_encoder(config), make_decoder(config.model.decoder, config), config)
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from features; the base is all of it and the residual 0."""
+        """Return depth from features; the base is the whole prediction and the residual 0."""
         final = torch.sigmoid(self.decoder(self.encoder(x)).float()) * self.max_depth
         return DepthDecomposition(final, torch.zeros_like(final), final)
 
