@@ -82,7 +82,7 @@ class GridDecoder(nn.Module):
 
 
 def spline_basis(grid: int, size: int) -> Tensor:
-    """Return the weights of uniform cubic B-splines at pixel centres (de Boor, A Practical Guide to Splines, 1978, chapter X).
+    """Return weights of uniform cubic B-splines at pixel centres (de Boor, A Practical Guide to Splines, 1978, ch. X).
 
     Args:
         grid: number of control points; the outermost are repeated beyond the border.
