@@ -40,8 +40,8 @@ from rich.console import Console
 from rich.table import Table
 
 from base_residual.config.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config, merge
+from base_residual.config.resolve import make_config, merge
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.deploy.benchmark import gflops, parameter_count
 from base_residual.evaluation import evaluate

@@ -41,8 +41,8 @@ from torch.utils.data import DataLoader, Dataset
 from base_residual.acoustics.framing import echo_frames, fit_echo
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.config.presets import PRESETS, SIZES, Layer
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config, merge
+from base_residual.config.resolve import make_config, merge
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V2, list_recordings
 from base_residual.data.sample import EchoBatch

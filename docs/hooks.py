@@ -187,10 +187,6 @@ def configuration() -> str:
     ):
         rows = [(f"`{option}{name}`", _dotted(layer) or "nothing") for name, layer in layers.items()]
         lines += ["", f"## {title}", "", *_table(("given", "implied"), rows)]
-    lines += [
-        "",
-        "`loss.lowpass_share` can be given in place of `loss.lowpass_kernel`: the kernel as a share of the map's side.",
-    ]
     return "\n".join(lines) + "\n"
 
 

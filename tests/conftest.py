@@ -13,8 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.config.presets import SPLITS, Layer
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config, merge
+from base_residual.config.resolve import make_config, merge
+from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset

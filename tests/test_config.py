@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from base_residual.config.presets import SIZES
 from base_residual.config.resolve import load_layer, make_config, parse_setting
-from base_residual.config.schema import Config, DataConfig, TrainerConfig
 from base_residual.errors import ConfigError
 
 
@@ -32,10 +31,30 @@ def test_the_kernel_fits_the_maps_however_their_size_is_written(size: object) ->
     assert make_config({"data": {"name": "batvisionv2", "output_size": size}}).loss.lowpass_kernel == 4
 
 
-def test_sections_may_be_objects() -> None:
-    config = Config(data=DataConfig(output_size=32), trainer=TrainerConfig(epochs=3))
-    assert (config.data.output_size, config.data.max_depth) == (32, 12.0)
-    assert (config.trainer.epochs, config.trainer.batch_size) == (3, 32)
+@pytest.mark.parametrize(
+    ("layers", "kernel"),
+    [
+        ([], 4),
+        ([{"lowpass_share": 0.25}], 16),
+        ([{"lowpass_share": 0}], 1),
+        ([{"lowpass_kernel": 7}, {"lowpass_share": 0.25}], 16),
+        ([{"lowpass_share": 0.25}, {"lowpass_kernel": 7}], 7),
+        ([{"lowpass_share": 0.25, "lowpass_kernel": 7}], 7),
+        ([{"lowpass_kernel": 7}, {"lowpass_share": None}], 7),
+    ],
+)
+def test_the_kernel_is_what_the_topmost_layer_says_in_pixels_or_as_a_share(
+    layers: list[dict[str, object]], kernel: int
+) -> None:
+    config = make_config(*({"loss": layer} for layer in layers))
+    assert config.loss.lowpass_kernel == kernel
+    assert "lowpass_share" not in config.to_yaml()
+    assert make_config(config.model_dump(mode="json")) == config
+
+
+def test_a_share_beyond_the_map_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.lowpass_share: .*less than or equal to 1, not 1\.5"):
+        make_config({"loss": {"lowpass_share": 1.5}})
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 import base_residual
 from base_residual.cli.main import app
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config, merge
+from base_residual.config.resolve import make_config, merge
+from base_residual.config.schema import Config
 from base_residual.plots import display as notebook
 
 ROOT = Path(__file__).parents[1]

@@ -23,8 +23,7 @@ from PIL import Image
 
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import merge
+from base_residual.config.resolve import make_config, merge
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room

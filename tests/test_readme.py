@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import merge
+from base_residual.config.resolve import make_config, merge
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -414,13 +414,12 @@ def _load(
     """A checkpoint, and a split of its dataset or of the one that the options name, with the settings of that."""
     from base_residual.cli.progress import counting
     from base_residual.config.resolve import make_config
-    from base_residual.config.schema import merge
     from base_residual.data import open_dataset
 
     loaded = _load_checkpoint(path, device)
     given = given_settings(ctx, DATA_SETTINGS)
     if given.get("data", {}).get("name", loaded.config.data.name) != loaded.config.data.name:
         given["data"].setdefault("root", None)  # the run's folder holds another dataset
-    config = make_config(merge(loaded.config.model_dump(mode="json"), given))
+    config = make_config(loaded.config.model_dump(mode="json"), given)
     with counting(out.progress) as progress:
         return loaded, config, open_dataset(config.data.name, config.data.root, split, config, progress)

@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from base_residual.config.names import did_you_mean, listed
-from base_residual.config.presets import PRESETS, SIZES, Layer
-from base_residual.config.schema import Config, merge, setting_field
+from base_residual.config.presets import DATASET_DEFAULTS, FRONT_END_DEFAULTS, MODEL_DEFAULTS, PRESETS, SIZES, Layer
+from base_residual.config.schema import Config, setting_field
 from base_residual.errors import ConfigError
 from base_residual.files.atomic import read_at_most
 
 MAX_FILE = 2**16  # bytes of a configuration
+LOWPASS_SHARE = 1 / 16  # side of the low-pass box, of the map's: 16 of 256 pixels
 
 
 def make_config(
@@ -24,7 +25,7 @@ def make_config(
     size: str | None = None,
     file: Mapping[str, Any] | None = None,
 ) -> Config:
-    """A validated configuration from a preset, a size and any number of layers on top.
+    """Return a validated configuration from a preset, a size and any number of layers on top.
 
     Args:
         layers: nested mappings, `{"trainer": {"epochs": 3}}`; later ones win.
@@ -39,17 +40,68 @@ def make_config(
         raise ConfigError(f"Unknown preset '{preset}'. Known presets are {listed(preset, PRESETS)}")
     if size is not None and size not in SIZES:
         raise ConfigError(f"Unknown size '{size}'. Known sizes are {listed(size, SIZES)}")
-    beneath, named = merge(file or {}), merge(PRESETS[preset], SIZES[size] if size else {})
-    if "lowpass_share" in named.get("loss", {}):  # a file may say the same in pixels
-        beneath.get("loss", {}).pop("lowpass_kernel", None)
     try:
-        return Config.model_validate(merge(beneath, named, *layers))
+        return resolve(file or {}, PRESETS[preset], SIZES[size] if size else {}, *layers)
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
     except RecursionError as error:
         raise ConfigError("The settings are nested too deeply.") from error
     except UnicodeError as error:
         raise ConfigError("The name of a setting holds half of a character.") from error
+
+
+def resolve(*layers: Mapping[str, Any]) -> Config:
+    """Lay settings over each other, lay what they imply beneath them, and validate the result.
+
+    Beneath what is given lies what its front end implies, then its model, then its dataset. Three defaults follow from
+    other settings: ears that differ do not hear the mirrored room, the low-pass box is a share of the map's side, and
+    adaptive weights come with the curriculum.
+
+    Args:
+        layers: nested mappings; later ones win.
+
+    Raises:
+        ValidationError: a setting is wrong.
+    """
+    given: Layer = {}
+    for layer in layers:
+        if _section(layer, "loss").get("lowpass_share") is not None:  # wins over the pixels of a layer beneath
+            _section(given, "loss").pop("lowpass_kernel", None)
+        given = merge(given, layer)
+    implied = (
+        DATASET_DEFAULTS.get(str(_section(given, "data").get("name", "simulated")), {}),
+        MODEL_DEFAULTS.get(str(_section(given, "model").get("name", "base_residual")), {}),
+        FRONT_END_DEFAULTS.get(str(_section(given, "audio").get("front_end")), {}),
+    )
+    given = merge(*implied, given)
+    typed = Config.model_validate(given)  # each value is of its field's type from here on
+    share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
+    follows = {
+        "data": {"mirror": typed.model.symmetric},
+        "loss": {
+            "lowpass_kernel": max(1, round(share * typed.data.output_size)),
+            "curriculum": typed.loss.adaptive,
+        },
+    }
+    return Config.model_validate(merge(follows, given, {"loss": {"lowpass_share": None}}))
+
+
+def merge(*layers: Mapping[str, Any]) -> Layer:
+    """Return nested mappings laid over each other, later ones on top; none of them is changed."""
+    result: Layer = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = result.get(key)
+            result[key] = (
+                merge(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
+            )
+    return result
+
+
+def _section(layer: Mapping[str, Any], name: str) -> Any:
+    """Return a section of a layer; an empty one where it is missing, or is something else than a mapping."""
+    section = layer.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def load_layer(path: Path) -> Layer:

@@ -6,18 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from base_residual.config.names import did_you_mean
-from base_residual.config.presets import (
-    DATASET_DEFAULTS,
-    FRONT_END_DEFAULTS,
-    MODEL_DEFAULTS,
-    DatasetName,
-    Layer,
-    ModelName,
-)
+from base_residual.config.presets import DatasetName, ModelName
 from base_residual.files.atomic import writable
 
 MAX_SIDE = 1024  # pixels
@@ -158,6 +151,14 @@ class LossConfig(Section):
     lambda_recon: float = Field(1.0, ge=0, description="Weight of the reconstruction.")
     lambda_base: float = Field(0.2, ge=0, description="Weight of mean |base - lowpass(gt)|.")
     lambda_sparse: float = Field(0.02, ge=0, description="Weight of mean |residual|.")
+    lowpass_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        exclude=True,  # what acts, and is written, is the kernel that it comes to
+        description="Side of the low-pass box as a share of the map's side, in place of lowpass_kernel.",
+        json_schema_extra={"implied": "1/16"},
+    )
     lowpass_kernel: int = Field(
         16,
         ge=1,
@@ -224,11 +225,7 @@ class TrackingConfig(Section):
 
 
 class Config(Section):
-    """All settings of a run.
-
-    Sections may be given as mappings or as section objects. Settings that were not given take what the front end, the
-    model or the dataset implies, in this order, and else the field's default, which may follow from another field.
-    """
+    """All settings of a run; `make_config` makes it from what was given and fills in what that implies."""
 
     # Made when asked for: the first section that is made builds its class's validator, which takes a while.
     data: DataConfig = Field(default_factory=DataConfig)
@@ -238,31 +235,6 @@ class Config(Section):
     loss: LossConfig = Field(default_factory=LossConfig)
     trainer: TrainerConfig = Field(default_factory=TrainerConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        layer = {key: _as_layer(section) for key, section in given.items()}
-        if any(not isinstance(section, dict) for section in layer.values()):
-            return given  # the fields' own validation says what is wrong
-        name = str(layer.get("data", {}).get("name", "simulated"))
-        model = str(layer.get("model", {}).get("name", "base_residual"))
-        heard = str(layer.get("audio", {}).get("front_end"))
-        implied = DATASET_DEFAULTS.get(name, {}), MODEL_DEFAULTS.get(model, {}), FRONT_END_DEFAULTS.get(heard, {})
-        layer = merge(*implied, layer)
-        if _says_no(layer.get("model", {}).get("symmetric")):  # ears that differ do not hear the mirrored room
-            layer.setdefault("data", {}).setdefault("mirror", False)
-        loss = layer.setdefault("loss", {})
-        share = loss.pop("lowpass_share", 1 / 16)
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ValueError("loss.lowpass_share is the kernel's share of the map's side, from 0 to 1")
-        size = _whole(layer.get("data", {}).get("output_size", DataConfig.model_fields["output_size"].default))
-        if size is not None:
-            loss.setdefault("lowpass_kernel", max(1, round(share * min(size, MAX_SIDE))))
-        loss.setdefault("curriculum", loss.get("adaptive", False))
-        return layer
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
@@ -303,41 +275,7 @@ class Config(Section):
         return as_yaml(self.model_dump(mode="json"))
 
 
-def _says_no(value: Any) -> bool:
-    """Whether a switch is off, in any of the ways in which a file or an option can say so."""
-    try:
-        return not TypeAdapter(bool).validate_python(value)
-    except ValidationError:
-        return False
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number, in any of the ways in which a field takes one; None if it is none."""
-    try:
-        return TypeAdapter(int).validate_python(value)
-    except ValidationError:
-        return None
-
-
-def merge(*layers: Mapping[str, Any]) -> Layer:
-    """Nested mappings laid over each other, later ones on top; none of them is changed."""
-    result: Layer = {}
-    for layer in layers:
-        for key, value in layer.items():
-            below = result.get(key)
-            result[key] = (
-                merge(below if isinstance(below, dict) else {}, value) if isinstance(value, Mapping) else value
-            )
-    return result
-
-
 def setting_field(section: str, name: str) -> FieldInfo:
     """How the setting `section.name` is defined."""
     found: FieldInfo = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
     return found
-
-
-def _as_layer(section: Any) -> Any:
-    if isinstance(section, BaseModel):
-        return section.model_dump(exclude_unset=True)
-    return dict(section) if isinstance(section, Mapping) else section

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import Layer
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config, merge
+from base_residual.config.resolve import make_config, merge
+from base_residual.config.schema import Config
 from base_residual.data.sample import EchoBatch, EchoSample
 
 SMALL: Layer = {
