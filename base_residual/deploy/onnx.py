@@ -136,7 +136,7 @@ def check_onnx(model: DepthNet, path: Path) -> float:
 
 
 def sample_echoes(batch: int, frames: int, sample_rate: int) -> Tensor:
-    """Return float32 (batch, 2, frames): a chirp's echoes by random walls with a little noise; every third is silent."""
+    """Return float32 (batch, 2, frames): a chirp's echoes by random walls, with noise; every third is silent."""
     rng = torch.Generator().manual_seed(0)
     chirp = torch.from_numpy(ChirpDesign().waveform(sample_rate)).float()
     walls = torch.randn(batch, 2, frames, generator=rng) * (torch.rand(batch, 2, frames, generator=rng) < 0.01)
