@@ -37,7 +37,8 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
             "It is the sum of a *base*, the smooth layout of the place, and a *residual*, a small signed correction."
         )
     else:
-        importing, kind = f"from {type(model).__module__} import {type(model).__name__}", type(model).__name__
+        # The public path: cards outlive the place of a class in the package.
+        importing, kind = f"from base_residual.baseline import {type(model).__name__}", type(model).__name__
         parts = "This network is a plain baseline: its base is the whole prediction, and its residual is 0."
     aligned = "The recording may begin any time before the direct sound, which is looked for."
     as_recorded = "The recording begins as those of the training data do; in simulated rooms, with the chirp."
