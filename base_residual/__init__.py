@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from base_residual.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from base_residual.acoustics.chirp import ChirpDesign

@@ -86,7 +86,8 @@ def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "
     """How far a prediction is from the ground truth over valid pixels, in metres.
 
     Args:
-        final, gt: (B, 1, H, W) in metres.
+        final: the prediction (B, 1, H, W) in metres.
+        gt: the ground truth (B, 1, H, W) in metres.
         valid: bool (B, 1, H, W).
         kind: `l1` for mean |final - gt|; `rmse` for each image's root mean square, then the mean over images, which is
             what evaluation measures and what a few pixels far off move most.
@@ -118,7 +119,10 @@ def decomposition_terms(
     """The three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
 
     Args:
-        base, residual, final, gt: (B, 1, H, W) in metres.
+        base: (B, 1, H, W) in metres.
+        residual: (B, 1, H, W) in metres.
+        final: their sum (B, 1, H, W) in metres.
+        gt: the ground truth (B, 1, H, W) in metres.
         kernel: side of the low-pass box, in pixels.
         valid_mask: bool (B, 1, H, W); default: gt > 0.
         recon: kind of the reconstruction term; see `reconstruction`.
@@ -189,7 +193,10 @@ class BaseResidualLoss(nn.Module):
         """The loss and its terms.
 
         Args:
-            base, residual, final, gt: (B, 1, H, W) in metres.
+            base: (B, 1, H, W) in metres.
+            residual: (B, 1, H, W) in metres.
+            final: their sum (B, 1, H, W) in metres.
+            gt: the ground truth (B, 1, H, W) in metres.
             valid_mask: bool (B, 1, H, W); default: gt > 0.
 
         Returns:

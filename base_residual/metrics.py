@@ -37,7 +37,7 @@ DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3"
 
 @torch.no_grad()
 def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float = 0.0) -> dict[str, Tensor]:
-    """The field's metrics of each image, over its valid pixels (Eigen et al., NIPS 2014, section 4).
+    """Return the field's metrics of each image, over its valid pixels (Eigen et al., NIPS 2014, section 4).
 
     Args:
         pred: (B, 1, H, W) in metres; clipped to [0.001, max_depth].
@@ -72,10 +72,10 @@ def depth_metrics(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float =
 
 
 def _sums(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float) -> Tensor:
-    """What the metrics of some maps (B, P) are made of, (8, B): the valid pixels, and sums over them.
+    """Return the number of valid pixels of maps (B, P) and seven sums over them, (8, B).
 
-    Passes over the pixels are few, and such that a CPU runs through vectors: no masks, results in place, and a
-    logarithm for four pixels at a time, which float32 has room for while no depth is 10^9 times another.
+    The passes over the pixels are few and run through vectors: no masks, results in place, and one logarithm for the
+    product of four ratios. The product fits into float32 while no depth is 10^9 times another.
     """
     pred = pred.clamp(MIN_PREDICTION, max_depth)
     hole = torch.empty_like(gt)
@@ -94,14 +94,14 @@ def _sums(pred: Tensor, gt: Tensor, max_depth: float, min_depth: float) -> Tenso
 
 
 def _product(values: Tensor) -> Tensor:
-    """Half as many numbers (B, P / 2) with the same product; the last one alone where they are odd."""
+    """Return half as many numbers (B, P / 2) with the same product; the last one stays alone where P is odd."""
     half = values.shape[1] // 2
     product = values[:, :half] * values[:, half : 2 * half]
     return product if values.shape[1] == 2 * half else torch.cat([product, values[:, -1:]], dim=1)
 
 
 def valid_pixels(gt: Tensor, min_depth: float = 0.0) -> Tensor:
-    """Bool mask of the pixels that count: measured, and not nearer than `min_depth` metres."""
+    """Return the bool mask of the pixels that count: measured, and at least `min_depth` metres away."""
     return (gt > 0) & (gt >= min_depth)
 
 
@@ -126,7 +126,7 @@ class DepthMetrics:
         self._values = [gathered(self.per_image())]
 
     def compute(self) -> dict[str, float]:
-        """The metrics by name, `images` that were scored and `images_without_depth` that could not be."""
+        """Return the metrics by name, the number of `images` scored and of `images_without_depth` left out."""
         values = self.per_image().double()
         scored = values[~values[:, 0].isnan()]
         means = scored.mean(dim=0).tolist()
@@ -137,7 +137,7 @@ class DepthMetrics:
 
 
 class DecompositionFigures:
-    """What base and residual each contribute, over the valid pixels of many batches.
+    """Figures of base and residual over the valid pixels of many batches.
 
     Args:
         kernel: side of the low-pass box that tells layout from detail, in pixels.
@@ -186,13 +186,13 @@ class DecompositionFigures:
         self._sums, self._smallest = [*gathered(own)], [*gathered(smallest)]
 
     def compute(self) -> dict[str, float]:
-        """The figures by name: `base_positive` (m), `base_smoothness`, `residual_abs_mean` (m), `residual_gain`,
+        """Return the figures by name: `base_positive` (m), `base_smoothness`, `residual_abs_mean` (m), `residual_gain`,
         `residual_detail_corr`, `clamped_share`, and `base_rmse` (m)."""
         count, absolute, clamped, base_detail, gt_detail, r, m, rr, mm, rm = (
             torch.stack(self._sums).cpu().double().sum(dim=0).tolist()
         )
         base_rmse, rmse = self._base.compute()["rmse"], self._final.compute()["rmse"]
-        # Rounding may leave a variance of nothing a little below 0.
+        # Rounding may leave a variance of 0 a little below 0.
         spread = (max(0.0, rr - r * r / count) * max(0.0, mm - m * m / count)) ** 0.5
         return {
             "base_positive": float(torch.stack(self._smallest).min()),
@@ -208,7 +208,7 @@ class DecompositionFigures:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the figures were taken; figures of different protocols do not compare.
+    """The way in which figures were taken; figures of different protocols do not compare.
 
     Attributes:
         max_depth: predictions are clipped to it, in metres.
@@ -227,7 +227,7 @@ class Protocol:
     mean: str = "per image, then over images"
 
     def sentence(self) -> str:
-        """The protocol in one line."""
+        """Return the protocol in one line."""
         least = f"gt >= {self.min_depth:g} m" if self.min_depth else "gt > 0"
         return (
             f"{self.output_size} x {self.output_size} pixels ({self.resize}), {least}, predictions clipped to "
@@ -250,7 +250,7 @@ class Evaluation:
     protocol: Protocol
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Return all of it, ready for JSON."""
         return asdict(self)
 
     def rows(self) -> list[tuple[str, str, str]]:

@@ -110,16 +110,16 @@ def taylor() -> Figure:
 
 
 def bounds() -> Figure:
-    """What keeps base and residual within their bounds, and what they would be without a curve."""
+    """The curves that keep base and residual within their bounds, and the lines that they replace."""
     raw = torch.linspace(-8, 8, 401)[None, None, None]
-    smooth = compose(raw, raw, MAX_DEPTH, BOUND)
+    curves = compose(raw, raw, MAX_DEPTH, BOUND)
     tangents = {"base": (0.5 + raw / 4).clamp(0, 1) * MAX_DEPTH, "residual": raw.clamp(-1, 1) * BOUND * MAX_DEPTH}
     figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
     for axis, part, formula in zip(
         figure.subplots(1, 2), ("base", "residual"), ("sigmoid(raw) * 12 m", "tanh(raw) * 0.2 * 12 m"), strict=True
     ):
         axis.plot(raw[0, 0, 0], tangents[part][0, 0, 0], color="0.6", ls="--", lw=1.6, label="its tangent, cut off")
-        axis.plot(raw[0, 0, 0], getattr(smooth, part)[0, 0, 0], color="C0", lw=2, label=formula)
+        axis.plot(raw[0, 0, 0], getattr(curves, part)[0, 0, 0], color="C0", lw=2, label=formula)
         tidy(axis, "what the decoder says (raw)", f"{part} (m)")
     return figure
 

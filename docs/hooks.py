@@ -36,7 +36,6 @@ MOUNTED = {
 README = "<!-- README -->"
 README_UNTIL = "## Train on BatVision V2"  # from there on the pages say more
 MODULES = "<!-- MODULES -->"
-ABLATIONS = re.compile(r"<!-- ABLATIONS (?P<names>[^>]+) -->")
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 
 
@@ -57,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put in the README's beginning and measured rows where a page asks for them, and turn links out of `docs/`."""
+    """Put in the README's beginning and the list of modules where a page asks for them, and turn links."""
     sources = {target: source for source, target in MOUNTED.items()}
     name = page.file.src_uri
     mounted = name.startswith("examples/") or (name in sources and name != "index.md")
@@ -67,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         markdown = markdown.replace(README, turned(beginning, "", name))
     if MODULES in markdown:
         markdown = markdown.replace(MODULES, modules())
-    return turned(ABLATIONS.sub(lambda wanted: ablations(wanted["names"].split()), markdown), home, name)
+    return turned(markdown, home, name)
 
 
 def modules() -> str:
@@ -79,14 +78,6 @@ def modules() -> str:
         said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         rows.append((f"`{name.removesuffix('.__init__')}`", " ".join(said.partition("\n\n")[0].split())))
     return "\n".join(_table(("module", "what it is for"), rows))
-
-
-def ablations(names: Iterable[str]) -> str:
-    """The rows of these variants in the committed table of ablations, without the settings that they change."""
-    lines = (ROOT / "benchmarks" / "results" / "ablations.md").read_text(encoding="utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    short = {variant: [variant, *figures] for variant, _, *figures in rows}
-    return "\n".join(_table(short["variant"], (short[name] for name in names)))
 
 
 def listing(code: str) -> str:

@@ -99,7 +99,7 @@ def test_another_kind_of_network_is_named(tiny: Callable[..., Config], tmp_path:
     assert isinstance(PlainNet.from_pretrained(tmp_path / "m"), PlainNet)
     with pytest.raises(CheckpointError, match=r"is a PlainNet, not a BaseResidualNet.*PlainNet.from_pretrained"):
         BaseResidualNet.from_pretrained(tmp_path / "m")
-    assert "from base_residual.models.network import PlainNet" in (tmp_path / "m" / "README.md").read_text()
+    assert "from base_residual.baseline import PlainNet" in (tmp_path / "m" / "README.md").read_text()
 
 
 def test_what_cannot_be_saved_is_said_in_a_sentence(model: BaseResidualNet, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from base_residual import metrics as module
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
 from base_residual.metrics import DEPTH_METRICS, DecompositionFigures, DepthMetrics, depth_metrics, valid_pixels
-from base_residual.training.distributed import Processes
 
 
 def reference(pred: np.ndarray, gt: np.ndarray, max_depth: float, min_depth: float) -> dict[str, float]:
@@ -185,21 +184,9 @@ def test_unequal_shapes_are_refused() -> None:
         depth_metrics(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8), 12.0)
 
 
-class Two(Processes):
-    """The first of two processes, of which the other one has added the same."""
-
-    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tensor, tensor])
-
-
-class Idle(Processes):
-    """The first of two processes, of which this one has added nothing and the other one `rows`."""
-
-    rows: torch.Tensor
-
-    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
-        assert len(tensor) == 0
-        return torch.cat([tensor, self.rows])
+def doubled(rows: torch.Tensor) -> torch.Tensor:
+    """Gather for the first of two processes, of which the other one has added the same."""
+    return torch.cat([rows, rows])
 
 
 def test_the_metrics_of_all_processes_are_the_mean_over_all_images() -> None:
@@ -207,12 +194,11 @@ def test_the_metrics_of_all_processes_are_the_mean_over_all_images() -> None:
     alone, shared = DepthMetrics(12.0), DepthMetrics(12.0)
     for metrics in (alone, shared):
         metrics.update(pred, gt)
-    shared.share(Two())
+    shared.share(doubled)
     assert shared.compute() == pytest.approx(alone.compute() | {"images": 6})
-    idle, other = DepthMetrics(12.0), Idle()
-    other.rows = alone.per_image()
+    idle, others = DepthMetrics(12.0), alone.per_image()
     assert idle.per_image().shape == (0, 7)
-    idle.share(other)
+    idle.share(lambda rows: torch.cat([rows, others]))
     assert idle.compute() == alone.compute()
 
 
@@ -222,7 +208,7 @@ def test_the_figures_of_all_processes_are_those_of_all_images() -> None:
     alone, shared = DecompositionFigures(3, 12.0), DecompositionFigures(3, 12.0)
     for found in (alone, shared):
         found.update(base, residual, (base + residual).clamp(0, 12), gt)
-    shared.share(Two())
+    shared.share(doubled)
     assert shared.compute() == pytest.approx(alone.compute())
 
 
@@ -232,18 +218,12 @@ def test_a_process_without_images_takes_the_figures_of_the_others() -> None:
     alone.update(base, base / 10, (base + base / 10).clamp(0, 12), gt)
     expected = alone.compute()
 
-    class Other(Processes):
-        """Gives the first process what this one has, in the order in which it asks for it."""
-
-        def __init__(self) -> None:
-            self.all = iter([alone._base.per_image(), alone._final.per_image(), *map(torch.stack, kept)])
-
-        def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
-            return torch.cat([tensor, next(self.all)])
-
-    kept = (alone._sums, alone._smallest)
+    # The other process has all of them, in the order in which they are asked for.
+    others = iter(
+        [alone._base.per_image(), alone._final.per_image(), *map(torch.stack, (alone._sums, alone._smallest))]
+    )
     idle = DecompositionFigures(3, 12.0)
-    idle.share(Other())
+    idle.share(lambda rows: torch.cat([rows, next(others)]))
     assert idle.compute() == expected
 
 

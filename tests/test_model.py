@@ -110,7 +110,7 @@ def test_an_echo_of_the_wrong_length_says_what_to_do(tiny: Callable[..., Config]
 @pytest.mark.parametrize("depth", [1.5, 4.0])
 def test_training_starts_at_the_mean_depth(tiny: Callable[..., Config], name: str, depth: float) -> None:
     model = create_model(tiny({"model": {"name": name}}))
-    model.start_at(depth)
+    model.initialise_depth(depth)
     parts = model.predict(0.1 * torch.randn(2, 2, 3000))
     assert float(parts.base.mean()) == pytest.approx(depth, rel=0.25)
     assert float(parts.residual.abs().mean()) < 0.1

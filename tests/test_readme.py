@@ -27,20 +27,6 @@ def commands() -> list[str]:
     return [line for block in blocks("bash") for line in block.splitlines() if line]
 
 
-def test_the_two_commands_are_one_line_each() -> None:
-    installing = [line for line in commands() if "pip install" in line]
-    assert len(installing) == 2
-    assert installing[0].endswith("&& brdepth train")
-    assert installing[1].endswith("&& python -m pytest")
-
-
-def test_ci_runs_those_two_commands() -> None:
-    script = (ROOT / ".ci" / "run").read_text()
-    for needle in re.findall(r'readme_command "([^"]+)"', script):
-        assert README.count(needle) == 1
-    assert script.count("readme_command ") == 2
-
-
 def test_the_readme_commands_run_in_this_order(tmp_path: Path) -> None:
     """Without the installation, which CI does in new environments, and on rooms that render in seconds."""
     lines = [line.split("&& ")[-1] for line in commands() if "brdepth" in line]

@@ -56,7 +56,7 @@ def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pyte
     sizes: list[int] = []
     model = OneLayer(tiny())
     heard = model.listen
-    monkeypatch.setattr(model, "listen", lambda x: (sizes.append(len(x)), heard(x))[1])
+    monkeypatch.setattr(model, "decompose", lambda x: (sizes.append(len(x)), heard(x))[1])
     measure(model, batch_size=40, seconds=0.0)
     calls = benchmark.WARM_UP + benchmark.FEWEST
     assert sizes == [1] * calls + [40] * calls

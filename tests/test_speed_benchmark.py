@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.metrics import DepthMetrics
 
-DOCS = Path(__file__).parents[1] / "docs" / "speed.md"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COMMITTED = BENCHMARKS / "results" / "speed.json"
 OPTIONAL = {"onnx_ms"}  # where ONNX Runtime is not installed
@@ -153,18 +152,3 @@ def test_the_profile_says_where_all_the_time_of_a_step_goes(speed: ModuleType) -
         assert "aten::convolution_backward" in operations
     *_, last = speed.profile_table({"a": {"x": 0.9, "y": 0.1 - 0.015, "z": 0.015}}).splitlines()
     assert last == "| all others | 1.5% |"
-
-
-def test_the_documentation_shows_the_committed_profile(speed: ModuleType) -> None:
-    committed = COMMITTED.with_name("profile.json")
-    table = speed.profile_table(json.loads(committed.read_text())["shares"])
-    assert committed.with_suffix(".md").read_text(encoding="utf-8") == table
-    assert table in DOCS.read_text(encoding="utf-8")
-
-
-@pytest.mark.skipif(not (DOCS.exists() and COMMITTED.exists()), reason="no figures are committed yet")
-def test_the_documentation_shows_the_committed_speeds(speed: ModuleType) -> None:
-    text = COMMITTED.with_suffix(".md").read_text(encoding="utf-8")
-    assert speed.markdown(json.loads(COMMITTED.read_text())) == text
-    for block in text.split("\n\n"):
-        assert block in DOCS.read_text(encoding="utf-8")

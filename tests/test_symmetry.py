@@ -10,21 +10,21 @@ from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.factory import create_model
-from base_residual.models.mirror import BothSides, FoldedConv, folded, halves, unfolded
+from base_residual.models.mirror import HalfMapConv, MirrorLinear, echoes_and_images, left_halves, whole_maps
 
 
 def swapped(both: Tensor) -> Tensor:
     """Each echo in the place of its image."""
-    own, image = halves(both)
+    own, image = echoes_and_images(both)
     return torch.cat([image, own])
 
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (BothSides(partial(nn.Linear, 5, 3)), (4, 5)),
-        (BothSides(partial(nn.Conv1d, 5, 3, 3, padding=1)), (4, 5, 20)),
-        (FoldedConv(5, 3, bias=True), (4, 5, 8, 4)),
+        (MirrorLinear(partial(nn.Linear, 5, 3)), (4, 5)),
+        (MirrorLinear(partial(nn.Conv1d, 5, 3, 3, padding=1)), (4, 5, 20)),
+        (HalfMapConv(5, 3, bias=True), (4, 5, 8, 4)),
     ],
 )
 def test_a_layer_answers_a_swap_by_a_swap(layer: nn.Module, shape: tuple[int, ...]) -> None:
@@ -36,12 +36,12 @@ def test_a_layer_answers_a_swap_by_a_swap(layer: nn.Module, shape: tuple[int, ..
 
 def test_what_is_folded_unfolds_to_itself() -> None:
     maps = torch.randn(3, 2, 4, 8)
-    assert torch.equal(unfolded(folded(maps)), maps)
+    assert torch.equal(whole_maps(left_halves(maps)), maps)
 
 
 def test_a_folded_convolution_is_one_over_the_whole_map_with_the_mirrored_kernel_on_the_right() -> None:
-    maps, conv = torch.randn(2, 3, 8, 8), FoldedConv(3, 4, bias=True)
-    found = unfolded(conv(folded(maps)))
+    maps, conv = torch.randn(2, 3, 8, 8), HalfMapConv(3, 4, bias=True)
+    found = whole_maps(conv(left_halves(maps)))
     left, right = (
         nn.functional.conv2d(maps, kernel, conv.bias, padding=1) for kernel in (conv.weight, conv.weight.flip(-1))
     )

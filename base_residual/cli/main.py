@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from base_residual import __version__
 from base_residual.cli import datasets as cli_data
 from base_residual.cli.command import EXIT_CODES, Command, Commands, Notes
 from base_residual.cli.options import (
@@ -35,6 +34,7 @@ from base_residual.cli.output import Output
 from base_residual.config.names import listed
 from base_residual.config.presets import PRESETS, SIZES
 from base_residual.errors import ConfigError
+from base_residual.version import __version__
 
 if TYPE_CHECKING:
     from base_residual.config.schema import Config

@@ -23,12 +23,16 @@ class Output(NamedTuple):
     @property
     def progress(self) -> Console:
         """Where a command draws how far it is."""
+        from base_residual.plots.console import plain_console
+
         return plain_console(stderr=self.as_json, quiet=self.quiet)
 
     def show(self, *things: RenderableType) -> None:
         """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
         if self.as_json or self.quiet:
             return
+        from base_residual.plots.console import plain_console
+
         for thing in things:
             if isinstance(thing, str):
                 print(thing)
@@ -41,10 +45,3 @@ class Output(NamedTuple):
             from base_residual.files.json import as_json
 
             print(as_json(found, indent=2))
-
-
-def plain_console(stderr: bool = False, quiet: bool = False) -> Console:
-    """A console that prints names as they are: without colours for what looks like a number, brackets included."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)

@@ -26,7 +26,8 @@ class Findings:
         sample_rates: number of recordings by rate in Hz.
         formats: number of recordings by sample format.
         shapes: number of depth maps by (height, width).
-        nearest, farthest: measured depth, in metres.
+        nearest: smallest measured depth, in metres.
+        farthest: largest measured depth, in metres.
         invalid_share: mean share of pixels without a measurement.
         shared: number of recordings that more than one split lists: testing on them tests memory.
         problems: one sentence each, with the file.

@@ -23,7 +23,6 @@ from filelock import Timeout
 from pydantic import BaseModel, Field, ValidationError
 from rich.filesize import decimal
 
-from base_residual import __version__
 from base_residual.config.names import listed
 from base_residual.config.presets import SPLITS
 from base_residual.data import PUBLISHED
@@ -32,6 +31,7 @@ from base_residual.data.sample import enumerated
 from base_residual.errors import DataError
 from base_residual.files.atomic import read_at_most, replacing
 from base_residual.files.cache import Progress, locked
+from base_residual.version import __version__
 
 log = logging.getLogger("base_residual")
 

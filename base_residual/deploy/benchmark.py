@@ -25,7 +25,7 @@ FEWEST = 5  # calls that are timed, however long they take
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs on one device.
+    """The cost of a model on one device.
 
     Attributes:
         parameters: their number.
@@ -52,12 +52,12 @@ class Cost:
     threads: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures by name, for a JSON file or a table."""
+        """Return the figures by name, ready for JSON."""
         return asdict(self)
 
 
 def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost:
-    """Time a model where it is, from waveform to depth; it is left as it is.
+    """Time a model on its device, from waveform to depth; the model is not changed.
 
     Args:
         model: a network with a front end, on the device that is asked about.
@@ -85,7 +85,7 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
 
     single = 1e3 * timed(model.predict, 1)
     with evaluating(model), torch.inference_mode():
-        batched = timed(lambda some: model.listen(some.to(device)), batch_size)
+        batched = timed(lambda some: model.decompose(some.to(device)), batch_size)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),
@@ -100,12 +100,12 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of weights that a network learns."""
+    """Return the number of weights that a network learns."""
     return sum(weights.numel() for weights in model.parameters())
 
 
 def gflops(model: DepthNet) -> float:
-    """Floating-point operations of a network for one echo, two per multiply-add, in 10^9; without its front end."""
+    """Return the floating-point operations for one echo in 10^9, two per multiply-add, without the front end."""
     assert model.front_end is not None
     device = next(model.parameters()).device
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
@@ -117,7 +117,7 @@ def gflops(model: DepthNet) -> float:
 
 
 def _durations(call: Callable[[], None], seconds: float) -> NDArray[np.float64]:
-    """Seconds that each call takes, one after the other."""
+    """Return the seconds of each call; the calls follow one another."""
     for _ in range(WARM_UP):
         call()
     marks = [perf_counter()]
@@ -128,7 +128,7 @@ def _durations(call: Callable[[], None], seconds: float) -> NDArray[np.float64]:
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """In MiB."""
+    """Return the peak memory in MiB; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":

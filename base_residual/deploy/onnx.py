@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual import __version__
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
@@ -23,6 +22,7 @@ from base_residual.acoustics.matched_filter import analytic_weights, fast_length
 from base_residual.errors import BaseResidualError, MissingExtraError
 from base_residual.files.atomic import replacing
 from base_residual.models.network import DepthNet
+from base_residual.version import __version__
 
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch
@@ -45,7 +45,7 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     `version`.
 
     Args:
-        model: a network with a front end, on any device; it is left as it is.
+        model: a network with a front end, on any device; it is not changed.
         path: the file to write; it appears once ONNX Runtime agrees with PyTorch.
 
     Returns:
@@ -56,26 +56,9 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
         ExportError: the model has no front end or too many weights, or ONNX Runtime computes another depth.
         RunError: the file cannot be written.
     """
-    if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
-        raise MissingExtraError("export", "onnx")
-    if model.front_end is None:
-        raise ExportError("This network has no front end. Make it from a Config to export it from waveform to depth.")
-    size = sum(4 * weights.numel() for weights in model.parameters())
-    if size >= LARGEST:
-        raise ExportError(
-            f"The weights take {size / 2**30:.1f} GiB; one ONNX file holds less than {LARGEST / 2**30:.0f} GiB. "
-            "Train a model with fewer model.base_channels."
-        )
-    rate = model.front_end.config.sample_rate
+    front_end = _require_exportable(model)
+    rate = front_end.config.sample_rate
     frames = echo_frames(model.max_depth, rate)
-    metadata = {
-        "max_depth": model.max_depth,
-        "sample_rate": rate,
-        "output_size": model.output_size,
-        "frames": frames,
-        "aligned": model.aligns,
-        "version": __version__,
-    }
     net = ExportedNet(copy.deepcopy(model).cpu(), frames).eval()
     with _quiet():
         program = torch.onnx.export(
@@ -88,7 +71,15 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
         )
     assert program is not None
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in the source each operation came from
+        node.metadata_props.clear()  # names of source files and lines
+    metadata = {
+        "max_depth": model.max_depth,
+        "sample_rate": rate,
+        "output_size": model.output_size,
+        "frames": frames,
+        "aligned": model.aligns,
+        "version": __version__,
+    }
     program.model.metadata_props.update({key: str(value) for key, value in metadata.items()})
     with replacing(path) as aside:
         program.save(aside, external_data=False)
@@ -101,8 +92,23 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     return path
 
 
+def _require_exportable(model: DepthNet) -> EchoFrontEnd:
+    """Return the front end of a model that can be exported on this machine; raise as `export_onnx` says otherwise."""
+    if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        raise MissingExtraError("export", "onnx")
+    if model.front_end is None:
+        raise ExportError("This network has no front end. Make it from a Config to export it from waveform to depth.")
+    size = sum(4 * weights.numel() for weights in model.parameters())
+    if size >= LARGEST:
+        raise ExportError(
+            f"The weights take {size / 2**30:.1f} GiB; one ONNX file holds less than {LARGEST / 2**30:.0f} GiB. "
+            "Train a model with fewer model.base_channels."
+        )
+    return model.front_end
+
+
 def check_onnx(model: DepthNet, path: Path) -> float:
-    """Largest difference between what ONNX Runtime and PyTorch make of the same echoes, in metres.
+    """Return the largest difference between what ONNX Runtime and PyTorch make of the same echoes, in metres.
 
     Args:
         model: the network that was exported.
@@ -123,14 +129,14 @@ def check_onnx(model: DepthNet, path: Path) -> float:
     for batch in (1, 3):
         echoes = sample_echoes(batch, echo_frames(model.max_depth, rate), rate)
         with torch.inference_mode():
-            ours = torch.stack(model.listen(echoes))
+            ours = torch.stack(model.decompose(echoes))
         theirs = torch.stack([torch.from_numpy(part) for part in session.run(OUTPUTS, {"waveform": echoes.numpy()})])
         largest.append((ours - theirs).abs().max())
     return float(torch.stack(largest).max())
 
 
 def sample_echoes(batch: int, frames: int, sample_rate: int) -> Tensor:
-    """Echoes of a chirp by random walls and a little noise, the third one silent; float32 (batch, 2, frames)."""
+    """Return float32 (batch, 2, frames): a chirp's echoes by random walls, with noise; every third is silent."""
     rng = torch.Generator().manual_seed(0)
     chirp = torch.from_numpy(ChirpDesign().waveform(sample_rate)).float()
     walls = torch.randn(batch, 2, frames, generator=rng) * (torch.rand(batch, 2, frames, generator=rng) < 0.01)
@@ -157,7 +163,7 @@ class ExportedNet(nn.Module):
         self.model = model
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
-        """Base, residual and final from echoes (B, 2, T)."""
+        """Return base, residual and final of echoes (B, 2, T)."""
         return tuple(self.model(self.front_end(waveform)))
 
 
@@ -196,7 +202,7 @@ class RealFrontEnd(EchoFrontEnd):
         self.weights = nn.Buffer(weights, persistent=False)  # (P, half)
 
     def magnitude(self, waveform: Tensor) -> Tensor:
-        """As `EchoFrontEnd.magnitude`, by a convolution with windowed cosines and sines."""
+        """Return what `EchoFrontEnd.magnitude` does, by a convolution with windowed cosines and sines."""
         n_fft, window = self.config.n_fft, self.config.win_length
         before, after = n_fft // 2 - self.start, n_fft // 2 - (n_fft - window - self.start)
         signal = F.pad(waveform, (before, after)).flatten(0, 1)[:, None]  # (2B, 1, T + before + after)
@@ -205,7 +211,7 @@ class RealFrontEnd(EchoFrontEnd):
         return magnitude
 
     def pulse(self, waveform: Tensor, template: Tensor) -> Pair:
-        """As `EchoFrontEnd.pulse`, by products of matrices."""
+        """Return what `EchoFrontEnd.pulse` does, by products of matrices."""
         real, imag = self._spectrum(template.unsqueeze(-2))  # one for both ears
         spectrum = _times(self._spectrum(waveform), (self.weights * real, -self.weights * imag))  # (B, 2, P, half)
         cosine, sine = self.twiddle
@@ -214,7 +220,7 @@ class RealFrontEnd(EchoFrontEnd):
         return real.flatten(-2)[..., : waveform.shape[-1]], imag.flatten(-2)[..., : waveform.shape[-1]]
 
     def _spectrum(self, signal: Tensor) -> Pair:
-        """Signals (..., T) as their frequencies from 0 to the Nyquist frequency, (..., P, half)."""
+        """Return the frequencies of signals (..., T) from 0 to the Nyquist frequency, (..., P, half)."""
         rows, columns = self.shape
         grid = F.pad(signal, (0, rows * columns - signal.shape[-1])).unflatten(-1, self.shape)
         grid = _times((self.over_columns.mT[:, :rows] @ grid).chunk(2, dim=-2), self.twiddle)
@@ -222,13 +228,13 @@ class RealFrontEnd(EchoFrontEnd):
 
 
 def _turns(rows: Tensor, columns: Tensor, length: int) -> Pair:
-    """exp(-2 pi i row * column / length) of whole numbers, float64."""
+    """Return exp(-2 pi i row * column / length) for whole numbers, float64."""
     angle = (torch.outer(rows, columns) % length).double() * (-2 * math.pi / length)
     return angle.cos(), angle.sin()
 
 
 def _block(real: Tensor, imag: Tensor) -> Tensor:
-    """A complex matrix as a real one, for rows that hold real parts, then imaginary ones; transposed, its adjoint."""
+    """Return a complex matrix as a real one, for rows of real, then imaginary parts; its transpose is the adjoint."""
     return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)])
 
 
@@ -237,7 +243,7 @@ def _times(a: Pair | Tensor, b: Pair | Tensor) -> Pair:
 
 
 def _traced(net: nn.Module, frames: int) -> torch.export.ExportedProgram:
-    """The operations of a network from waveform to depth, for any batch size."""
+    """Trace a network from waveform to depth, for any batch size."""
     batch = {"waveform": {0: torch.export.Dim("batch")}}
     with torch.no_grad():
         program = torch.export.export(net, (torch.zeros(2, 2, frames),), dynamic_shapes=batch)
@@ -249,7 +255,7 @@ def _traced(net: nn.Module, frames: int) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on itself: what it has not folded or does not need, and its deprecated calls."""
+    """Silence the exporter's remarks on itself: unfolded constants, unused inputs, deprecated calls of its own."""
     talkers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [talker.level for talker in talkers]
     for talker in talkers:

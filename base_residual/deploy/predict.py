@@ -23,7 +23,7 @@ log = logging.getLogger("base_residual")
 
 
 def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[DepthDecomposition]:
-    """Depth for sound files, some at a time, in order. All of them are looked at before the first is predicted.
+    """Predict depth for sound files in order, some at a time; the headers of all are checked first.
 
     Args:
         model: a network with a front end.
@@ -44,7 +44,7 @@ def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[DepthDec
 
 
 def _fitting(model: DepthNet, path: Path) -> Tensor:
-    """A recording as a network needs it, (2, frames); what the prediction will be worth little for is said."""
+    """Return a recording as a network takes it, (2, frames); warn where it is silent or too short."""
     assert model.front_end is not None
     rate = model.front_end.config.sample_rate
     frames = echo_frames(model.max_depth, rate)
@@ -64,7 +64,7 @@ def _fitting(model: DepthNet, path: Path) -> Tensor:
 
 
 def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
-    """What `predict_batches` gives, of all files: (N, 1, S, S) in metres."""
+    """Predict depth for all files at once: (N, 1, S, S) in metres."""
     return DepthDecomposition(*map(torch.cat, zip(*predict_batches(model, paths), strict=True)))
 
 
@@ -104,5 +104,5 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
 
 
 def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
-    """Panels of predictions for sound files, without a ground truth."""
+    """Return panels of the predictions for sound files, without a ground truth."""
     return panels(predict_files(model, paths), None, [path.stem for path in paths])

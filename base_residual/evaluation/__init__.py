@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from base_residual.data.loading import read_batches, reader
-from base_residual.data.sample import EchoDataset, enumerated
+from base_residual.data.sample import EchoBatch, EchoDataset, enumerated
 from base_residual.errors import ConfigError, DataError
-from base_residual.machine import keep_freed_memory
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.network import DepthNet, evaluating
 
@@ -35,7 +34,7 @@ class Criterion(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The answer in a word."""
+        """Return the verdict in a word."""
         return {True: "yes", False: "NO", None: "open"}[self.met]
 
 
@@ -74,40 +73,54 @@ def evaluate(
         raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
     if not len(dataset):
         raise DataError("There are no recordings to evaluate.")
-    device = next(model.parameters()).device
-    keep_freed_memory(device)
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
     batches = reader(dataset, num_workers, batch_size=batch_size, sampler=indices)
-    finite: list[Tensor] = []  # of each batch, whether its images' predictions are
-    names: list[str] = []
     with evaluating(model):
-        for batch in read_batches(batches):
-            parts = model.listen(batch.waveform.to(device), detach_base)
-            gt = batch.depth.to(device)
-            finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
-            names += batch.ids
-            metrics.update(parts.final, gt)
-            if model.splits:
-                figures.update(*parts, gt)
-    fine = torch.cat(finite).tolist() if finite else []
-    broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
-    if broken:
-        raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
+        _score(model, read_batches(batches), detach_base, metrics, figures)
     if gathered:
-        for shared in (metrics, figures) if model.splits else (metrics,):
+        for shared in (metrics, figures) if model.has_residual else (metrics,):
             shared.share(gathered)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
     return Evaluation(
-        found, figures.compute() if model.splits else {}, Protocol(model.max_depth, min_depth, model.output_size)
+        found, figures.compute() if model.has_residual else {}, Protocol(model.max_depth, min_depth, model.output_size)
     )
 
 
+def _score(
+    model: DepthNet,
+    batches: Iterable[EchoBatch],
+    detach_base: bool,
+    metrics: DepthMetrics,
+    figures: DecompositionFigures,
+) -> None:
+    """Add the predictions for some batches to the metrics and figures.
+
+    Raises:
+        DataError: a prediction is not finite; the recordings are named.
+    """
+    device = next(model.parameters()).device
+    finite: list[Tensor] = []  # (B,) of each batch; read at the end, since reading waits for the device
+    names: list[str] = []
+    for batch in batches:
+        parts = model.decompose(batch.waveform.to(device), detach_base)
+        gt = batch.depth.to(device)
+        finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
+        names += batch.ids
+        metrics.update(parts.final, gt)
+        if model.has_residual:
+            figures.update(*parts, gt)
+    fine = torch.cat(finite).tolist() if finite else []
+    broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
+    if broken:
+        raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
+
+
 def why_undecided(model: str) -> str:
-    """Why a run of that model does not say by itself how far it is ahead of the U-Net."""
+    """Return the reason why a run of that model alone does not say how far it is ahead of the U-Net."""
     return "it is the baseline" if model == "unet" else "needs a run with --model unet, and compare"
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from string import Template
 
-from base_residual import __version__
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.schema import Config
 from base_residual.data import PUBLISHED
 from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol, with_unit
 from base_residual.models.checkpoint import StoredNet
+from base_residual.version import __version__
 
 TITLES = {
     "batvisionv2": f"BatVision V2 ({PUBLISHED})",
@@ -23,7 +23,7 @@ TITLES = {
 
 
 def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = None) -> str:
-    """The card of a network as Markdown; all of it comes from the settings, the history and the evaluation.
+    """Return the card of a network as Markdown; all of it comes from the settings, the history and the evaluation.
 
     Args:
         model: the network, with the history of its training if it has been trained.
@@ -31,13 +31,14 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
         evaluation: its figures on a test split; without, those of the validation are shown and called so.
     """
     audio, data = config.audio, config.data
-    if model.splits:
+    if model.has_residual:
         importing, kind = "import base_residual as br", f"br.{type(model).__name__}"
         parts = (
             "It is the sum of a *base*, the smooth layout of the place, and a *residual*, a small signed correction."
         )
     else:
-        importing, kind = f"from {type(model).__module__} import {type(model).__name__}", type(model).__name__
+        # The public path: cards outlive the place of a class in the package.
+        importing, kind = f"from base_residual.baseline import {type(model).__name__}", type(model).__name__
         parts = "This network is a plain baseline: its base is the whole prediction, and its residual is 0."
     aligned = "The recording may begin any time before the direct sound, which is looked for."
     as_recorded = "The recording begins as those of the training data do; in simulated rooms, with the chirp."
@@ -64,7 +65,7 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
 
 
 def _emitted(config: Config) -> str:
-    """What the robot has to emit."""
+    """Return a sentence about the sound that the robot has to emit."""
     chirp = ChirpDesign()
     sweep = f"a sweep from {chirp.start_hz:g} to {chirp.end_hz:,.0f} Hz in {1000 * chirp.duration:g} ms (`ChirpDesign`)"
     if config.audio.front_end != "matched":
@@ -104,7 +105,7 @@ def _training(model: StoredNet, config: Config) -> str:
     trainer, loss = config.trainer, config.loss
     lambdas = f"{loss.lambda_recon:g}, {loss.lambda_base:g}, {loss.lambda_sparse:g}"
     weights = f"adaptive, in proportion to {lambdas}" if loss.adaptive else lambdas
-    terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.splits else ""
+    terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.has_residual else ""
     return (
         f"{trainer.epochs} epochs, these are the weights after epoch {model.provenance.epoch}. {trainer.optimizer}, "
         f"batch size {trainer.batch_size}, learning rate {trainer.learning_rate:g}, seed {trainer.seed}{terms}."

@@ -11,20 +11,20 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from base_residual import __version__
 from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.version import __version__
 
 FORMAT = "base-residual-depth/1"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a network's weights come from.
+    """The training that a network's weights come from.
 
     Attributes:
         epoch: after which they were saved, from 1; 0 where they were never in a checkpoint.

@@ -1,4 +1,4 @@
-"""What an encoder hands to the decoders."""
+"""The code that an encoder hands to the decoders."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class EchoCode(NamedTuple):
-    """What an encoder knows of an echo.
+    """An encoder's output.
 
     Attributes:
         latent: (2B, D) one vector for each echo and for its image; None from an encoder that keeps a map.
         scales: feature maps, finest first: (B, C, H, W) of a 2-D, (2B, C, T) of a 1-D encoder.
-        base: (B, 1, S, S) what the base decoder has made of it, as a share of the largest depth; None until it has.
+        base: (B, 1, S, S) the base as a share of the largest depth; None before the base decoder has run.
     """
 
     latent: Tensor | None

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_residual.models.code import EchoCode
-from base_residual.models.mirror import BothSides, FoldedConv, halves, unfolded
+from base_residual.models.mirror import HalfMapConv, MirrorLinear, echoes_and_images, whole_maps
 
 MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
 
@@ -35,7 +35,7 @@ class MapDecoder(nn.Module):
         factors = (*[MAP_STAGES[0]] * (doublings - len(MAP_STAGES)), *MAP_STAGES)[-doublings:]
         widths = [base_channels * factor for factor in factors]
         self.start = nn.Sequential(
-            BothSides(partial(nn.Linear, latent_size, widths[0] * side * side // 2)),
+            MirrorLinear(partial(nn.Linear, latent_size, widths[0] * side * side // 2)),
             nn.Unflatten(1, (widths[0], side, side // 2)),
         )
         stages: list[nn.Module] = []
@@ -43,16 +43,16 @@ class MapDecoder(nn.Module):
             stages += [
                 nn.ReLU(inplace=True),
                 nn.Upsample(scale_factor=2, mode="nearest"),
-                FoldedConv(inside, outside),
+                HalfMapConv(inside, outside),
                 nn.BatchNorm2d(outside),
             ]
         self.stages = nn.Sequential(*stages, nn.ReLU(inplace=True))
-        self.head = FoldedConv(widths[-1], 4, bias=True)
+        self.head = HalfMapConv(widths[-1], 4, bias=True)
 
     def forward(self, code: EchoCode) -> Tensor:
-        """Raw map (B, 1, S, S)."""
+        """Return the raw map (B, 1, S, S)."""
         assert code.latent is not None
-        return unfolded(F.pixel_shuffle(self.head(self.stages(self.start(code.latent))), 2))
+        return whole_maps(F.pixel_shuffle(self.head(self.stages(self.start(code.latent))), 2))
 
 
 class GridDecoder(nn.Module):
@@ -67,22 +67,22 @@ class GridDecoder(nn.Module):
     def __init__(self, latent_size: int, grid: int, output_size: int) -> None:
         super().__init__()
         self.grid = grid
-        self.body = nn.Sequential(BothSides(partial(nn.Linear, latent_size, latent_size)), nn.ReLU(inplace=True))
+        self.body = nn.Sequential(MirrorLinear(partial(nn.Linear, latent_size, latent_size)), nn.ReLU(inplace=True))
         self.head = nn.Linear(latent_size, grid * grid)
         self.register_buffer("basis", spline_basis(grid, output_size), persistent=False)
 
     basis: Tensor
 
     def forward(self, code: EchoCode) -> Tensor:
-        """Raw map (B, 1, S, S)."""
-        own, image = halves(self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid)))
+        """Return the raw map (B, 1, S, S)."""
+        own, image = echoes_and_images(self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid)))
         control = (own + image.flip(-1)) / 2  # each draws all points, which have no left half where they are odd
         raw: Tensor = self.basis @ control @ self.basis.T
         return raw
 
 
 def spline_basis(grid: int, size: int) -> Tensor:
-    """Weights of uniform cubic B-splines at pixel centres (de Boor, A Practical Guide to Splines, 1978, chapter X).
+    """Return weights of uniform cubic B-splines at pixel centres (de Boor, A Practical Guide to Splines, 1978, ch. X).
 
     Args:
         grid: number of control points; the outermost are repeated beyond the border.

@@ -63,7 +63,8 @@ def compose(
     """Give two raw maps their bounds and add them.
 
     Args:
-        base_raw, residual_raw: (B, 1, S, S), unbounded.
+        base_raw: the base decoder's map (B, 1, S, S), unbounded.
+        residual_raw: the residual decoder's map (B, 1, S, S), unbounded.
         max_depth: in metres.
         bound: largest residual, as a share of max_depth.
         detach_base: keep gradients of the sum from reaching the base (the curriculum after its warm-up).

@@ -1,4 +1,4 @@
-"""Where models live: a folder or a model hub, by huggingface_hub's own mixin, as the one file that a checkpoint is."""
+"""Models in a folder or on a model hub, by huggingface_hub's own mixin; each is one checkpoint with a card."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HubModel(
         save_checkpoint(save_directory / WEIGHTS, model, model.provenance.epoch, model.provenance.history, config)
 
     def generate_model_card(self, evaluation: Evaluation | None = None) -> ModelCard:
-        """The card beneath the metadata that a hub reads, with the figures of an evaluation if there is one."""
+        """Return the card with the metadata that a hub reads, and an evaluation's figures if there are any."""
         about = copy.copy(self._hub_mixin_info.model_card_data)
         if evaluation is not None:
             name = self.config.data.name
@@ -109,7 +109,7 @@ def fetch(
 
 
 def without_paths(config: Config) -> Config:
-    """The same settings without the folders of the machine that they were used on, which are nobody else's business."""
+    """Return the same settings without the folders of this machine: a published file must not name them."""
     here = {"data": {"root": None}, "tracking": {"results_dir": "results"}}
     return make_config(config.model_dump(mode="json"), here)
 

@@ -1,4 +1,4 @@
-"""The residual's decoder: it listens again to that moment of the echo at which the base says that a surface is."""
+"""The residual's decoder: it looks up the echo at the moments at which the base's surfaces answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from base_residual.acoustics.front_end import at_moments
 from base_residual.models.code import EchoCode
-from base_residual.models.mirror import BothSides, FoldedConv, folded, unfolded
+from base_residual.models.mirror import HalfMapConv, MirrorLinear, left_halves, whole_maps
 from base_residual.models.time_encoder import TIME_STAGES
 
 LOOKUP_SCALE = 1  # stage of the time encoder that is listened to: a step is 16 samples, 6 cm of range
@@ -21,11 +21,11 @@ TAPS = 25  # moments around the base's own
 
 
 class EchoLookup(nn.Module):
-    """What an echo holds around the moments that belong to given depths, for each cell of a grid of directions.
+    """A lookup of an echo's features around the moments that belong to given depths, for a grid of directions.
 
-    Each column of the grid, and so each azimuth, hears the encoder's features through beams of its own: what the ears
-    tell apart lies in the same columns. The moments are spread evenly over what the residual can reach. After the
-    lookups of RAFT (Teed and Deng, ECCV 2020), with time in the place of a second image.
+    Each column of the grid, and so each azimuth, has beams of its own: the ears tell columns apart and not rows. The
+    moments are spread evenly over the depths that the residual can reach. After the lookups of RAFT (Teed and Deng,
+    ECCV 2020), with time in the place of a second image.
 
     Args:
         channels: C of the encoder's features.
@@ -36,27 +36,31 @@ class EchoLookup(nn.Module):
     def __init__(self, channels: int, columns: int, reach: float) -> None:
         super().__init__()
         self.columns = columns
-        self.beams = BothSides(partial(nn.Conv1d, channels, columns * BEAMS, 1))
+        self.beams = MirrorLinear(partial(nn.Conv1d, channels, columns * BEAMS, 1))
         self.register_buffer("around", torch.linspace(-reach, reach, TAPS), persistent=False)
 
     around: Tensor
 
     def forward(self, features: Tensor, share: Tensor) -> Tensor:
-        """Features (2B, C, T) of echoes whose last moment belongs to the largest depth, at shares of it (2B, 1, N, M).
+        """Look up features at depths.
+
+        Args:
+            features: (2B, C, T); their last moment belongs to the largest depth.
+            share: (2B, 1, N, M) depths as shares of the largest one.
 
         Returns:
-            (2B, BEAMS * TAPS, N, M); moments before the first and after the last step are like those.
+            (2B, BEAMS * TAPS, N, M); moments before the first and after the last step give the values of those steps.
         """
-        heard = self.beams(features).unflatten(1, (self.columns, BEAMS)).flatten(0, 1)  # (2B * M, BEAMS, T)
-        share = share.nan_to_num()  # there is no memory at a place that is not a number
+        beams = self.beams(features).unflatten(1, (self.columns, BEAMS)).flatten(0, 1)  # (2B * M, BEAMS, T)
+        share = share.nan_to_num()  # NaN would index memory outside the features
         columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (2B * M, N): the rows of each column
-        found = at_moments(heard, columns[:, :, None] + self.around)  # (2B * M, BEAMS, N, TAPS)
+        found = at_moments(beams, columns[:, :, None] + self.around)  # (2B * M, BEAMS, N, TAPS)
         cells: Tensor = found.unflatten(0, (-1, self.columns)).permute(0, 3, 1, 2, 4)  # (2B, N, M, BEAMS, TAPS)
         return cells.flatten(3).permute(0, 3, 1, 2)  # channels last in memory, as the convolution after it likes them
 
 
 class LookupDecoder(nn.Module):
-    """From what the latent says of each direction, and what the echo holds where the base lies, to the residual.
+    """The residual's decoder, from the latent and from the echo around the base's depth in each direction.
 
     Args:
         latent_size: D of the latent.
@@ -78,33 +82,33 @@ class LookupDecoder(nn.Module):
         )
         coarse = narrow, (cells + 1) // 2, (columns + 1) // 2
         self.start = nn.Sequential(
-            BothSides(partial(nn.Linear, latent_size, math.prod(coarse))),
+            MirrorLinear(partial(nn.Linear, latent_size, math.prod(coarse))),
             nn.Unflatten(1, coarse),
             nn.ReLU(inplace=True),
             nn.Upsample((cells, columns), mode="nearest"),
         )
-        self.direction = nn.Parameter(0.5 * torch.randn(1, base_channels, cells, columns))  # each cell's own knowledge
+        self.direction = nn.Parameter(0.5 * torch.randn(1, base_channels, cells, columns))  # an embedding of each cell
         between = 3 * base_channels
         stages = [*_conv(wide + narrow + base_channels + 1, wide), *_conv(wide, between)]
         for place in range(doublings - 1):
             stages += [nn.Upsample(scale_factor=2, mode="nearest"), *_conv(narrow if place else between, narrow)]
         self.stages = nn.Sequential(*stages)
-        self.head = FoldedConv(narrow if doublings > 1 else between, 4, bias=True)
+        self.head = HalfMapConv(narrow if doublings > 1 else between, 4, bias=True)
 
     def forward(self, code: EchoCode) -> Tensor:
-        """Raw map (B, 1, S, S); moves neither the base nor its decoder."""
+        """Return the raw map (B, 1, S, S); no gradient reaches the base."""
         assert code.latent is not None
         assert code.base is not None
-        share = folded(F.avg_pool2d(code.base.detach(), code.base.shape[-1] // self.cells))  # (2B, 1, N, M)
+        share = left_halves(F.avg_pool2d(code.base.detach(), code.base.shape[-1] // self.cells))  # (2B, 1, N, M)
         found = self.mix(self.lookup(code.scales[LOOKUP_SCALE], share))
         direction = self.direction.expand(share.shape[0], -1, -1, -1)  # len would fix it in an export
         known = torch.cat([found, self.start(code.latent), direction, 4 * share - 1], dim=1)
-        return unfolded(F.pixel_shuffle(self.head(self.stages(known)), 2))
+        return whole_maps(F.pixel_shuffle(self.head(self.stages(known)), 2))
 
 
 def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:
     return (
-        FoldedConv(inside, outside),
+        HalfMapConv(inside, outside),
         nn.BatchNorm2d(outside),
         nn.ReLU(inplace=True),
     )

@@ -29,7 +29,7 @@ ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays f
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode for a while, and then in the mode in which it was."""
+    """Put a network into evaluation mode, and back into its former mode at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -50,8 +50,8 @@ class DepthNet(StoredNet):
     names: ClassVar[tuple[str, ...]] = ()
     """What the setting `model.name` calls such a network."""
 
-    splits = False
-    """Whether base and residual are two predictions."""
+    has_residual = False
+    """True where base and residual are two predictions."""
 
     def __init__(self, config: Config | None, max_depth: float, output_size: int) -> None:
         super().__init__(config)
@@ -68,20 +68,20 @@ class DepthNet(StoredNet):
         raise NotImplementedError
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from features; see the subclasses."""
+        """Return depth from features; see the subclasses."""
         raise NotImplementedError
 
-    def start_at(self, depth: float) -> None:
+    def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
         raise NotImplementedError
 
-    def listen(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from echoes of the right rate and length, (B, 2, T), on the network's device."""
-        parts: DepthDecomposition = self(self.hear(waveform), detach_base)
+    def decompose(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Return depth from echoes (B, 2, T) of the network's own rate and length, on its device."""
+        parts: DepthDecomposition = self(self.features(waveform), detach_base)
         return parts
 
-    def hear(self, waveform: Tensor) -> Tensor:
-        """What the network gets of echoes (B, 2, T): the front end's features, in full precision, without gradients."""
+    def features(self, waveform: Tensor) -> Tensor:
+        """Return the front end's features of echoes (B, 2, T), in full precision and without gradients."""
         front_end = self._need_front_end()
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
             features: Tensor = front_end(waveform)
@@ -91,7 +91,7 @@ class DepthNet(StoredNet):
     def predict(
         self, waveform: Tensor | NDArray[np.floating[Any]], sample_rate: int | None = None
     ) -> DepthDecomposition:
-        """Depth from echoes as they were recorded, without gradients and in evaluation mode.
+        """Predict depth from echoes as they were recorded, without gradients and in evaluation mode.
 
         Args:
             waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; aligned, cut or padded as in training.
@@ -110,7 +110,7 @@ class DepthNet(StoredNet):
         echoes = fit_echo(as_echoes(waveform), given, rate, echo_frames(self.max_depth, rate), self.aligns)
         device = next(self.parameters()).device
         with evaluating(self):
-            batches = [self.listen(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
+            batches = [self.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
         return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
 
     def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
@@ -136,7 +136,7 @@ class DepthNet(StoredNet):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Self:
-        """A network that `save_pretrained` has written, on the CPU and in evaluation mode.
+        """Load a network that `save_pretrained` has written, on the CPU and in evaluation mode.
 
         Args:
             source: a folder, or a hub's name of a model, `owner/name`.
@@ -161,7 +161,7 @@ class DepthNet(StoredNet):
 
     @property
     def aligns(self) -> bool:
-        """Whether it was trained on echoes that begin with their direct sound."""
+        """True for a network that was trained on echoes that begin with their direct sound."""
         return self.config is not None and self.config.data.align_onset
 
     def _need_front_end(self) -> EchoFrontEnd:
@@ -187,7 +187,7 @@ class BaseResidualNet(DepthNet):
     """
 
     names = ("base_residual",)
-    splits = True
+    has_residual = True
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class BaseResidualNet(DepthNet):
         )
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from features.
+        """Return depth from features.
 
         Args:
             x: (B, C, H, W) for a 2-D encoder, (B, C, T) for a 1-D one.
@@ -242,7 +242,7 @@ class BaseResidualNet(DepthNet):
         residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw)))
         return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base)
 
-    def start_at(self, depth: float) -> None:
+    def initialise_depth(self, depth: float) -> None:
         """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
         start_head(self.base_decoder, raw_of(depth / self.max_depth))
         start_head(self.residual_decoder, 0.0)
@@ -279,11 +279,11 @@ class PlainNet(DepthNet):
         return cls(make_encoder(config), make_decoder(config.model.decoder, config), config)
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Depth from features; the base is all of it and the residual 0."""
+        """Return depth from features; the base is the whole prediction and the residual 0."""
         final = torch.sigmoid(self.decoder(self.encoder(x)).float()) * self.max_depth
         return DepthDecomposition(final, torch.zeros_like(final), final)
 
-    def start_at(self, depth: float) -> None:
+    def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
         start_head(self.decoder, raw_of(depth / self.max_depth))
 

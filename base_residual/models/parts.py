@@ -16,7 +16,7 @@ LATENT = 24  # length of an echo's latent vector, per base channel
 
 
 def make_encoder(config: Config) -> nn.Module:
-    """The encoder that a configuration asks for, fitting its front end."""
+    """Make the encoder that a configuration names, with the channels of its front end."""
     audio, data, model = config.audio, config.data, config.model
     front_end = EchoFrontEnd(audio, data.output_size)
     if model.encoder == "unet":
@@ -26,7 +26,7 @@ def make_encoder(config: Config) -> nn.Module:
 
 
 def make_decoder(name: str, config: Config) -> nn.Module:
-    """The decoder of that name: grid, map, lookup or unet."""
+    """Make the decoder of that name: grid, map, lookup or unet."""
     data, model = config.data, config.model
     latent_size = LATENT * model.base_channels
     match name:

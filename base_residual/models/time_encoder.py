@@ -12,25 +12,25 @@ from torch import Tensor, nn
 
 from base_residual.errors import ShapeError
 from base_residual.models.code import EchoCode
-from base_residual.models.mirror import BothSides
+from base_residual.models.mirror import MirrorLinear
 
 TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 3 cm of the echo's way, there and back
-TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each halves time
+TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each echoes_and_images time
 
 
 class TimeStage(nn.Module):
-    """A residual block over time that halves it (He et al., CVPR 2016, in one dimension)."""
+    """A residual block over time that echoes_and_images it (He et al., CVPR 2016, in one dimension)."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            BothSides(partial(nn.Conv1d, inside, outside, 5, stride=2, padding=2, bias=False)),
+            MirrorLinear(partial(nn.Conv1d, inside, outside, 5, stride=2, padding=2, bias=False)),
             nn.BatchNorm1d(outside),
             nn.ReLU(inplace=True),
-            BothSides(partial(nn.Conv1d, outside, outside, 3, padding=1, bias=False)),
+            MirrorLinear(partial(nn.Conv1d, outside, outside, 3, padding=1, bias=False)),
             nn.BatchNorm1d(outside),
         )
-        self.short = BothSides(partial(nn.Conv1d, inside, outside, 2, stride=2, bias=False))
+        self.short = MirrorLinear(partial(nn.Conv1d, inside, outside, 2, stride=2, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """(2B, inside, T) to (2B, outside, ceil(T / 2))."""
@@ -80,7 +80,7 @@ class TimeEncoder(nn.Module):
         for _ in TIME_STAGES:
             left = (left + 1) // 2
         self.latent = nn.Sequential(
-            BothSides(partial(nn.Linear, left * widths[-1], latent_size)),
+            MirrorLinear(partial(nn.Linear, left * widths[-1], latent_size)),
             LatentNorm(latent_size),
             nn.ReLU(inplace=True),
         )
@@ -89,7 +89,7 @@ class TimeEncoder(nn.Module):
     signs: Tensor
 
     def forward(self, signal: Tensor) -> EchoCode:
-        """Code of a signal (B, C, T): the latent (2B, D) and the scales on the way to it.
+        """Return the code of a signal (B, C, T): the latent (2B, D) and the feature maps on the way to it.
 
         Raises:
             ShapeError: the signal has another number of channels or samples.

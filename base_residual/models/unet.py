@@ -45,7 +45,7 @@ class UNetEncoder(nn.Module):
         self.stages = nn.ModuleList(DoubleConv(a, b) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor) -> EchoCode:
-        """Code of an image (B, C, H, W): five maps, each half the side of the one before.
+        """Return the code of an image (B, C, H, W): five maps, each half the side of the one before.
 
         Raises:
             ShapeError: a side cannot be halved four times, or a batch to learn from leaves one number per channel.
@@ -99,7 +99,7 @@ class UNetDecoder(nn.Module):
         self.head = nn.Conv2d(below, 1, 1)
 
     def forward(self, code: EchoCode) -> Tensor:
-        """Raw map (B, 1, S, S)."""
+        """Return the raw map (B, 1, S, S)."""
         x = code.scales[-1]
         for enlarge, stage, skip in zip(self.enlarge, self.stages, code.scales[-2::-1], strict=True):
             x = stage(torch.cat([skip, enlarge(x)], dim=1))
@@ -110,7 +110,7 @@ class UNetDecoder(nn.Module):
 
 
 def unet_widths(base_channels: int, bilinear: bool) -> list[int]:
-    """Channels of a U-Net's stages, finest first."""
+    """Return the channels of a U-Net's stages, finest first."""
     widths = [base_channels * 2**stage for stage in range(UNET_HALVINGS + 1)]
     if bilinear:
         widths[-1] //= 2

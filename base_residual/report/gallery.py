@@ -98,7 +98,7 @@ def make_gallery(
             missing[name] = str(error)
     if not judged:
         return Gallery(missing)
-    chosen_by = next((name for name, one in judged.items() if one.model.splits), next(iter(judged)))
+    chosen_by = next((name for name, one in judged.items() if one.model.has_residual), next(iter(judged)))
     model, _, _, ranking = judged[chosen_by]
     chosen = [ranking[place] for place in spread(len(ranking), count)]
     shown = {name: one.rows(chosen) for name, one in judged.items()}
@@ -124,7 +124,7 @@ def make_gallery(
                         "rmse": judged[name].rmse[index],
                         "rank": 1 + judged[name].ranking.index(index),
                         "final": _packed(row.final, side, step),
-                        "base": _packed(row.base, side, step) if judged[name].model.splits else None,
+                        "base": _packed(row.base, side, step) if judged[name].model.has_residual else None,
                         "reach": colour_ends(row)[1],
                     }
                     for name, row in zip(shown, rows, strict=True)
@@ -147,7 +147,7 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
     metrics = DepthMetrics(loaded.model.max_depth, run.test.protocol.min_depth)
     for start in range(0, len(samples), BATCH):
         batch = collate([samples[index] for index in range(start, min(start + BATCH, len(samples)))])
-        metrics.update(loaded.model.listen(batch.waveform.to(device)).final, batch.depth.to(device))
+        metrics.update(loaded.model.decompose(batch.waveform.to(device)).final, batch.depth.to(device))
         progress("Judging recordings", start + len(batch.ids), len(samples))
     score = metrics.compute()["rmse"]
     if not abs(score - run.rmse) <= SAME_SCORE * run.rmse:

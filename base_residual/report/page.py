@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from base_residual import __version__
 from base_residual.errors import MissingExtraError
 from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.atomic import replacing
 from base_residual.plots.figures import DEPTH_COLOURS, HOLE, SIGNED_COLOURS
 from base_residual.report.gallery import Gallery
+from base_residual.version import __version__
 
 # Readable on white and on black, told apart without colour by dashes and markers; one per run. After the last, the
 # same colours have other dashes and markers.

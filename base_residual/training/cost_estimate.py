@@ -45,7 +45,8 @@ class Estimate:
         epoch_s: seconds per epoch, its validation included.
         total_s: seconds for all epochs and the test.
         memory_mib: at the peak of a step, in MiB.
-        memory_basis, time_basis: what these figures come from, and what they leave out.
+        memory_basis: where the figure of memory comes from, and what it leaves out.
+        time_basis: where the times come from, and what they leave out.
     """
 
     parameters: int

@@ -57,7 +57,9 @@ class Updater:
         keep_freed_memory(self.device)
         # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
         self.loss = (
-            make_loss(config.loss, processes.mean) if model.splits else PlainLoss(config.loss.recon, processes.mean)
+            make_loss(config.loss, processes.mean)
+            if model.has_residual
+            else PlainLoss(config.loss.recon, processes.mean)
         )
         span = config.trainer.average * steps
         self._mean = RunningMean(model, span) if span else None
@@ -148,7 +150,7 @@ class Updater:
 
     def _backward(self, part: Augmented, epoch: int, share: Tensor) -> Tensor:
         """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""
-        features = self.model.hear(part.waveform)
+        features = self.model.features(part.waveform)
         if self.config.data.stretch:
             features = stretch(features, part.size, part.emitted)
         with mixed_precision(self.config.trainer.precision, self.device):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from base_residual.cli.output import plain_console
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
+from base_residual.plots.console import plain_console
 from base_residual.training.trackers import Tracker
 
 

@@ -132,7 +132,9 @@ class Trainer:
 
     Args:
         config: settings; default: the package's, on simulated rooms.
-        train, val, test: datasets to use instead of those that the configuration names.
+        train: dataset to train on; default: the one that the configuration names.
+        val: dataset to validate on; default: the same.
+        test: dataset to test on; default: the same.
         resume: go on where the run's saved state ends; begin where there is none.
         overwrite: remove what an earlier run of the same name has left, once this one can begin.
         trackers: who is told how it goes, beyond those that the configuration asks for; default: the terminal.
@@ -211,7 +213,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = create_model(self.config)
-        model.start_at(mean_depth(datasets["train"], self.config.data.max_depth))
+        model.initialise_depth(mean_depth(datasets["train"], self.config.data.max_depth))
         model.to(self.device)
         if self._processes.world > 1:
             share_norms(model)

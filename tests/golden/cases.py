@@ -70,7 +70,6 @@ def front_ends() -> Values:
 
 def networks() -> Values:
     """Base, residual and final of each network with fixed weights."""
-    unet: Layer = {"audio": {"front_end": "spectrogram"}, "model": {"encoder": "unet", "decoder": "unet"}}
     configs = {
         "default": small(),
         "default, 16 pixels": small({"data": {"output_size": 16}}),
@@ -86,7 +85,7 @@ def networks() -> Values:
         "original, transposed convolutions": small({"model": {"bilinear": False}}, preset="original"),
         "plain": small({"model": {"name": "plain"}}),
         "unet": small({"model": {"name": "unet"}}),
-        "unet, 64 pixels": small(unet, {"model": {"name": "unet"}, "data": {"output_size": 64}}),
+        "unet, 64 pixels": small({"model": {"name": "unet"}, "data": {"output_size": 64}}),
     }
     values = {}
     for name, config in configs.items():
@@ -94,7 +93,7 @@ def networks() -> Values:
         values |= _parts(name, model, _features(model, heard))
         if name == "default":
             values |= _parts("one echo to learn from", model.train(), _features(model, heard[:1]))
-            model.eval().start_at(3.0)
+            model.eval().initialise_depth(3.0)
             values |= _parts("at the start", model, _features(model, heard))
     for name, options in {"plain keywords": {}, "plain keywords, transposed": {"bilinear": False}}.items():
         images = torch.from_numpy(stream("images").standard_normal((2, 3, 32, 48))).float()

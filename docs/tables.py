@@ -1,0 +1,265 @@
+"""Write the measured tables of the pages from `benchmarks/results/*.json`.
+
+    python docs/tables.py  # every page of docs, in place
+
+A table stands between `<!-- TABLE name -->` and `<!-- END -->`. The name is a function of this module; words after it
+are its arguments, such as the rows to show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- TABLE (?P<name>[a-z]+)(?P<words>[^>]*) -->\n)(?P<text>.*?)(<!-- END -->)", re.S)
+VERDICT = {True: "met", False: "**missed**"}
+Rows = list[list[str]]
+
+# The variants of ablations.json in words.
+VARIANTS = {
+    "default": "the default",
+    "waveform": "the raw waveform as input",
+    "spectrogram": "spectrograms and 2-D networks",
+    "mel": "mel bands and 2-D networks",
+    "template-direct": "each recording's direct sound as template",
+    "base-grid-8": "8 x 8 control points in the base",
+    "base-map": "a base decoder that can draw edges",
+    "map-decoder": "a residual decoder that does not listen again",
+    "plain": "one decoder, no split (`plain`)",
+    "unet": "the field's recipe (`unet`)",
+    "bound-0.1": "a residual of at most 10 % of the largest depth",
+    "bound-0.4": "a residual of at most 40 % of the largest depth",
+    "no-sparse": "no cost for the residual",
+    "no-base-term": "no target for the base",
+    "curriculum": "the base detached after the warm-up",
+    "adaptive-step": "adaptive weights (`--adaptive`)",
+    "kernel-2": "a low-pass of 2 pixels",
+    "kernel-6": "a low-pass of 6 pixels",
+    "aggressive": "`--preset aggressive`",
+    "conservative": "`--preset conservative`",
+    "recon-rmse": "rmse as the loss",
+    "asymmetric": "networks that do not know the mirror",
+    "asymmetric-mirror": "the same, with mirrored recordings",
+    "no-stretch": "no rooms of other sizes",
+    "no-noise-damping": "no noise and no damping",
+    "no-average": "weights that are not averaged",
+    "original": "the design's first recipe (`original`)",
+    "half-the-rooms": "half of the rooms",
+    "twice-the-rooms": "twice as many rooms",
+    "size-tiny": "half the width",
+    "size-base": "twice the width",
+}
+
+
+class Goal(NamedTuple):
+    """A measured ratio in words, its bound and its unit."""
+
+    words: str
+    least: float | None = None
+    most: float | None = None
+    unit: str = " times"
+
+    def row(self, value: float) -> list[str]:
+        """The goal beside what was measured."""
+        bound = self.least or self.most
+        if bound is None:
+            return [self.words, "", f"{_short(value)}{self.unit}", ""]
+        met = value >= bound if self.least else value <= bound
+        asked = f"at {'least' if self.least else 'most'} {bound:g}{self.unit}"
+        return [self.words, asked, f"{_short(value)}{self.unit}", VERDICT[met]]
+
+
+GOALS = {
+    "train_ratio_default": Goal("train the default", least=10),
+    "train_ratio_original": Goal("train the preset `original`, which is the reference's network", least=2),
+    "echo_ratio": Goal("predict one map"),
+    "loader_ratio": Goal("read a prepared set", least=50),
+    "loader_spectrogram_ratio": Goal("read it and make spectrograms"),
+    "first_epoch_ratio": Goal("prepare it and read it once", least=1),
+    "metrics_ratio": Goal("compute the metrics of a map", least=20),
+    "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
+    "onnx_ms": Goal("the same in ONNX Runtime", most=30, unit=" ms"),
+    "processes_ratio": Goal("train in two processes instead of one, a core each", least=1.8),
+    "simulate_per_s": Goal("simulate poses", least=100, unit="/s"),
+    "import_ratio": Goal("import the package, against PyTorch alone", most=1.2),
+    "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
+}
+
+
+def written(page: str) -> str:
+    """Return a page's text with all of its tables made anew."""
+    return BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block['name']](*block['words'].split())}\n{block[5]}", page)
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return what a benchmark has measured."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def result() -> str:
+    """The accuracy in two sentences, with the targets."""
+    models = read("fresh")["models"]
+    field, split = (_lead(models, name) for name in ("unet", "plain"))
+    operations = models["default"]["gflops"] / models["unet"]["gflops"]
+    return (
+        f"In simulated rooms that nobody had looked at, the default's rmse is **{100 * field:.1f} %** below that of\n"
+        f"the field's recipe, a spectrogram U-Net, at {100 * operations:.0f} % of its operations (target: 20 %, "
+        f"{VERDICT[field >= 0.2]}). The split into\nbase and residual alone lowers rmse by **{100 * split:.1f} %** "
+        f"(target: 5 %, {VERDICT[split >= 0.05]}).\n"
+    )
+
+
+def accuracy() -> str:
+    """The models in rooms that nothing was chosen by."""
+    models = read("fresh")["models"]
+    names = ("unet", "plain", "default")
+    metrics = {"rmse (m)": "rmse", "mae (m)": "mae", "`abs_rel`": "abs_rel", "`delta1`": "delta1"}
+    rows = [["", *(f"`{name}`" if name != "default" else name for name in names)]]
+    rows += [[words, *(_spread(models[name][key]) for name in names)] for words, key in metrics.items()]
+    rows.append(["rmse in the harder rooms (m)", *(_spread(models[name]["hard"]["rmse"]) for name in names)])
+    rows.append(["rmse of the base alone (m)", "", "", _spread(models["default"]["base_rmse"])])
+    rows.append(["share of the base's error that the residual removes", "", "", _percent(models, "residual_gain")])
+    rows.append(["epochs to the U-Net's best", *(_epochs(models[name]) for name in names)])
+    rows.append(["GFLOPs for one echo", *(f"{models[name]['gflops']:.2f}" for name in names)])
+    rows.append(["parameters", *(f"{models[name]['parameters'] / 1e6:.2f} M" for name in names)])
+    return _ruled(rows)
+
+
+def ablations(*names: str) -> str:
+    """Variants of the default after a short training, in the order given."""
+    variants = read("ablations")["variants"]
+    best = variants["default"]["rmse"]["mean"]
+    rows = [["instead of the default", "rmse (m)", "", "harder rooms (m)", "gain", "`base_smoothness`"]]
+    for name in ("default", *names):
+        summaries = {key: value for key, value in variants[name].items() if isinstance(value, dict) and "mean" in value}
+        mean = {key: value["mean"] for key, value in summaries.items()}
+        change = f"{mean['rmse'] / best - 1:+.1%}" if name != "default" else f"± {_std(variants[name]) / best:.1%}"
+        parts = [f"{mean['residual_gain']:.1%}", f"{mean['base_smoothness']:.3f}"] if "residual_gain" in mean else []
+        rows.append([VARIANTS[name], f"{mean['rmse']:.3f}", change, f"{mean['hard_rmse']:.3f}", *(parts or ["", ""])])
+    return _ruled(rows)
+
+
+def speed() -> str:
+    """The ratios and times that have a target."""
+    ratios = read("speed")["ratios"]
+    return _ruled(
+        [["", "target", "measured", ""], *(goal.row(ratios[name]) for name, goal in GOALS.items() if name in ratios)]
+    )
+
+
+def sizes() -> str:
+    """What the networks of each size cost."""
+    rows = [["size", "parameters", "GFLOPs", "one echo (ms)", "rmse in the ablations (m)"]]
+    for name, cost in read("speed")["sizes"].items():
+        rmse = "not trained" if cost["rmse"] is None else f"{cost['rmse']:.3f}"
+        parameters = f"{cost['parameters'] / 1e6:.2f} M"
+        rows.append([f"`{name}`", parameters, _short(cost["gflops"]), _short(cost["echo_ms"]), rmse])
+    return _ruled(rows)
+
+
+def growth(*panels: str) -> str:
+    """What work costs as it grows, in these panels."""
+    rows = [["as this grows", "this is measured", "by", "from first to last"]]
+    for panel in map(read("speed")["growth"].__getitem__, panels):
+        for name, values in panel["series"].items():
+            at, measured = (" / ".join(map(_short, numbers)) for numbers in (panel["at"], values))
+            rows.append([f"{panel['x']}: {at}", panel["y"], name, measured])
+    return _ruled(rows)
+
+
+def kills() -> str:
+    """What a campaign of kills has changed."""
+    found = read("kill")
+    struck = ", ".join(f"{count} while {what}" for what, count in sorted(found["struck"].items()))
+    compared = found["files_compared"] * found["rounds"]
+    return (
+        f"{found['kills']} kills in {found['rounds']} runs ({struck}):\n{len(found['differing'])} of {compared} files "
+        f"differ, and {len(found['leftovers'])} half-written files are left.\n"
+    )
+
+
+def mutants() -> str:
+    """How many deliberate mistakes the tests of each module notice."""
+    rows = [["module", "mistakes", "noticed", "share"]]
+    counts = {name: (found["mutants"], found["killed"]) for name, found in read("mutants")["modules"].items()}
+    for name, (made, noticed) in counts.items():
+        rows.append([f"`{name}`", f"{made}", f"{noticed}", f"{noticed / made:.1%}"])
+    return _ruled(rows)
+
+
+def fuzz() -> str:
+    """What readers of files make of forged ones, blindly and guided by coverage."""
+    blind, guided = read("fuzz")["readers"], read("guided")["readers"]
+    rows = [["reader", "inputs", "guided inputs", "failed", "slowest (s)", "memory grown by (MiB)"]]
+    for name in blind:
+        both = (blind[name], guided[name])
+        slowest, grown = (max(found[key] for found in both) for key in ("slowest_s", "growth_mib"))
+        inputs = [f"{found['inputs']:,}" for found in both]
+        rows.append([name, *inputs, str(sum(found["failed"] for found in both)), f"{slowest:.2f}", f"{grown:.0f}"])
+    return _ruled(rows)
+
+
+def resize() -> str:
+    """One real map, made smaller in four ways."""
+    rows = [["resize", "counted", "nearest (m)", "below 10 cm", "rmse (m)", "`abs_rel`", "`delta1`", "from 0.5 m"]]
+    for name, way in read("resize")["ways"].items():
+        metrics, far = way["metrics"], way["metrics_from_0.5_m"]["abs_rel"]
+        shares = [f"{way['counted']:.1%}", f"{way['nearest_m']:.4f}", f"{way['below_10_cm']:.1%}"]
+        rows.append([name, *shares, *(f"{metrics[key]:.3f}" for key in ("rmse", "abs_rel", "delta1")), f"{far:.3f}"])
+    return _ruled(rows)
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    each.__name__: each for each in (result, accuracy, ablations, speed, sizes, growth, kills, mutants, fuzz, resize)
+}
+
+
+def _lead(models: Mapping[str, Any], name: str) -> float:
+    """How far the default's rmse lies below that of another model, as a share."""
+    return 1 - float(models["default"]["rmse"]["mean"]) / float(models[name]["rmse"]["mean"])
+
+
+def _epochs(model: Mapping[str, Any]) -> str:
+    """The mean number of epochs to the U-Net's best; the U-Net's own are those to each seed's best."""
+    own = statistics.fmean(1 + curve.index(min(curve)) for curve in model["val_rmse"])
+    return f"{model['epochs_to_baseline'] or own:.1f}"
+
+
+def _percent(models: Mapping[str, Any], key: str) -> str:
+    value = models["default"][key]
+    return f"{value['mean']:.1%} ± {value['std']:.1%}"
+
+
+def _spread(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:.3f} ± {value['std']:.3f}"
+
+
+def _std(variant: Mapping[str, Any]) -> float:
+    return float(variant["rmse"]["std"])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ruled(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as a Markdown table, the first one as its head."""
+    head, *rest = (list(row) for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rest))
+
+
+def main() -> None:
+    """Write all pages anew."""
+    for page in sorted(HERE.glob("*.md")):
+        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
