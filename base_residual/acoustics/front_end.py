@@ -131,7 +131,7 @@ class EchoFrontEnd(nn.Module):
         return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
 
 
-def at_moments(series: Tensor, moments: Tensor) -> Tensor:
+def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
     """Interpolate series over time linearly.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from base_residual.acoustics.emission import find_emission
-from base_residual.acoustics.front_end import at_moments
+from base_residual.acoustics.front_end import interpolate_at
 from base_residual.config.schema import DataConfig
 
 MIN_NOISE = 1 / 30  # of the largest noise; levels are drawn uniformly in dB between the two
@@ -133,4 +133,4 @@ def stretch(features: Tensor, size: Tensor, emitted: Tensor) -> Tensor:
     moments = (torch.arange(steps, device=features.device) + 0.5) / steps  # (T,), from 0 to 1
     start = emitted[:, None]
     original = start + (moments - start) / size[:, None]  # (B, T): the same moments in the room before scaling
-    return at_moments(features.flatten(1, -2), original[:, None]).reshape(features.shape)
+    return interpolate_at(features.flatten(1, -2), original[:, None]).reshape(features.shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from base_residual.acoustics.recordings import SILENT
+from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.config.presets import SPLITS
 from base_residual.data.batvision import Recording, find_layout, list_recordings
 from base_residual.data.depth_maps import TOO_NEAR, read_depth
@@ -151,7 +151,7 @@ def _check_depth(recording: Recording, findings: Findings) -> float:
 
 def _find_fault(waveform: Tensor) -> str:
     """Return the fault of a recording (2, T) of finite samples as the end of a sentence; empty if it has none."""
-    silent = (waveform.abs().amax(dim=1) < SILENT).tolist()
+    silent = (waveform.abs().amax(dim=1) < SILENT_PEAK).tolist()
     if all(silent):
         return "is silent"
     if any(silent):

@@ -27,7 +27,7 @@ from base_residual.config.names import listed
 from base_residual.config.presets import SPLITS
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
-from base_residual.data.sample import enumerated
+from base_residual.data.sample import abbreviate_names
 from base_residual.errors import DataError
 from base_residual.files.atomic import read_at_most, replacing
 from base_residual.files.cache import Progress, locked
@@ -273,10 +273,10 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, ValueError, RuntimeError) as error:
         raise DataError(f"Cannot extract {archive}: {error}.") from error
     if changed:
-        log.warning("%s holds other contents of %s, which stays as it is.", archive, enumerated(changed))
+        log.warning("%s holds other contents of %s, which stays as it is.", archive, abbreviate_names(changed))
 
 
-def roots(folder: Path, dataset: str) -> list[Path]:
+def find_roots(folder: Path, dataset: str) -> list[Path]:
     """Return the folders under `folder` that have the layout of a dataset, so that each can be its root."""
     layout = LAYOUTS[dataset]
     depth = layout.tables.count("/")  # of a table below the root

@@ -94,14 +94,14 @@ def check_split(split: str, dataset: EchoDataset, data: DataConfig, sample_rate:
         )
 
 
-def enumerated(ids: Sequence[str]) -> str:
-    """The first few recordings by name, and how many there are besides."""
+def abbreviate_names(ids: Sequence[str]) -> str:
+    """Return the first few names as text, followed by the number of the others."""
     named = ", ".join(ids[:MAX_NAMED])
     return named if len(ids) <= MAX_NAMED else f"{named} and {len(ids) - MAX_NAMED} others"
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` different indices, spread evenly over a dataset of that length."""
+def spread_indices(length: int, count: int) -> list[int]:
+    """Return at most `count` different indices, spread evenly over a dataset of that length."""
     return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
 
 

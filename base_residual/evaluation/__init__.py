@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from base_residual.data.loading import read_batches, reader
-from base_residual.data.sample import EchoDataset, enumerated
+from base_residual.data.sample import EchoDataset, abbreviate_names
 from base_residual.errors import ConfigError, DataError
 from base_residual.machine import keep_freed_memory
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
@@ -94,7 +94,7 @@ def evaluate(
     fine = torch.cat(finite).tolist() if finite else []
     broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
     if broken:
-        raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
+        raise DataError(f"The prediction for {abbreviate_names(broken)} is not finite: the echo holds NaN or infinity.")
     if gathered:
         for shared in (metrics, figures) if model.splits else (metrics,):
             shared.share(gathered)
