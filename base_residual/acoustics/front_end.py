@@ -108,6 +108,7 @@ class EchoFrontEnd(nn.Module):
         return pulse.real, pulse.imag
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:
+        """Return the log-magnitude spectrogram of (B, 2, T), in linear or mel bands, as an image (B, 2, S, S)."""
         magnitude = self.magnitude(waveform)
         if self.config.front_end == "mel":
             magnitude = self.filters @ magnitude  # (B, 2, n_mels, frames)
@@ -115,6 +116,7 @@ class EchoFrontEnd(nn.Module):
         return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
+        """Return envelopes, level and level difference, and coherence of compressed echoes (B, 2, T), (B, 6, T)."""
         template = self.template
         if self.config.template == "direct":
             template = direct_sound(waveform, len(template)).sound

@@ -153,6 +153,7 @@ def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
 
 
 def _read_ear(path: Path) -> NDArray[np.float32]:
+    """Read the samples (T,) of one ear; integers are scaled to [-1, 1]."""
     stored = read_array(path, "recording")
     if stored.ndim != 1 or stored.dtype.kind not in "if" or not 0 < len(stored) <= MAX_SECONDS * SAMPLE_RATE:
         raise DataError(

@@ -146,6 +146,7 @@ def prepared(source: BatVision, progress: Progress | None = None) -> PreparedSet
 
 
 def _settings(source: BatVision) -> dict[str, str | int | float]:
+    """Return all settings that decide the arrays of a split."""
     return {
         "version": VERSION,
         "root": str(source.root.resolve()),
@@ -241,6 +242,7 @@ def _unchanged(path: Path, stamp: Stamp) -> Stamp | None:
 
 
 def _stamp(path: Path) -> Stamp:
+    """Read a file and return its stamp."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         return Stamp(status.st_size, status.st_mtime_ns, hashlib.file_digest(file, xxhash.xxh3_128).hexdigest())

@@ -69,11 +69,13 @@ def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[s
 
 
 def _kind(tensor: Tensor) -> tuple[list[int], str]:
+    """Return the shape of a tensor, and its type as a file names it."""
     return list(tensor.shape), KINDS[tensor.dtype]
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, and turn every error while it is open into a CheckpointError."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name the file in it, such as {path / 'best.safetensors'}.")
     if not path.is_file():

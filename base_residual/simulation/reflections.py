@@ -109,7 +109,7 @@ def mirror_reflections(
         reflects = ahead > 0
         if order:
             reflects &= facing[chain[:, -1]]
-        # An image has the same coordinates along its face as what was mirrored.
+        # Mirroring keeps the coordinates along the face.
         before = np.maximum(ear_at[2], TOUCH)
         share = before / (before + np.maximum(ahead, TOUCH))  # (E, N, W) of the way from the ear to the mirrored image
         along = np.abs(ear_at[:2] + share * (image_at[:2, None] - ear_at[:2]))  # (2, E, N, W)
