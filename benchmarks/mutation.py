@@ -90,6 +90,7 @@ def workplace(module: str) -> Path:
         for place in (BUILD, aside):  # the tests look for the real recording beside their checkout
             if not (place / "shared").exists() and (ROOT.parent / "shared").exists():
                 (place / "shared").symlink_to((ROOT.parent / "shared").resolve())
+        (aside / "mutants").mkdir()  # Python forgets a folder to import from that is not there when it starts
         aside.rename(folder)
     shutil.copy2(ROOT / "base_residual" / module, folder / "base_residual" / module)  # cosmic-ray may have been killed
     return folder
