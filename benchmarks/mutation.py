@@ -1,14 +1,15 @@
 """Change the numeric modules, one small change at a time, and count how many changes their tests notice.
 
 mutmut changes the bodies of functions. cosmic-ray changes what mutmut leaves alone: constants, the defaults of classes
-and decorated functions. Both work in a copy of the checkout under `build/mutation`, and go on where they were stopped
-unless the module or its tests have changed since. `mutation.toml` says which tests a module has, and why a change that
-they do not notice may pass.
+and decorated functions. Neither changes the texts of errors. Both work in a copy of the checkout under
+`build/mutation`, go on where they were stopped, and try again what no test has noticed, with the tests as they are now.
+This is right while tests are only added; after other changes to tests, remove the copy. `mutation.toml` says which
+tests a module has, and why a change that they do not notice may pass. `python docs/tables.py` writes the table.
 
     pip install mutmut==3.8.1 cosmic-ray==8.7.0
-    python benchmarks/mutation.py                # all modules that have changed since their result
-    python benchmarks/mutation.py data/rooms.py  # one module
-    python benchmarks/mutation.py --table        # only the table, from the results and the reasons
+    python benchmarks/mutation.py            # all modules that have changed since their result
+    python benchmarks/mutation.py losses.py  # one module
+    python benchmarks/mutation.py --list     # only what the last results leave unexplained
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -27,8 +29,11 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import chdir
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "mutation"
@@ -37,14 +42,16 @@ SETTINGS: dict[str, Any] = tomllib.loads((ROOT / "benchmarks" / "mutation.toml")
 NOTICED = ("killed", "timeout", "segfault")
 PYTEST = ["-n", "0", "-p", "no:cacheprovider"]
 MOST_MEMORY = 16 * 2**30  # bytes that a process may reserve: a changed size may ask for all there is
+LONGEST = 600.0  # seconds that the tests of one of cosmic-ray's changes may take
 # cosmic-ray replaces an operator by each other one; these are the replacements that mutmut makes.
 SWAPS = "Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Div|Mod_Div|Pow_Mul"
 SWAPS += "|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Eq_NotEq|NotEq_Eq|Is_IsNot|IsNot_Is"
+OPERATORS = [rf"core/Replace(Binary|Comparison)Operator_(?!({SWAPS})$)", "core/ReplaceUnaryOperator_(?!Delete_)"]
 COSMIC_RAY = """
 [cosmic-ray]
 module-path = "{path}"
 timeout = 600.0
-test-command = {command}
+test-command = ""
 distributor.name = "local"
 filters.line-filter.lines."{path}" = {lines}
 filters.operators-filter.exclude-operators = {operators}
@@ -66,39 +73,40 @@ def outside_functions(source: str) -> list[str]:
     return [str(line) for line in sorted(lines)]
 
 
-def fingerprint(module: str) -> str:
-    """Return a short hash of the module, its tests and the arguments they run with."""
+def fingerprint(module: str, *, tests: bool) -> str:
+    """Return a short hash of the module and of the arguments of its tests, and of the tests themselves if asked."""
     arguments = SETTINGS["modules"][module]
-    tests = {ROOT / argument.split("::")[0] for argument in arguments if not argument.startswith("-")}
-    content = b"".join(path.read_bytes() for path in (ROOT / "base_residual" / module, *sorted(tests)))
+    files = {ROOT / argument.split("::")[0] for argument in arguments if tests and not argument.startswith("-")}
+    content = b"".join(path.read_bytes() for path in (ROOT / "base_residual" / module, *sorted(files)))
     return hashlib.sha256(content + repr(arguments).encode()).hexdigest()[:12]
 
 
 def workplace(module: str) -> Path:
-    """Return the copy of the checkout in which a module is changed; it is made if it is not there."""
-    folder = BUILD / f"{module.replace('/', '-').removesuffix('.py')}-{fingerprint(module)}"
+    """Return the copy of the checkout in which a module is changed, with the tests as they are now."""
+    folder = BUILD / f"{module.replace('/', '-').removesuffix('.py')}-{fingerprint(module, tests=False)}"
     if not folder.exists():
         aside = folder.with_suffix(".partial")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(ROOT, aside, ignore=shutil.ignore_patterns(".*", "build", "__pycache__"))
         options = {"source_paths": ["base_residual"], "only_mutate": [f"base_residual/{module}"]}
         options |= {"pytest_add_cli_args": PYTEST, "pytest_add_cli_args_test_selection": SETTINGS["modules"][module]}
+        options |= {"do_not_mutate_patterns": [r"^\s*raise "], "timeout_multiplier": 4.0, "timeout_constant": 5.0}
+        lines = ["", "[tool.mutmut]", *(f"{key} = {json.dumps(value)}" for key, value in options.items()), ""]
         with (aside / "pyproject.toml").open("a", encoding="utf-8") as file:
-            file.write(
-                "\n[tool.mutmut]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
-            )
+            file.write("\n".join(lines))
         for place in (BUILD, aside):  # the tests look for the real recording beside their checkout
             if not (place / "shared").exists() and (ROOT.parent / "shared").exists():
                 (place / "shared").symlink_to((ROOT.parent / "shared").resolve())
         (aside / "mutants").mkdir()  # Python forgets a folder to import from that is not there when it starts
         aside.rename(folder)
     shutil.copy2(ROOT / "base_residual" / module, folder / "base_residual" / module)  # cosmic-ray may have been killed
+    shutil.copytree(ROOT / "tests", folder / "tests", dirs_exist_ok=True)
     return folder
 
 
 def start(folder: Path, imported: Path, *command: str) -> None:
-    """Run a command of the tools in the copy, on one thread, with the package that lies in `imported`."""
-    environment = os.environ | {"PYTHONPATH": str(imported), "OMP_NUM_THREADS": "1"}
+    """Run a command of the tools in the copy, with the package that lies in `imported`."""
+    environment = os.environ | {"PYTHONPATH": str(imported)}
     subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=folder, env=environment, check=True)
 
 
@@ -110,98 +118,118 @@ def changed(diff: str) -> tuple[str, str]:
 
 
 def by_mutmut(module: str, folder: Path, jobs: int) -> Iterator[Found]:
-    """Try every change to the bodies of functions."""
+    """Try the changes to the bodies of functions that no test has noticed yet."""
     from mutmut.mutation.data import SourceFileMutationData
     from mutmut.mutation.diff_apply import get_diff_for_mutant
     from mutmut.stats import status_by_exit_code
 
-    start(folder, folder / "mutants", "mutmut", "run", "--max-children", str(jobs))
     data = SourceFileMutationData(path=Path("base_residual") / module)
     with chdir(folder):
         data.load()
+        known = data.exit_code_by_key
+        left = [name for name, code in known.items() if status_by_exit_code[code] not in NOTICED]
+        if left or not known:
+            start(folder, folder / "mutants", "mutmut", "run", "--max-children", str(jobs), *left)
+            data.load()
         for name, code in data.exit_code_by_key.items():
             yield status_by_exit_code[code], *changed(get_diff_for_mutant(name, path=data.path))
 
 
 def by_cosmic_ray(module: str, folder: Path) -> Iterator[Found]:
-    """Try every change to what stands outside of functions, or in decorated ones."""
+    """Try the changes to what stands outside of functions, or in decorated ones, that no test has noticed yet."""
+    from cosmic_ray import mutating
     from cosmic_ray.work_db import WorkDB, use_db
-    from cosmic_ray.work_item import WorkerOutcome
+    from cosmic_ray.work_item import TestOutcome, WorkerOutcome
 
     path, config, session = f"base_residual/{module}", folder / "cosmic-ray.toml", folder / "session.sqlite"
     if not config.exists():
-        command = shlex.join([sys.executable, "-m", "pytest", "-x", *PYTEST, *SETTINGS["modules"][module]])
         lines = outside_functions((folder / path).read_text(encoding="utf-8"))
-        operators = [
-            rf"core/Replace(Binary|Comparison)Operator_(?!({SWAPS})$)",
-            "core/ReplaceUnaryOperator_(?!Delete_)",
-        ]
         aside = config.with_suffix(".partial")
-        lists = {"command": command, "lines": lines, "operators": operators}
-        aside.write_text(COSMIC_RAY.format(path=path, **{key: json.dumps(value) for key, value in lists.items()}))
-        start(folder, folder, "cosmic-ray", "baseline", aside.name)
+        aside.write_text(COSMIC_RAY.format(path=path, lines=json.dumps(lines), operators=json.dumps(OPERATORS)))
         start(folder, folder, "cosmic-ray", "init", "--force", aside.name, session.name)
         start(folder, folder, "cr-filter-lines", session.name, "--config", aside.name)
         start(folder, folder, "cr-filter-operators", session.name, aside.name)
         aside.rename(config)
-    start(folder, folder, "cosmic-ray", "exec", config.name, session.name)
-    with use_db(session, WorkDB.Mode.open) as database:
-        for _, result in database.completed_work_items:
+    mutating.run_tests = in_a_fork  # so that PyTorch is loaded once, and not for each change
+    command = shlex.join(["-x", *PYTEST, *SETTINGS["modules"][module]])
+    with use_db(session, WorkDB.Mode.open) as database, chdir(folder):
+        results = dict(database.results)
+        left = [
+            item
+            for item in database.work_items
+            if item.job_id not in results or results[item.job_id].test_outcome == TestOutcome.SURVIVED
+        ]
+        if left and in_a_fork(command, LONGEST)[0] != TestOutcome.SURVIVED:
+            sys.exit(f"The tests of {module} fail before anything is changed.")
+        for item in left:
+            database.set_result(item.job_id, mutating.mutate_and_test(item.mutations, command, LONGEST))
+        for _, result in database.results:
             if result.worker_outcome != WorkerOutcome.SKIPPED:
-                yield (
-                    ("timeout" if result.output == "timeout" else result.test_outcome.value),
-                    *changed(result.diff or ""),
-                )
+                yield (result.output or result.test_outcome.value), *changed(result.diff or "")
+
+
+def in_a_fork(command: str, longest: float) -> tuple[Any, str]:
+    """Run pytest in a fork, in the folder that this process is in; return cosmic-ray's outcome, or "timeout"."""
+    import torch  # noqa: F401, the forks find it loaded
+    from cosmic_ray.work_item import TestOutcome
+
+    def run() -> None:
+        os.environ["PYTHONPATH"] = sys.path[0] = str(Path.cwd())
+        sys.dont_write_bytecode = True  # two changes within a second could be taken for each other
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(pytest.main(shlex.split(command)))
+
+    child = get_context("fork").Process(target=run)
+    child.start()
+    child.join(longest)
+    if child.is_alive():
+        child.kill()
+        return TestOutcome.KILLED, "timeout"
+    return (TestOutcome.KILLED if child.exitcode else TestOutcome.SURVIVED), ""
 
 
 def unexplained(module: str, found: Mapping[str, Any]) -> list[Found]:
-    """Return the survivors for which `mutation.toml` has no reason."""
-    reasons = SETTINGS["survivors"].get(module, {})
-    return [survivor for survivor in found["survivors"] if not reasons.keys() & set(survivor[1:])]
-
-
-def markdown(results: Mapping[str, Any]) -> str:
-    """Return the table of all modules."""
-    lines = ["| module | changes | noticed | of them by time | share | explained | unexplained |", "| --- " * 7 + "|"]
-    for module, found in results.items():
-        every, survivors = sum(found["outcomes"].values()), len(found["survivors"])
-        unknown = len(unexplained(module, found))
-        lines.append(
-            f"| `{module}` | {every} | {every - survivors} | {found['outcomes'].get('timeout', 0)} "
-            f"| {(every - survivors) / every:.1%} | {survivors - unknown} | {unknown} |"
-        )
-    return "\n".join([*lines, ""])
+    """Return the survivors for which `mutation.toml` has no reason, neither for their line nor for their kind."""
+    reasons, kinds = SETTINGS["survivors"].get(module, {}), "|".join(SETTINGS["kinds"])
+    return [
+        (outcome, before, after)
+        for outcome, before, after in found["survivors"]
+        if not reasons.keys() & {before, after} and not re.search(kinds, f"{before} -> {after}")
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="paths in the package (default: those that changed)")
     parser.add_argument("--jobs", type=int, default=1, help="processes that try changes of functions at once")
-    parser.add_argument("--table", action="store_true", help="try nothing, write only the table")
+    parser.add_argument("--list", action="store_true", help="try nothing, list only what is unexplained")
     options = parser.parse_args()
     if unknown := set(options.modules) - SETTINGS["modules"].keys():
         parser.error(f"{', '.join(sorted(unknown))}: not in mutation.toml, which has {', '.join(SETTINGS['modules'])}")
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))  # of every process that is started, too
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    stale = [name for name in SETTINGS["modules"] if results.get(name, {}).get("fingerprint") != fingerprint(name)]
-    for module in [] if options.table else options.modules or stale:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    state = {name: fingerprint(name, tests=True) for name in SETTINGS["modules"]}
+    stale = [name for name in state if results.get(name, {}).get("fingerprint") != state[name]]
+    for module in [] if options.list else options.modules or stale:
         folder = workplace(module)
         tried = [*by_mutmut(module, folder, options.jobs), *by_cosmic_ray(module, folder)]
         outcomes = dict(sorted(Counter(outcome for outcome, _, _ in tried).items()))
         survivors = sorted(found for found in tried if found[0] not in NOTICED)
-        results[module] = {"fingerprint": fingerprint(module), "outcomes": outcomes, "survivors": survivors}
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))  # another process may have had another module
+        results[module] = {"fingerprint": state[module], "outcomes": outcomes, "survivors": survivors}
         results = {name: results[name] for name in SETTINGS["modules"] if name in results}
         aside = RESULTS.with_suffix(".partial")
         aside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         aside.replace(RESULTS)
-    print(markdown(results))
     for module, found in results.items():
+        every, survivors = sum(found["outcomes"].values()), len(found["survivors"])
+        print(f"{module}: {every - survivors} of {every} changes noticed, {1 - survivors / every:.1%}")
         for outcome, before, after in unexplained(module, found):
-            print(f"{module}, {outcome}:\n    {before}\n    {after}")
+            print(f"    {outcome}: {before}\n        {after}")
         lines = {line for survivor in found["survivors"] for line in survivor[1:]}
         for line in SETTINGS["survivors"].get(module, {}).keys() - lines:
-            print(f"{module}: no survivor needs the reason for {line!r} any more.")
-    print(markdown(results))
+            print(f"    No survivor needs the reason for {line!r} any more.")
 
 
 if __name__ == "__main__":

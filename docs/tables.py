@@ -190,7 +190,7 @@ def mutation() -> str:
     rows = [["module", "changes", "noticed", "share"]]
     for name, found in read("mutation").items():
         made = sum(found["outcomes"].values())
-        noticed = made - found["outcomes"].get("survived", 0) - found["outcomes"].get("no tests", 0)
+        noticed = made - len(found["survivors"])
         rows.append([f"`{name}`", f"{made}", f"{noticed}", f"{noticed / made:.1%}"])
     return _ruled(rows)
 

@@ -53,6 +53,12 @@ def test_the_lookup_decoder_reaches_every_size(size: int) -> None:
     assert decoder(code_of(2, size)).shape == (2, 1, size, size)
 
 
+def test_the_embedding_of_each_cell_begins_with_a_spread_of_one_half() -> None:
+    direction = LookupDecoder(8, base_channels=32, output_size=64, reach=0.2).direction
+    assert direction.shape == (1, 32, 16, 8)
+    assert direction.std().item() == pytest.approx(0.5, rel=0.1)
+
+
 def test_where_the_residual_listens_does_not_move_the_base(tiny: Callable[..., Config]) -> None:
     model = create_base_residual_model(tiny())
     assert model.front_end is not None

@@ -49,14 +49,16 @@ def test_every_module_and_test_of_the_campaign_is_there(mutation: ModuleType) ->
             assert (ROOT / argument.removeprefix("--deselect=").split("::")[0]).is_file(), argument
 
 
-def test_a_survivor_without_a_reason_is_counted_as_such(mutation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, unknown = ("survived", "a = 1", "a = 2"), ("no tests", "b = 1", "b = 2")
-    found = {"outcomes": {"killed": 17, "timeout": 1, "survived": 1, "no tests": 1}, "survivors": [known, unknown]}
+def test_a_survivor_needs_a_reason_for_its_line_or_its_kind(
+    mutation: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, kind, unknown = ("survived", "a = 1", "a = 2"), ("no tests", "b(True)", "b(False)"), ("survived", "b", "c")
     monkeypatch.setitem(mutation.SETTINGS["survivors"], "losses.py", {"a = 1": "nothing reads it"})
-    assert mutation.unexplained("losses.py", found) == [unknown]
-    assert "| `losses.py` | 20 | 18 | 1 | 90.0% | 1 | 1 |" in mutation.markdown({"losses.py": found})
+    monkeypatch.setitem(mutation.SETTINGS, "kinds", {r"True.* -> .*False": "the same in other memory"})
+    assert mutation.unexplained("losses.py", {"survivors": [line, kind, unknown]}) == [unknown]
 
 
-def test_the_committed_table_is_that_of_the_committed_results(mutation: ModuleType) -> None:
-    results = json.loads(mutation.RESULTS.read_text(encoding="utf-8"))
-    assert mutation.RESULTS.with_suffix(".md").read_text(encoding="utf-8") == mutation.markdown(results)
+def test_the_tests_of_each_module_notice_at_least_85_percent_and_the_rest_is_explained(mutation: ModuleType) -> None:
+    for module, found in json.loads(mutation.RESULTS.read_text(encoding="utf-8")).items():
+        assert len(found["survivors"]) <= 0.15 * sum(found["outcomes"].values()), module
+        assert not mutation.unexplained(module, found)
