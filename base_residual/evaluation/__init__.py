@@ -12,7 +12,6 @@ from torch import Tensor
 from base_residual.data.loading import read_batches, reader
 from base_residual.data.sample import EchoDataset, enumerated
 from base_residual.errors import ConfigError, DataError
-from base_residual.machine import keep_freed_memory
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.network import DepthNet, evaluating
 
@@ -75,7 +74,6 @@ def evaluate(
     if not len(dataset):
         raise DataError("There are no recordings to evaluate.")
     device = next(model.parameters()).device
-    keep_freed_memory(device)
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
