@@ -59,7 +59,7 @@ from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.training.optimisation import make_optimizer
-from base_residual.training.run_folder import SUMS, Position, restore_state, save_state
+from base_residual.training.run_state import SUMS, Position, restore_state, save_state
 
 LINUX = sys.platform == "linux"
 RATE, MAX_DEPTH, SIDE = 44_100, 8.0, 32

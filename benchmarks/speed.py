@@ -57,7 +57,7 @@ from base_residual.models.network import DepthNet
 from base_residual.plots.figures import save_figure
 from base_residual.training.batches import Batches, make_loader
 from base_residual.training.optimisation import make_optimizer
-from base_residual.training.step import Updater
+from base_residual.training.step import make_step
 
 RATE = 44_100  # Hz
 MAX_DEPTH = 30.0  # metres
@@ -86,7 +86,7 @@ from base_residual.models.factory import create_model
 from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
 from base_residual.training.optimisation import make_optimizer
-from base_residual.training.step import Updater
+from base_residual.training.step import make_step
 from base_residual.training.batches import Batches, make_loader
 
 root, split, settings, size = sys.argv[1:]
@@ -97,7 +97,7 @@ model = create_model(config).train()
 model.register_forward_hook(  # when all is held that the gradients need; what is mapped from files counts as theirs
     lambda *_: held.append(int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]))
 )
-updater = Updater(model, make_optimizer(model, config.trainer), config, len(batches), batches.least)
+updater = make_step(model, make_optimizer(model, config.trainer), config, len(batches), batches.least)
 for step, batch in enumerate(make_loader(dataset, batches, 0, device)):
     updater.update(batch, 1, step)
 print(max(held))
@@ -111,15 +111,16 @@ from base_residual.models.factory import create_model
 from base_residual.config.resolve import make_config
 from base_residual.data.sample import EchoBatch
 from base_residual.training.optimisation import make_optimizer
-from base_residual.training.step import Updater
-from base_residual.training.distributed import joined, share_norms
+from base_residual.training.step import make_step
+from base_residual.training.distributed import process_group
+from base_residual.training.sync_batch_norm import synchronise_batch_norms
 
 def train(config, batch, steps, processes):
     model = create_model(config).train()
     if processes.world > 1:
-        share_norms(model)
+        synchronise_batch_norms(model)
     count, side = batch // processes.world, config.data.output_size
-    updater = Updater(model, make_optimizer(model, config.trainer), config, steps, count, processes)
+    updater = make_step(model, make_optimizer(model, config.trainer), config, steps, count, processes)
     depth = config.data.max_depth * torch.rand(count, 1, side, side)
     share = EchoBatch(0.1 * torch.randn(count, 2, echo_frames(config.data.max_depth)), depth, [""] * count)
     updater.update(share, 1, 0)
@@ -130,7 +131,7 @@ def train(config, batch, steps, processes):
     processes.wait()
     return steps * batch / (time.perf_counter() - start)
 
-with joined(torch.device("cpu")) as processes:
+with process_group(torch.device("cpu")) as processes:
     speed = train(make_config(json.loads(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]), processes)
     if processes.leads:
         print(speed)
@@ -264,7 +265,7 @@ def package_training(config: Config, device: torch.device) -> Callable[[EchoBatc
     Its time holds the augmentation and the front end; the reference's step begins after its spectrograms.
     """
     model = create_model(config).to(device).train()
-    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=1, least=1)
+    updater = make_step(model, make_optimizer(model, config.trainer), config, steps=1, least=1)
     return lambda batch: updater.update(batch, epoch=1, step=0)
 
 
