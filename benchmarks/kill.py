@@ -10,9 +10,7 @@ round ends when the run is complete; weights, metrics, figures and data are then
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
 import random
 import shutil
@@ -25,11 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accuracy import HERE, commit, machine
+from reporting import RESULTS, parser, positive, provenance, refuse, run_script, table, whole, write
 from safetensors import safe_open
 
 from base_residual.cli import app
-from base_residual.files import replacing
 
 ROOMS = {False: 48, True: 8}  # to train on; quick: so few that one process renders them
 SETTINGS = [
@@ -51,7 +48,7 @@ class Kill(NamedTuple):
 
 
 def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, str]:
-    """Run the command until it ends or is killed; whether it ended, and what it was doing."""
+    """Run the command until it ends or is killed; return whether it ended, and what it was doing."""
     child = os.fork()  # what takes seconds to import is there already
     if not child:
         os.setsid()
@@ -76,7 +73,7 @@ def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, s
 
 
 def waited(child: int, folder: Path, kill: Kill) -> int | None:
-    """The exit status of an attempt that ended first; None when its moment has come."""
+    """Return the exit status of an attempt that ended first; None when its moment has come."""
     start, seen = time.monotonic(), set[Path]()
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -90,13 +87,13 @@ def waited(child: int, folder: Path, kill: Kill) -> int | None:
 
 
 def being_written(folder: Path) -> Iterator[Path]:
-    """Files of the run, and prepared sets, that are not yet in their place."""
+    """Yield files of the run, and prepared sets, that are not yet in their place."""
     yield from (folder / "results").glob("*/.*.partial*")
     yield from (folder / "cache").glob("prepared-*.partial")
 
 
 def doing(folder: Path) -> str:
-    """What a run is at, told from outside."""
+    """Return what a run is at, told from outside."""
     cache = folder / "cache"
     if not any(cache.glob("rooms-*[0-9a-f]")):
         return "rendering"
@@ -108,7 +105,7 @@ def doing(folder: Path) -> str:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """All that a finished run and its data hold, by path."""
+    """Return all that a finished run and its data hold, by path."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -121,7 +118,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What a finished run should not leave lying about."""
+    """Return the half-written files that a run has left behind."""
     return [str(path) for path in folder.rglob("*") if ".partial" in path.name]
 
 
@@ -165,34 +162,33 @@ def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The campaign as a table for the documentation."""
-    rows = [["killed while", "times"], ["---", "---"]]
+    """Return the campaign as a table for the documentation."""
+    rows = [["killed while", "times"]]
     rows += [[what, str(count)] for what, count in sorted(found["struck"].items())]
     rows.append(["all", f"{found['kills']}, in {found['rounds']} runs"])
     compared = f"{len(found['differing'])} of {found['rounds'] * found['files_compared']}"
     rows += [["files that differ", compared], ["half-written files left", str(len(found["leftovers"]))]]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return table(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="how many attempts are killed")
-    parser.add_argument("--quick", action="store_true", help="3 kills with a few rooms: shows that it runs")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "kill.json", help="JSON to write")
-    options = parser.parse_args()
+    offered = parser(__doc__)
+    offered.add_argument("--kills", type=positive, default=50, help="how many attempts are killed (50)")
+    offered.add_argument("--quick", action="store_true", help="3 kills with a few rooms: shows that it runs")
+    offered.add_argument("--seed", type=whole, default=0, help="of the moments (0)")
+    offered.add_argument("--out", type=Path, default=RESULTS / "kill.json", help="JSON to write (results/kill.json)")
+    options = offered.parse_args()
+    if not hasattr(os, "fork"):
+        refuse("This system cannot fork a process, which the campaign needs. Run it on Linux or macOS.")
     torch.set_num_threads(1)  # a process with more cannot fork
     for module in IMPORTED:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as work:
         found = campaign(Path(work), 3 if options.quick else options.kills, options.seed, ROOMS[options.quick])
-    with replacing(options.out) as aside:
-        aside.write_text(json.dumps({"machine": machine(), "commit": commit()} | found, indent=2) + "\n")
-    with replacing(options.out.with_suffix(".md")) as aside:
-        aside.write_text(markdown(found))
+    write(options.out, provenance() | found, markdown(found))
     print("\n".join([markdown(found), *found["differing"], *found["leftovers"]]))
     raise SystemExit(1 if found["differing"] or found["leftovers"] else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -326,7 +326,7 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
     for name in WARM:
         importlib.import_module(name)
-    from accuracy import commit, machine
+    from reporting import commit, machine
 
     from base_residual.files import replacing
 
