@@ -1,4 +1,4 @@
-"""The benchmarks run end to end in their quick forms, go on where they were stopped, and refuse mistakes in a sentence."""
+"""The benchmarks run end to end in their quick forms, go on where they were stopped, and refuse mistakes in words."""
 
 from __future__ import annotations
 
