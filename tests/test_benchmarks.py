@@ -72,15 +72,15 @@ def refused(
 def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
     campaign: Callable[..., Path], refused: Callable[..., str]
 ) -> None:
-    other = ("--seeds", "1", "--rooms", "24", "--size", "64", "--test-seed", "5")
-    out = campaign("--models", "default", *other)
-    searched = json.loads(out.read_text())["models"]["default"]
+    other = ("--seeds", "1", "--rooms", "8", "--test-seed", "5")
+    out = campaign("--models", "unet", *other)
+    searched = json.loads(out.read_text())["models"]["unet"]
     assert str(searched["learning_rate"]) in searched["rates_tried"]
-    campaign("--models", "unet", "--rates", "0.003", *other)
+    campaign("--models", "default", "--rates", "0.003", *other)
     result = json.loads(out.read_text())
     assert list(result["models"]) == ["unet", "default"]
-    assert result["models"]["unet"]["learning_rate"] == 0.003
-    assert result["models"]["default"]["rmse"] == searched["rmse"]
+    assert result["models"]["default"]["learning_rate"] == 0.003
+    assert result["models"]["unet"]["rmse"] == searched["rmse"]
     for summary in result["models"].values():
         assert summary["rmse"]["mean"] > 0
         assert summary["hard"]["rmse"]["mean"] > 0
@@ -88,8 +88,7 @@ def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
         assert len(summary["val_rmse"]) == 1
     assert 0 < result["hours"] < 1
     assert result["budget"]["quick"] is True
-    assert result["budget"]["train_rooms"] == 24
-    assert result["budget"]["output_size"] == 64
+    assert result["budget"]["train_rooms"] == 8
     assert result["budget"]["test_seeds"] == {"standard": 5, "hard": 5}
     assert out.with_suffix(".png").exists()
     assert "residual_gain" in out.with_suffix(".md").read_text()
@@ -97,21 +96,30 @@ def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
     assert json.loads(out.read_text()) == result
 
 
-def test_the_ablations_run_in_their_quick_form(tmp_path: Path, campaign: Callable[..., Path]) -> None:
-    out = tmp_path / "out.json"
-    words = ["--jobs=2", "--quick", "--seeds=2", "--ablations", f"--runs={tmp_path / 'runs'}", f"--out={out}"]
-    subprocess.run([sys.executable, BENCHMARKS / "accuracy.py", *words], check=True)  # with processes of its own
+def test_the_ablations_run_in_their_quick_form(campaign: Callable[..., Path]) -> None:
+    out = campaign("--seeds=2", "--ablations", "default")
     first = json.loads(out.read_text())["variants"]
-    assert {name: row["seeds"] for name, row in first.items()} == {"default": 2, "waveform": 1}
+    assert first["default"]["seeds"] == 2
     assert first["default"]["rmse"]["std"] > 0
-    assert first["waveform"]["changed"] == {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}}
-    assert first["waveform"]["hard_rmse"]["mean"] > 0
-    campaign("--ablations", "mel", "mel")
+    campaign("--ablations", "waveform", "waveform")
     rows = json.loads(out.read_text())["variants"]
-    assert list(rows) == [*first, "mel"]
-    assert {name: rows[name] for name in first} == first
-    assert rows["mel"]["seeds"] == 1
+    assert list(rows) == ["default", "waveform"]
+    assert rows["default"] == first["default"]
+    assert rows["waveform"]["seeds"] == 1
+    assert rows["waveform"]["changed"] == {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}}
+    assert rows["waveform"]["hard_rmse"]["mean"] > 0
     assert "audio.front_end=waveform" in out.with_suffix(".md").read_text()
+
+
+def test_a_run_has_the_rooms_and_the_size_that_are_asked_for(
+    tmp_path: Path, script: Callable[[str], ModuleType]
+) -> None:
+    make = script("campaign").campaign_config
+    small, large = (
+        make("default", {}, 2, 0.001, 0, tmp_path, rooms=rooms, size=size) for rooms, size in ((8, 64), (9, 128))
+    )
+    assert (large.simulation.train_rooms, large.data.output_size) == (9, 128)
+    assert small.run_dir != large.run_dir
 
 
 def test_a_run_is_kept_only_if_all_of_its_settings_were_written(

@@ -1,6 +1,6 @@
 """Files that lie, from whoever made them: each is read or ends in one sentence, within bounded memory and time.
 
-Hypothesis damages and forges files for every reader (lying.py, hostile.py). A campaign gives each a hundred times as many:
+Hypothesis damages and forges files for every reader (lying.py, hostile.py), and a hundred times as many in a campaign:
 
     python -m pytest tests/test_hostile.py --hypothesis-profile campaign
 """
