@@ -28,16 +28,25 @@ from safetensors import safe_open
 
 from base_residual.cli import app
 
-ROOMS = {False: 48, True: 8}  # to train on; quick: so few that one process renders them
 SETTINGS = [
     *("--set", "simulation.val_rooms=2", "--set", "simulation.test_rooms=2"),
     *("--set", "data.output_size=32", "--set", "data.max_depth=8", "--set", "model.base_channels=4"),
-    *("--epochs", "3", "--batch-size", "8", "--adaptive", "--warmup-epochs", "1", "--save-every", "0"),
+    *("--batch-size", "8", "--adaptive", "--warmup-epochs", "1", "--save-every", "0"),
     *("--set", "trainer.picture_every=1", "--set", "trainer.precision=fp32", "--device", "cpu", "--resume"),
 ]
 COMPARED = (".jsonl", ".json", ".npy", ".wav", ".csv")
 IMPORTED = ("matplotlib.figure", "scipy.fft", "scipy.sparse")  # by a run, when it needs them
 POLL = 0.0005  # seconds between looks for a file that is being written
+
+
+class Scale(NamedTuple):
+    """How much a run trains: rooms, and epochs in them."""
+
+    rooms: int = 48
+    epochs: int = 3
+
+
+QUICK = Scale(8, 2)  # so few rooms that one process renders them
 
 
 class Kill(NamedTuple):
@@ -47,7 +56,7 @@ class Kill(NamedTuple):
     files: int
 
 
-def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, str]:
+def attempt(folder: Path, scale: Scale, kill: Kill | None = None) -> tuple[bool, str]:
     """Run the command until it ends or is killed; return whether it ended, and what it was doing."""
     child = os.fork()  # what takes seconds to import is there already
     if not child:
@@ -57,8 +66,8 @@ def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, s
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
         try:
-            where = ["--results-dir", str(folder / "results"), "--set", f"simulation.train_rooms={rooms}"]
-            app(["train", *where, *SETTINGS])
+            where = ["--results-dir", str(folder / "results"), "--epochs", str(scale.epochs)]
+            app(["train", *where, "--set", f"simulation.train_rooms={scale.rooms}", *SETTINGS])
         except SystemExit as end:
             os._exit(int(end.code or 0))
     status = waited(child, folder, kill) if kill else os.waitpid(child, 0)[1]
@@ -122,13 +131,13 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if ".partial" in path.name]
 
 
-def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
+def campaign(work: Path, kills: int, seed: int, scale: Scale) -> dict[str, Any]:
     """Kill that many attempts, round by round, and compare each round's end."""
     rng = random.Random(seed)
     folder = work / "run"  # always the same, for the files name it
     folder.mkdir(parents=True)
     start = time.monotonic()
-    attempt(folder, rooms)
+    attempt(folder, scale)
     duration = time.monotonic() - start
     expected = contents(folder)
     struck: Counter[str] = Counter()
@@ -142,7 +151,7 @@ def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
         ended = False
         while not ended:
             kill = Kill(rng.uniform(0, duration / 2), rng.choice([0, 0, 1, 2]))
-            ended, what = attempt(folder, rooms, kill if sum(struck.values()) < kills else None)
+            ended, what = attempt(folder, scale, kill if sum(struck.values()) < kills else None)
             struck.update([what] if what else [])
         found = contents(folder)
         names = sorted(expected.keys() | found.keys())
@@ -184,7 +193,8 @@ def main() -> None:
     for module in IMPORTED:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as work:
-        found = campaign(Path(work), 3 if options.quick else options.kills, options.seed, ROOMS[options.quick])
+        kills, scale = (3, QUICK) if options.quick else (options.kills, Scale())
+        found = campaign(Path(work), kills, options.seed, scale)
     write(options.out, provenance() | found, markdown(found))
     print("\n".join([markdown(found), *found["differing"], *found["leftovers"]]))
     raise SystemExit(1 if found["differing"] or found["leftovers"] else 0)
