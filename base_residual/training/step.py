@@ -177,5 +177,4 @@ def _prepared(model: DepthNet, compiled: bool, processes: Processes) -> nn.Modul
     if not compiled:
         return network
     leave_uncompiled(network)
-    whole: nn.Module = torch.compile(network)
-    return whole
+    return torch.compile(network)  # type: ignore[return-value]  # a module that wraps the other
