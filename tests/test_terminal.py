@@ -114,7 +114,7 @@ def test_bars_are_drawn_where_a_terminal_can(monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(terminal_tracker(terminal(), live=True), ProgressTracker)
 
 
-def test_bars_that_are_asked_for_needs_a_terminal() -> None:
+def test_bars_that_are_asked_for_need_a_terminal() -> None:
     assert "--live draws in a terminal" in sentence(brdepth("train", *TINY_OPTIONS, "--live", code=2))
 
 
