@@ -149,13 +149,13 @@ def train(
 
     from base_residual.cli.tables import criteria_table, metrics_table
     from base_residual.evaluation.blind import blind_lines
-    from base_residual.training.distributed import leading
+    from base_residual.training.distributed import is_first_process
     from base_residual.training.terminal import terminal_tracker
     from base_residual.training.trainer import Trainer
 
     trackers = [] if quiet else [terminal_tracker(out.progress, live)]
     result = Trainer(settings, resume=resume, overwrite=overwrite, trackers=trackers).fit()
-    if not leading():
+    if not is_first_process():
         return
     best = result.run_dir / BEST
     out.json(result.as_dict())
@@ -379,9 +379,9 @@ def _rehearse(config: Config, out: Output) -> None:
         return  # the settings are valid, which is all that is asked
     from base_residual.cli.tables import estimate_lines
     from base_residual.training.cost_estimate import estimate
-    from base_residual.training.distributed import leading
+    from base_residual.training.distributed import is_first_process
 
-    if not leading():
+    if not is_first_process():
         return
     found = estimate(config)
     out.show(config.to_yaml().rstrip(), *(f"# {line}" for line in estimate_lines(found)))

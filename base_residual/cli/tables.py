@@ -67,7 +67,7 @@ def cost_table(cost: Cost, title: str) -> Table:
 
 
 def estimate_lines(estimate: Estimate) -> list[str]:
-    """What a training will cost, at most 78 columns wide, so that each line can be a comment."""
+    """Return what a training will cost, at most 78 columns wide, so that each line can be a comment."""
     recordings = estimate.recordings
     step = f"{estimate.step_s:.3g} s for a step of {estimate.batch_size} recordings"
     if recordings and estimate.epoch_s is not None and estimate.total_s is not None:
@@ -75,12 +75,13 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         time = f"{spoken(estimate.total_s)} in all, {spoken(estimate.epoch_s)} an epoch, {step}"
     else:
         data, time = "not there yet, so that only a step can be timed", step
+    memory = "unknown here" if estimate.memory_mib is None else f"about {estimate.memory_mib:,.0f} MiB"
     facts = {
         "network": f"{estimate.parameters / 1e6:.2f} M parameters, {estimate.gflops:.2f} GFLOP for one echo",
         "data": data,
         "device": estimate.device,
         "time": f"about {time} ({estimate.time_basis})",
-        "memory": f"about {estimate.memory_mib:,.0f} MiB ({estimate.memory_basis})",
+        "memory": f"{memory} ({estimate.memory_basis})",
     }
     return [
         line
