@@ -159,8 +159,10 @@ def by_cosmic_ray(module: str, folder: Path) -> Iterator[Found]:
             for item in database.work_items
             if item.job_id not in results or results[item.job_id].test_outcome == TestOutcome.SURVIVED
         ]
+        sys.dont_write_bytecode = False
         if left and in_a_fork(command, LONGEST)[0] != TestOutcome.SURVIVED:
             sys.exit(f"The tests of {module} fail before anything is changed.")
+        sys.dont_write_bytecode = True  # two changes within a second could be taken for each other
         for item in left:
             database.set_result(item.job_id, mutating.mutate_and_test(item.mutations, command, LONGEST))
         for _, result in database.results:
@@ -170,12 +172,11 @@ def by_cosmic_ray(module: str, folder: Path) -> Iterator[Found]:
 
 def in_a_fork(command: str, longest: float) -> tuple[Any, str]:
     """Run pytest in a fork, in the folder that this process is in; return cosmic-ray's outcome, or "timeout"."""
-    import torch  # noqa: F401, the forks find it loaded
+    import matplotlib.pyplot, scipy.signal, torch  # noqa: E401, F401, the forks find them loaded
     from cosmic_ray.work_item import TestOutcome
 
     def run() -> None:
         os.environ["PYTHONPATH"] = sys.path[0] = str(Path.cwd())
-        sys.dont_write_bytecode = True  # two changes within a second could be taken for each other
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(pytest.main(shlex.split(command)))
 

@@ -158,6 +158,12 @@ def test_the_direct_sound_is_found_where_it_begins_at_the_louder_ear(delay: int)
     torch.testing.assert_close(found.sound[:, : 132 - start], 0.9 * emitted[start:].expand(2, -1))
 
 
+def test_the_first_sample_that_is_a_tenth_as_loud_as_the_loudest_is_the_onset() -> None:
+    echo = torch.zeros(1, 2, 10)
+    echo[0, 1, 3], echo[0, 1, 4], echo[0, 0, 7] = 0.0999, 0.1, 1.0
+    assert find_onset(echo).tolist() == [4]
+
+
 @pytest.mark.parametrize("lead", [0, 44, 700])
 def test_aligned_echoes_begin_at_the_same_frame_and_keep_what_follows(lead: int) -> None:
     echo = torch.zeros(3, 2, 2000)

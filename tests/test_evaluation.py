@@ -9,8 +9,8 @@ import torch
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError
-from base_residual.evaluation import evaluate, success_criteria
-from base_residual.evaluation.blind import BlindGuess
+from base_residual.evaluation import evaluate, success_criteria, why_undecided
+from base_residual.evaluation.blind import BlindGuess, blind_lines
 from base_residual.metrics import Evaluation, Protocol
 from base_residual.models.factory import create_model
 
@@ -104,6 +104,32 @@ def test_the_constant_is_the_best_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert found == pytest.approx(rmse(guess.constant), rel=1e-5)
     assert all(found <= rmse(guess.constant + shift) + 1e-6 for shift in (-0.5, -0.02, 0.02, 0.5))
+
+
+def test_guesses_are_judged_by_the_pixels_that_are_far_enough() -> None:
+    near, far = torch.full((2, 4), 1.0), torch.full((2, 4), 3.0)
+    guess = BlindGuess(torch.full((1, 4, 4), 2.5), 2.0)
+    found = [guess.rmse_on(maps(torch.cat([near, far])), 12.0, *least) for least in ((), (2.0,))]
+    assert found[0] == pytest.approx({"mean_map": math.sqrt((1.5**2 + 0.5**2) / 2), "constant": 1.0})
+    assert found[1] == pytest.approx({"mean_map": 0.5, "constant": 1.0})
+    assert guess.rmse_on(maps(torch.cat([far, far])), 2.25)["mean_map"] == pytest.approx(
+        0.75
+    )  # a guess is cut at the largest depth
+
+
+def test_each_guess_is_beaten_by_a_share_or_not_at_all() -> None:
+    assert blind_lines(0.6, {"mean_map": 0.75, "constant": 0.5}) == [
+        "Against the mean depth map of the training set (rmse 0.750 m): 20.0% lower.",
+        "Against the best constant of the training set (rmse 0.500 m): NOT lower, 0.600 m.",
+    ]
+    assert all("NOT lower" in blind_lines(0.6, {"constant": score})[0] for score in (0.6, 0.0))
+
+
+def test_a_run_without_a_baseline_says_why_its_lead_is_open() -> None:
+    assert why_undecided("unet") == "it is the baseline"
+    criterion = success_criteria(evaluation())[2]
+    assert criterion.figure == "rmse 0.400 m; needs a run with --model unet, and compare"
+    assert (criterion.name, criterion.verdict) == ("rmse 5 % below the U-Net baseline", "open")
 
 
 def test_a_healthy_run_meets_what_it_can_decide_alone() -> None:

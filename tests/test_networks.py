@@ -7,6 +7,7 @@ from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
 from base_residual.models.code import EchoCode
 from base_residual.models.decoders import GridDecoder, MapDecoder, spline_basis
+from base_residual.models.mirror import HalfMapConv
 from base_residual.models.time_encoder import LatentNorm, TimeEncoder
 from base_residual.models.unet import UNetEncoder
 
@@ -39,6 +40,11 @@ def test_the_grid_decoder_is_smooth_whatever_its_weights() -> None:
 def test_the_map_decoder_reaches_every_size(size: int) -> None:
     decoder = MapDecoder(8, base_channels=4, output_size=size).eval()
     assert decoder(EchoCode(torch.randn(4, 8), ())).shape == (2, 1, size, size)
+
+
+def test_a_large_map_begins_with_more_stages_of_the_most_channels() -> None:
+    decoder = MapDecoder(8, base_channels=2, output_size=256)
+    assert [layer.in_channels for layer in decoder.stages if isinstance(layer, HalfMapConv)] == [16, 16, 16, 8, 6]
 
 
 @pytest.mark.parametrize("frames", [300, 1001, 3112])
