@@ -29,6 +29,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import chdir
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,10 @@ def by_cosmic_ray(module: str, folder: Path) -> Iterator[Found]:
 
 def in_a_fork(command: str, longest: float) -> tuple[Any, str]:
     """Run pytest in a fork, in the folder that this process is in; return cosmic-ray's outcome, or "timeout"."""
-    import matplotlib.pyplot, scipy.signal, torch  # noqa: E401, F401, the forks find them loaded
     from cosmic_ray.work_item import TestOutcome
+
+    for name in ("torch", "scipy.signal", "matplotlib.pyplot"):
+        import_module(name)  # the forks find them loaded
 
     def run() -> None:
         os.environ["PYTHONPATH"] = sys.path[0] = str(Path.cwd())
