@@ -30,6 +30,7 @@ def test_the_mean_is_over_all_steps_at_first_and_over_its_span_later(tiny: MakeC
     mean.update(1000)
     torch.testing.assert_close(ours, 0.75 * expected + 0.25 * weights)
     assert not mean.model.training
+    assert not any(ours.requires_grad for ours in mean.model.parameters())
 
 
 def test_a_span_below_one_step_is_the_network_itself(tiny: MakeConfig) -> None:

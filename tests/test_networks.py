@@ -53,6 +53,7 @@ def test_the_time_encoder_takes_any_length_that_it_was_made_for(frames: int) -> 
     code = encoder(torch.randn(1, 2, frames))
     assert code.latent is not None
     assert code.latent.shape == (2, 16)
+    assert encoder.symmetric  # unless it is told otherwise
 
 
 def test_one_echo_in_training_is_judged_by_what_is_known_of_others() -> None:

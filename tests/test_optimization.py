@@ -210,6 +210,14 @@ def test_a_device_that_is_not_there_names_those_that_are(tiny: MakeConfig, monke
         Trainer(tiny({"trainer": {"device": "cuda:7"}}))
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_the_optimiser_is_the_one_of_the_settings(tiny: MakeConfig, kind: str) -> None:
+    config = tiny({"trainer": {"optimizer": kind, "learning_rate": 0.02, "weight_decay": 0.3}})
+    optimizer = make_optimizer(create_model(config), config.trainer)
+    assert type(optimizer).__name__ == kind
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.02, 0.3)
+
+
 def test_the_learning_rate_rises_and_falls_or_stays(tiny: MakeConfig) -> None:
     settings = tiny().trainer
     rates = [learning_rate(step, 100, settings) for step in range(100)]
