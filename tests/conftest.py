@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.figure import Figure
 
+from base_residual import trainer
 from base_residual.chirp import ChirpDesign
 from base_residual.config import Config, make_config, merge
 from base_residual.data import open_dataset
@@ -57,11 +58,30 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # tests run side by side, one per core
 
 
+# A tiny run takes a quarter of the time if what it draws is an empty sheet of the right size, with one recording on it.
+DRAW, PICTURED = Figure.draw, trainer.PICTURED
+DRAWN = {"test_docs.py", "test_visualize.py"}  # where pictures are looked at
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_sheets() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", lambda *_: None)
+        patch.setattr(trainer, "PICTURED", 1)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that looks at pictures: they are drawn, as in a user's run."""
+    monkeypatch.setattr(Figure, "draw", DRAW)
+    monkeypatch.setattr(trainer, "PICTURED", PICTURED)
+
+
 @pytest.fixture(autouse=True)
-def _pictures_as_they_fall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting a picture's parts to each other takes longer than a tiny run trains: only where they are looked at."""
-    if request.path.name != "test_visualize.py":
-        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+def _drawn_where_looked_at(request: pytest.FixtureRequest) -> None:
+    if request.path.name in DRAWN:
+        request.getfixturevalue("drawn")
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_behind_what_the_design_lists(tiny: MakeConfig) -> None:
     config = tiny({"tracking": {"experiment_name": "first"}, "trainer": {"picture_every": 1}})
     result = fit(config)
@@ -413,14 +414,14 @@ def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
     """A network that was trained on those samples alone."""
     config = tiny(
         {
-            "trainer": {"epochs": 60, "learning_rate": 0.005, "picture_every": 1000, "save_every": 1000},
+            "trainer": {"epochs": 6, "learning_rate": 0.005, "picture_every": 1000, "save_every": 1000},
             "data": {"mirror": False},
             "model": {"base_channels": 8, "base_grid": 8},
             "loss": {"lambda_sparse": 0.0, "lambda_base": 0.2},
             "tracking": {"experiment_name": name},
         }
     )
-    result = fit(config, train=samples, val=samples[:1], test=samples)
+    result = fit(config, train=10 * samples, val=samples[:1], test=samples)  # 60 steps
     return load_checkpoint(result.run_dir / "last.safetensors").model
 
 
