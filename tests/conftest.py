@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,19 +44,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, in which all their processes share the tiny rooms."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BRDEPTH_CACHE", str(cache))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("COLUMNS", "80")
         patch.setenv("OMP_NUM_THREADS", "1")  # of what tests start; of themselves see below
         patch.delenv("BRDEPTH_DATA", raising=False)
+        torch.set_num_threads(1)  # before any fixture trains: threads of several processes wait for each other
         yield
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # tests run side by side, one per core
+    torch.set_num_threads(1)  # whatever the test before has set
 
 
 # A tiny run takes a quarter of the time if what it draws is an empty sheet of the right size, with one recording on it.
