@@ -88,7 +88,10 @@ NURSERY = """
 import json
 import os
 import sys
+import matplotlib.backends.backend_agg
+import scipy.signal
 import torch._dynamo
+import yaml
 from matplotlib.figure import Figure
 from base_residual import trainer
 
