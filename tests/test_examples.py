@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,20 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a script in this process, with its imports there, and returns its last words; its exit code must be 2."""
+
+    def call(script: str, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return call
+
+
 def test_the_real_recording_is_drawn_over_range(tmp_path: Path, real_root: Path) -> None:
     place = real_root / "Sample_Location"
     out = tmp_path / "envelope.png"
@@ -54,20 +69,20 @@ def test_the_real_recording_is_drawn_over_range(tmp_path: Path, real_root: Path)
         assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 10
 
 
-def test_a_missing_recording_is_one_sentence(tmp_path: Path) -> None:
-    done = run("real_recording.py", tmp_path / "none.wav")
-    assert done.returncode == 2
-    assert done.stderr == f"Error: The recording {tmp_path / 'none.wav'} does not exist.\n"
+def test_a_missing_recording_is_one_sentence(tmp_path: Path, refused: Callable[..., str]) -> None:
+    said = refused("real_recording.py", tmp_path / "none.wav")
+    assert said == f"Error: The recording {tmp_path / 'none.wav'} does not exist.\n"
 
 
-def test_a_depth_map_of_holes_says_nothing_of_range(tmp_path: Path, real_root: Path) -> None:
+def test_a_depth_map_of_holes_says_nothing_of_range(
+    tmp_path: Path, real_root: Path, refused: Callable[..., str]
+) -> None:
     echo, depth = real_root / "Sample_Location" / "audio" / "audio_47.wav", tmp_path / "depth.npy"
+    given = ("real_recording.py", echo, "--depth", depth, "--out", tmp_path / "envelope.png")
     np.save(depth, np.zeros((4, 4), np.uint16))
-    done = run("real_recording.py", echo, "--depth", depth, "--out", tmp_path / "envelope.png")
-    assert (done.returncode, done.stderr) == (2, f"Error: Nothing was measured in the depth map {depth}.\n")
+    assert refused(*given) == f"Error: Nothing was measured in the depth map {depth}.\n"
     depth.write_bytes(b"")
-    done = run("real_recording.py", echo, "--depth", depth, "--out", tmp_path / "envelope.png")
-    assert (done.returncode, done.stderr) == (2, f"Error: The depth map {depth} is not a readable .npy file.\n")
+    assert refused(*given) == f"Error: The depth map {depth} is not a readable .npy file.\n"
 
 
 def test_recordings_of_ones_own_are_learned_from_three_methods(tmp_path: Path) -> None:

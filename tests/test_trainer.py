@@ -414,8 +414,8 @@ def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
     """A network that was trained on those samples alone."""
     config = tiny(
         {
-            "trainer": {"epochs": 6, "learning_rate": 0.005, "picture_every": 1000, "save_every": 1000},
-            "data": {"mirror": False},
+            "trainer": {"epochs": 6, "learning_rate": 0.005, "average": 0, "picture_every": 1000, "save_every": 1000},
+            "data": {"mirror": False, "stretch": 0.0},
             "model": {"base_channels": 8, "base_grid": 8},
             "loss": {"lambda_sparse": 0.0, "lambda_base": 0.2},
             "tracking": {"experiment_name": name},
