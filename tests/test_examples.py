@@ -86,7 +86,7 @@ def test_a_depth_map_of_holes_says_nothing_of_range(
 
 
 def test_recordings_of_ones_own_are_learned_from_three_methods(tmp_path: Path) -> None:
-    done = run("custom_dataset.py", "--results-dir", tmp_path)
+    done = run("custom_dataset.py", "--results-dir", tmp_path, "--epochs", "6")
     assert done.returncode == 0, done.stderr
     heard, blind = (float(line.split()[-2]) for line in done.stdout.splitlines()[-2:])
     assert heard < 0.5 * blind
@@ -110,7 +110,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     """The quickstart from its first cell to its last, on tiny rooms."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
-    settings = merge(TINY, {"tracking": {"experiment_name": "quickstart"}})
+    settings = merge(TINY, {"tracking": {"experiment_name": "quickstart"}, "trainer": {"epochs": 1}})
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f"SETTINGS = {settings!r}"))
     folder = tmp_path_factory.mktemp("quickstart")
     with warnings.catch_warnings():

@@ -146,18 +146,18 @@ def test_training_does_not_touch_the_global_random_state(tiny: MakeConfig) -> No
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 2), (2, 1)])
-def test_ctrl_c_saves_and_resuming_gives_the_uninterrupted_run(tiny: MakeConfig, epoch: int, step: int) -> None:
+def test_ctrl_c_saves_and_resuming_gives_the_uninterrupted_run(tiny: MakeConfig) -> None:
     adaptive = {"loss": {"adaptive": True, "warmup_epochs": 1}}
     whole = fit(tiny(adaptive, {"tracking": {"experiment_name": "whole"}}))
-    config = tiny(adaptive, {"tracking": {"experiment_name": "cut"}})
-    with pytest.raises(TrainingInterrupted, match=f"Stopped in epoch {epoch} after {step} of 2 steps.*--resume"):
-        Trainer(config, trackers=[StopAt(epoch, step)]).fit()
-    resumed = fit(config, resume=True)
-    assert resumed.history == whole.history
-    assert same(weights(resumed.run_dir), weights(whole.run_dir))
-    assert same(weights(resumed.run_dir, "best"), weights(whole.run_dir, "best"))
-    assert (resumed.run_dir / "metrics.jsonl").read_bytes() == (whole.run_dir / "metrics.jsonl").read_bytes()
+    for epoch, step in ((1, 1), (1, 2), (2, 1)):
+        config = tiny(adaptive, {"tracking": {"experiment_name": f"cut-{epoch}-{step}"}})
+        with pytest.raises(TrainingInterrupted, match=f"Stopped in epoch {epoch} after {step} of 2 steps.*--resume"):
+            Trainer(config, trackers=[StopAt(epoch, step)]).fit()
+        resumed = fit(config, resume=True)
+        assert resumed.history == whole.history
+        assert same(weights(resumed.run_dir), weights(whole.run_dir))
+        assert same(weights(resumed.run_dir, "best"), weights(whole.run_dir, "best"))
+        assert (resumed.run_dir / "metrics.jsonl").read_bytes() == (whole.run_dir / "metrics.jsonl").read_bytes()
 
 
 def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_done(tiny: MakeConfig) -> None:
