@@ -97,9 +97,10 @@ import scipy.signal
 import torch._dynamo
 import yaml
 from matplotlib.figure import Figure
-from base_residual import trainer
+import base_residual.training.trainer
+from base_residual.training import run_folder
 
-Figure.draw, trainer.PICTURED = lambda *_: None, 1  # nobody looks at the pictures
+Figure.draw, run_folder.PICTURED = lambda *_: None, 1  # nobody looks at the pictures
 for line in sys.stdin:
     order = json.loads(line)
     if isinstance(order, int):
