@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
-from base_residual.cli.command import Notes
+from base_residual.cli.main import Notes
 from base_residual.cli.tables import criteria_table
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config

@@ -1,4 +1,4 @@
-"""Where a command prints: what it found on standard output, how it goes beside that, and as JSON when asked."""
+"""What a command prints: what it found, how far it is, and one JSON object instead where `--json` asks for it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
-class Output(NamedTuple):
-    """What `--json` and `--quiet` say.
+class Printer(NamedTuple):
+    """Prints what a command has found, as `--json` and `--quiet` ask for.
 
     Attributes:
         as_json: standard output holds one JSON object and nothing else; progress goes to standard error.
@@ -22,7 +22,7 @@ class Output(NamedTuple):
 
     @property
     def progress(self) -> Console:
-        """Where a command draws how far it is."""
+        """Return the console on which a command draws how far it is."""
         from base_residual.plots.console import plain_console
 
         return plain_console(stderr=self.as_json, quiet=self.quiet)
@@ -40,7 +40,7 @@ class Output(NamedTuple):
                 plain_console().print(thing)
 
     def json(self, found: Mapping[str, Any]) -> None:
-        """Print what a program may read."""
+        """Print one JSON object, where it is asked for."""
         if self.as_json:
             from base_residual.files.json import as_json
 
