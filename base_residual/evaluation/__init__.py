@@ -23,6 +23,7 @@ IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
 JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
 AHEAD = 0.05  # share by which rmse must lie below the plain network's
+NO_BASELINE = "needs a run with --model unet, and compare"
 
 
 class Criterion(NamedTuple):
@@ -121,7 +122,7 @@ def _score(
 
 def why_undecided(model: str) -> str:
     """Return the reason why a run of that model alone does not say how far it is ahead of the U-Net."""
-    return "it is the baseline" if model == "unet" else "needs a run with --model unet, and compare"
+    return "it is the baseline" if model == "unet" else NO_BASELINE
 
 
 def success_criteria(
@@ -129,9 +130,9 @@ def success_criteria(
     val_rmse: Sequence[float] = (),
     baseline_rmse: float | None = None,
     baseline_name: str = "U-Net baseline",
-    undecided: str = why_undecided("base_residual"),
+    undecided: str = NO_BASELINE,
 ) -> list[Criterion]:
-    """The five criteria of a run, each with its figure.
+    """Judge a run by the five criteria, each with its figure.
 
     Args:
         evaluation: of the run's model.
