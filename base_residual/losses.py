@@ -13,7 +13,7 @@ from base_residual.errors import ConfigError, ShapeError
 
 ReconKind = Literal["l1", "rmse"]
 Count = Callable[[Tensor], Tensor]
-"""The number that a mean divides by, given how many there are here: with several processes, their mean."""
+"""Turns the count of valid pixels here into the number that a mean divides by: with several processes, their mean."""
 
 
 class LossWeights(NamedTuple):
@@ -39,7 +39,7 @@ LATER_WEIGHTS = LossWeights(recon=1.0, base=0.5, sparse=0.3)
 
 
 def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Tensor:
-    """Box mean over the valid pixels around each pixel.
+    """Return the box mean over the valid pixels around each pixel.
 
     Invalid pixels are left out of the mean instead of entering it as zeros, and so is all beyond the border. An even
     kernel is centred by giving half the weight to the first and the last of kernel + 1 pixels. Where a window holds no
@@ -65,7 +65,7 @@ def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Te
 
 
 def _box(side: int, kernel: int, like: Tensor) -> Tensor:
-    """(side, side) band matrix of a centred box, which sums within the kernel; symmetric."""
+    """Return the symmetric (side, side) band matrix that sums over a centred box."""
     pixels = torch.arange(side, device=like.device)
     distance = (pixels[:, None] - pixels).abs()
     # For an odd kernel the outermost pixel lies at (kernel - 1) / 2, fully in; for an even one at kernel / 2, half in.
@@ -73,17 +73,17 @@ def _box(side: int, kernel: int, like: Tensor) -> Tensor:
 
 
 def here(count: Tensor) -> Tensor:
-    """The count itself: the mean is over what is here."""
+    """Return the count itself: the mean is over the pixels of this process."""
     return count
 
 
 def masked_mean(values: Tensor, mask: Tensor, count: Count = here) -> Tensor:
-    """Mean of `values` over the pixels in the bool `mask` of the same shape; 0 where there are none."""
+    """Return the mean of `values` over the pixels in the bool `mask` of the same shape; 0 where there are none."""
     return torch.where(mask, values, 0).sum() / count(mask.sum().float()).clamp(min=1e-6)
 
 
 def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "l1", count: Count = here) -> Tensor:
-    """How far a prediction is from the ground truth over valid pixels, in metres.
+    """Return the distance of a prediction from the ground truth over valid pixels, in metres.
 
     Args:
         final: the prediction (B, 1, H, W) in metres.
@@ -116,7 +116,7 @@ def decomposition_terms(
     recon: ReconKind = "l1",
     count: Count = here,
 ) -> LossTerms:
-    """The three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
+    """Return the three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
 
     Args:
         base: (B, 1, H, W) in metres.
@@ -181,16 +181,16 @@ class BaseResidualLoss(nn.Module):
 
     @property
     def weights(self) -> LossWeights:
-        """The weights in force."""
+        """The weights of the current epoch."""
         return self.lambdas
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the loss which epoch it is, from 1; fixed weights do not care."""
+        """Do nothing: fixed weights are the same in every epoch (from 1)."""
 
     def forward(
         self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
     ) -> tuple[Tensor, LossTerms]:
-        """The loss and its terms.
+        """Return the loss and its terms.
 
         Args:
             base: (B, 1, H, W) in metres.
@@ -245,12 +245,12 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
 
 
 def in_proportion(weights: LossWeights, lambdas: LossWeights) -> LossWeights:
-    """Weights that stand to other lambdas as the first design's adaptive ones do to its fixed ones."""
+    """Return weights in proportion to other lambdas as the design's adaptive weights are to its fixed ones."""
     return LossWeights(*(w * (own / fixed) for w, own, fixed in zip(weights, lambdas, FIXED_WEIGHTS, strict=True)))
 
 
 def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
-    """The loss that a configuration asks for; `count` is what its means divide by.
+    """Make the loss that a configuration asks for; `count` is what its means divide by.
 
     Adaptive weights are the first design's in proportion to the lambdas. With its lambdas they are its own; with the
     package's the base term weighs a quarter of that and the sparsity a tenth, and the residual stays in use.
@@ -283,12 +283,12 @@ class PlainLoss(nn.Module):
         self.recon, self.count = recon, count
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing changes over the epochs."""
+        """Do nothing: the loss is the same in every epoch."""
 
     def forward(
         self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
     ) -> tuple[Tensor, LossTerms]:
-        """The loss and its terms, of which only the reconstruction is not 0."""
+        """Return the loss and its terms; only the reconstruction is not 0."""
         valid = gt > 0 if valid_mask is None else valid_mask
         recon = reconstruction(final, gt, valid, self.recon, self.count)
         return recon, LossTerms(recon, torch.zeros_like(recon), torch.zeros_like(recon))

@@ -185,11 +185,12 @@ def kills() -> str:
     )
 
 
-def mutants() -> str:
-    """How many deliberate mistakes the tests of each module notice."""
-    rows = [["module", "mistakes", "noticed", "share"]]
-    counts = {name: (found["mutants"], found["killed"]) for name, found in read("mutants")["modules"].items()}
-    for name, (made, noticed) in counts.items():
+def mutation() -> str:
+    """How many small changes to each numeric module its tests notice."""
+    rows = [["module", "changes", "noticed", "share"]]
+    for name, found in read("mutation").items():
+        made = sum(found["outcomes"].values())
+        noticed = made - found["outcomes"].get("survived", 0) - found["outcomes"].get("no tests", 0)
         rows.append([f"`{name}`", f"{made}", f"{noticed}", f"{noticed / made:.1%}"])
     return _ruled(rows)
 
@@ -217,7 +218,7 @@ def resize() -> str:
 
 
 TABLES: dict[str, Callable[..., str]] = {
-    each.__name__: each for each in (result, accuracy, ablations, speed, sizes, growth, kills, mutants, fuzz, resize)
+    each.__name__: each for each in (result, accuracy, ablations, speed, sizes, growth, kills, mutation, fuzz, resize)
 }
 
 

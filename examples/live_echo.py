@@ -25,7 +25,7 @@ import base_residual as br
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.matched_filter import compress
-from base_residual.acoustics.recordings import SILENT
+from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.errors import BaseResidualError, DataError, MissingExtraError
 from base_residual.plots.figures import decomposition_figure, panels, save_figure
 from base_residual.simulation.depth import render_depth
@@ -137,7 +137,7 @@ def from_the_chirp_on(waveform: np.ndarray) -> torch.Tensor:
     The loudest pulse behind the matched filter is the chirp on its way straight to the ears, 0.1 m.
     """
     echo = torch.from_numpy(waveform).float()
-    if float(echo.abs().max()) < SILENT:
+    if float(echo.abs().max()) < SILENT_PEAK:
         raise DataError("The microphones hear nothing at all. Are they muted, or is another device the system's own?")
     pulse = compress(echo[None], torch.from_numpy(br.ChirpDesign().waveform()).float())[0]
     arrived = int(pulse.abs().sum(dim=0).argmax())

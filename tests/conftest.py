@@ -35,7 +35,7 @@ TINY: Layer = {
 
 
 # Whole campaigns, in their quick forms: one that begins last would leave the other cores with nothing to do.
-LONG = {"test_benchmarks.py", "test_kill.py", "test_mutants.py", "test_processes.py", "test_speed_benchmark.py"}
+LONG = {"test_benchmarks.py", "test_kill.py", "test_processes.py", "test_speed_benchmark.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

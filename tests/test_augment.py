@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from base_residual.acoustics.emission import find_emission
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.config.schema import AudioConfig, DataConfig
-from base_residual.data.augment import Augmented, augment, damp, enlarge, hiss, mirror, stretch
+from base_residual.data.augment import Augmented, add_noise, augment, damp, enlarge, mirror, stretch
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
@@ -48,7 +48,7 @@ def test_damping_takes_as_many_decibels_off_the_end_as_it_says() -> None:
 def test_noise_is_relative_to_the_loudest_sample() -> None:
     waveform = torch.zeros(2, 2, 20_000)
     waveform[0, 1, 0], waveform[1, 0, 0] = 1.0, -0.1
-    noisy = hiss(waveform, torch.tensor([0.01, 0.01]), torch.randn(2, 2, 20_000))
+    noisy = add_noise(waveform, torch.tensor([0.01, 0.01]), torch.randn(2, 2, 20_000))
     spread = (noisy - waveform).std(dim=(1, 2))
     torch.testing.assert_close(spread, torch.tensor([0.01, 0.001]), rtol=0.05, atol=0)
 

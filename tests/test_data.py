@@ -24,7 +24,7 @@ from base_residual.data.batvision import BatVisionV2, list_recordings
 from base_residual.data.check import check_data
 from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.data.loading import read_batches
-from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate, spread
+from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate, spread_indices
 from base_residual.data.simulated import Shard, simulate, simulated_root
 from base_residual.errors import ConfigError, DataError
 from base_residual.files.cache import locked
@@ -204,7 +204,7 @@ def test_samples_of_different_shapes_do_not_make_a_batch() -> None:
 
 @given(length=st.integers(1, 1000), count=st.integers(1, 50))
 def test_spread_indices_are_distinct_and_inside(length: int, count: int) -> None:
-    found = spread(length, count)
+    found = spread_indices(length, count)
     assert found == sorted(set(found))
     assert 0 <= found[0] <= found[-1] < length
     assert len(found) == min(count, length) or length < 2 * count

@@ -250,8 +250,8 @@ def test_only_the_folders_of_the_dataset_itself_are_its_roots(tmp_path: Path) ->
     (tmp_path / "BatvisionV1" / "val.csv").write_text("audio path left,audio path right,depth path\n")
     (tmp_path / "BatvisionV1" / "empty").mkdir()
     (tmp_path / "BatvisionV1" / "empty" / "val.csv").write_bytes(b"")
-    assert source.roots(tmp_path, "batvisionv2") == [second]
-    assert source.roots(tmp_path, "batvisionv1") == [tmp_path / "BatvisionV1"]
+    assert source.find_roots(tmp_path, "batvisionv2") == [second]
+    assert source.find_roots(tmp_path, "batvisionv1") == [tmp_path / "BatvisionV1"]
 
 
 def test_who_says_no_gets_nothing(published: Dataverse, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from test_cli import brdepth
 from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
 from base_residual.data.check import check_data
-from base_residual.data.replica import SCENES, convert_replica
+from base_residual.data.replica import ADMITTED, SCENES, convert_replica
 from base_residual.errors import DataError
 
 PLACES = {"apartment_0": [(3, 90), (12, 270)], "office_3": [(0, 0)], "office_4": [(7, 180)]}
@@ -130,6 +130,18 @@ def test_what_is_no_dataset_is_one_sentence_and_runs_nothing(
     with pytest.raises(DataError, match=words):
         convert_replica(write(tmp_path / "bad.pkl", content), echoes, tmp_path / "set")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pkl", "echoes_navigable"]
+
+
+@pytest.mark.parametrize(("module", "name"), ADMITTED)
+def test_a_pickle_sets_no_attribute_of_what_stands_for_numpy(
+    tmp_path: Path, echoes: Path, module: str, name: str
+) -> None:
+    state = b"N}\x8c\x07changedK\x01s\x86"  # (None, {"changed": 1}), whose second part BUILD sets as attributes
+    for target in (f"c{module}\n{name}\n".encode(), f"c{module}\n{name}\n(tR".encode()):  # itself, and what it returns
+        content = b"\x80\x04" + target + state + b"b."
+        with pytest.raises(DataError, match="no pickle of numpy arrays"):
+            convert_replica(write(tmp_path / "bad.pkl", content), echoes, tmp_path / "set")
+    assert not hasattr(ADMITTED[module, name], "changed")
 
 
 def test_an_array_costs_no_more_memory_than_the_file_holds(tmp_path: Path, echoes: Path) -> None:

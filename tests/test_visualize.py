@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from base_residual.plots.figures import (
-    LEAST_SCALE,
+    MIN_SCALE,
     Panel,
     comparison_figure,
     curves_figure,
@@ -58,7 +58,7 @@ def test_base_final_and_truth_share_a_scale_and_the_residual_is_symmetric() -> N
 
 def test_a_residual_of_nothing_looks_like_nothing() -> None:
     residual = decomposition_figure([panel(residual=0.0)]).axes[1].images[0]
-    assert residual.get_clim() == (-LEAST_SCALE, LEAST_SCALE)
+    assert residual.get_clim() == (-MIN_SCALE, MIN_SCALE)
 
 
 def test_holes_are_left_blank() -> None:

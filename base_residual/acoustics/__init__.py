@@ -1,1 +1,1 @@
-"""The emitted chirp, recordings of its echo, and what a network gets of them."""
+"""The emitted chirp, recordings of its echo, and the features that a network gets."""

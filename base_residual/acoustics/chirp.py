@@ -1,4 +1,4 @@
-"""The emitted sound: one description that the simulator, the matched filter and a robot's loudspeaker share."""
+"""The emitted sound, as the simulator, the matched filter and a robot's loudspeaker share it."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class ChirpDesign:
             )
 
     def waveform(self, sample_rate: int = SAMPLE_RATE) -> NDArray[np.float64]:
-        """Samples of the chirp, peak 1.
+        """Return the samples of the chirp, peak 1.
 
         Args:
             sample_rate: rate in Hz.
 
         Returns:
-            float64 array of shape (duration * sample_rate,); at a rate below twice the highest frequency, what such a
-            recording can hold of the chirp.
+            float64 (duration * sample_rate,). At a rate below twice the highest frequency, the chirp is low-passed to
+            half of that rate, as a recording is.
         """
-        times = math.ceil(2 * max(self.start_hz, self.end_hz) / sample_rate)
-        if times > 1:
+        oversampling = math.ceil(2 * max(self.start_hz, self.end_hz) / sample_rate)
+        if oversampling > 1:
             from scipy.signal import resample_poly  # slow to import
 
-            held: NDArray[np.float64] = resample_poly(self.waveform(times * sample_rate), 1, times)
-            return held
+            decimated: NDArray[np.float64] = resample_poly(self.waveform(oversampling * sample_rate), 1, oversampling)
+            return decimated
         count = round(self.duration * sample_rate)
         t = np.arange(count) / sample_rate
         sweep = (self.end_hz - self.start_hz) / self.duration

@@ -1,4 +1,4 @@
-"""Find the moment of emission in a recording, and the emitted sound in its direct sound."""
+"""The direct sound in a recording: its onset, the moment of emission, and the emitted sound itself."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ONSET = 0.1  # of the loudest sample: what is as loud for the first time is where the direct sound begins
-LEAD = 0.001  # seconds before the direct sound's onset that aligning leaves: the chirp begins quietly
+ONSET_LEVEL = 0.1  # of the loudest sample: the direct sound begins at the first sample that reaches it
+ONSET_LEAD = 0.001  # seconds that are kept before the onset, because the chirp begins quietly
 
 
 def align_onset(waveform: Tensor, lead: int) -> Tensor:
     """Shift echoes so that the direct sound's onset is at the same frame in all of them.
 
-    Both ears of an echo are shifted alike. What was before is dropped, what is missing is silence.
+    Both ears of an echo are shifted by the same number of frames. Frames shifted past the beginning are dropped, and
+    missing ones are zero.
 
     Args:
         waveform: (..., 2, T).
-        lead: frame at which the onset comes to lie.
+        lead: frame at which the onset lies afterwards.
 
     Returns:
         The shifted echoes, (..., 2, T).
@@ -31,33 +32,40 @@ def align_onset(waveform: Tensor, lead: int) -> Tensor:
 
 
 class DirectSound(NamedTuple):
-    """The way from the loudspeaker straight to the ears: `onset` (B,) in samples, and the `sound` (B, N) itself."""
+    """The sound that goes straight from the loudspeaker to the ears: its `onset` (B,) in samples, `sound` (B, N)."""
 
     onset: Tensor
     sound: Tensor
 
 
 def find_onset(waveform: Tensor) -> Tensor:
-    """Where the direct sound begins in echoes (B, 2, T): the first sample that is `ONSET` times the loudest, (B,)."""
+    """Return the sample at which the direct sound begins in each of the echoes (B, 2, T), as (B,).
+
+    It is the first sample that reaches `ONSET_LEVEL` times the loudest one, in either ear.
+    """
     loudness = waveform.abs().amax(dim=1)  # (B, T)
-    heard = loudness >= ONSET * loudness.amax(dim=1, keepdim=True)
-    return heard.int().argmax(dim=1)  # the first of the largest is the first
+    loud = loudness >= ONSET_LEVEL * loudness.amax(dim=1, keepdim=True)
+    return loud.int().argmax(dim=1)  # of equal values, argmax returns the first
 
 
 def find_emission(waveform: Tensor, rate: int) -> Tensor:
-    """Where echoes (B, 2, T) of `rate` Hz are emitted, (B,) in samples: `LEAD` before the direct sound's onset.
+    """Return the sample at which each of the echoes (B, 2, T) of `rate` Hz was emitted, as (B,).
 
-    That is up to a millisecond too early; 0 where the recording begins no earlier.
+    It is taken to be `ONSET_LEAD` before the direct sound's onset, or the recording's first sample. The estimate is up
+    to a millisecond too early.
     """
-    return (find_onset(waveform) - round(LEAD * rate)).clamp(min=0)
+    return (find_onset(waveform) - round(ONSET_LEAD * rate)).clamp(min=0)
 
 
 def direct_sound(waveform: Tensor, length: int) -> DirectSound:
-    """The emitted sound as the recording itself holds it: what is heard first, at the ear that hears it louder.
+    """Cut the direct sound out of echoes, at the ear that hears it louder.
 
     Args:
         waveform: (B, 2, T).
-        length: N, in samples; what has been emitted is as long.
+        length: of the emitted sound, N samples.
+
+    Returns:
+        Its onset, (B,) in samples, and the `length` samples from there on, (B, N).
     """
     batch, onset = waveform.shape[0], find_onset(waveform)
     padded = F.pad(waveform, (0, length))

@@ -1,4 +1,4 @@
-"""Bring echoes to the rate and the number of samples that a network takes."""
+"""Echoes brought to the rate and the number of samples that a network takes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
-from base_residual.acoustics.emission import LEAD, align_onset
+from base_residual.acoustics.emission import ONSET_LEAD, align_onset
 from base_residual.acoustics.recordings import as_float32
 from base_residual.errors import DataError, ShapeError
 
-SLOWEST_SOUND = 340.0  # m/s; the field's own figure, on the safe side of 343
+SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 
 
 def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
-    """Number of samples in which an echo from `max_depth` metres can come back."""
+    """Return the number of samples after which an echo from `max_depth` metres is back."""
     return int(2 * max_depth / SLOWEST_SOUND * sample_rate)
 
 
 def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int, align: bool = False) -> Tensor:
     """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, and cut or zero-pad them to `frames` samples.
 
-    With `align`, echoes (..., 2, T) begin with their direct sound, as `align_onset` says, before they are cut.
+    With `align`, echoes (..., 2, T) are first shifted so that they begin with their direct sound (`align_onset`).
     """
     if align:
-        waveform = align_onset(waveform, round(LEAD * rate))
+        waveform = align_onset(waveform, round(ONSET_LEAD * rate))
     if rate != sample_rate:
         from scipy.signal import resample_poly
 

@@ -1,4 +1,4 @@
-"""The front ends: from a batch of echoes to the features that a network gets, on the device."""
+"""The front ends, which make features for a network out of a batch of echoes, on the device."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from base_residual.acoustics.matched_filter import compress
 from base_residual.config.schema import AudioConfig
 from base_residual.errors import ShapeError
 
-COHERENT = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
-FLOOR = 1e-4  # -80 dB under the loudest sample: below it there is only noise
+SMOOTHED = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
+FLOOR = 1e-4  # of the loudest sample, -80 dB: fainter sound is noise
 
 
 class EchoFrontEnd(nn.Module):
-    """What is made of a waveform before the network sees it.
+    """The step from waveforms to the features that a network sees.
 
-    Both ears share one normalisation, so that the level difference between them, which says left or right, survives.
+    Both ears share one normalisation. It keeps the level difference between them, which tells left from right.
 
     - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
     - `mel`: the same in mel bands.
     - `waveform`: the samples, scaled to unit energy, (B, 2, T).
     - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
       log envelope of each ear, their mean and their difference, and the complex coherence between them, (B, 6, T).
-      The emitted sound is the chirp as designed, or what each recording's direct sound says it was.
+      The emitted sound is the chirp as designed, or each recording's own direct sound.
 
     Args:
         config: the front end and its window.
@@ -53,19 +53,19 @@ class EchoFrontEnd(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Number of channels that the network gets."""
+        """The number of channels that the network gets."""
         return len(self.swapped)
 
     @property
     def swapped(self) -> tuple[tuple[int, int], ...]:
-        """What swapping the ears does: for each channel, which one it then equals, and with which sign."""
+        """The channel, and its sign, that each channel equals once the ears are swapped."""
         swapped_ears = ((1, 1), (0, 1))
         if self.config.front_end != "matched":
             return swapped_ears
         return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Features of a batch of echoes.
+        """Return the features of a batch of echoes.
 
         Args:
             waveform: float32 (B, 2, T).
@@ -88,7 +88,7 @@ class EchoFrontEnd(nn.Module):
                 return self._matched(waveform)
 
     def magnitude(self, waveform: Tensor) -> Tensor:
-        """Magnitude of the short-time Fourier transform, (B, 2, T) to (B, 2, n_fft // 2 + 1, frames)."""
+        """Return the magnitude of the short-time Fourier transform of (B, 2, T), (B, 2, n_fft // 2 + 1, frames)."""
         config = self.config
         spectrum = torch.stft(
             waveform.flatten(0, 1),
@@ -103,11 +103,12 @@ class EchoFrontEnd(nn.Module):
         return magnitude
 
     def pulse(self, waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
-        """What `compress` makes of the echoes, as its real and its imaginary part, (B, 2, T) each."""
+        """Return the real and the imaginary part of the compressed echoes (`compress`), (B, 2, T) each."""
         pulse = compress(waveform, template)
         return pulse.real, pulse.imag
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:
+        """Return the log-magnitude spectrogram of (B, 2, T), in linear or mel bands, as an image (B, 2, S, S)."""
         magnitude = self.magnitude(waveform)
         if self.config.front_end == "mel":
             magnitude = self.filters @ magnitude  # (B, 2, n_mels, frames)
@@ -115,13 +116,14 @@ class EchoFrontEnd(nn.Module):
         return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
+        """Return envelopes, level and level difference, and coherence of compressed echoes (B, 2, T), (B, 6, T)."""
         template = self.template
         if self.config.template == "direct":
             template = direct_sound(waveform, len(template)).sound
         real, imag = self.pulse(waveform, template)  # (B, 2, T) each
         energy = real.square() + imag.square()
         local = _moving_mean(energy)  # (B, 2, T)
-        # The coherence of the ears: its angle is their phase difference, its length says how far to trust it.
+        # The coherence of the ears: its angle is their phase difference, and its magnitude how reliable that angle is.
         along = real[:, 0] * real[:, 1] + imag[:, 0] * imag[:, 1]
         across = imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]
         coherence = _moving_mean(torch.stack([along, across], dim=1))
@@ -131,30 +133,36 @@ class EchoFrontEnd(nn.Module):
         return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
 
 
-def at_moments(series: Tensor, moments: Tensor) -> Tensor:
-    """Values of series over time (B, C, T) at moments (B, H, W) between 0, their beginning, and 1, their end.
+def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
+    """Interpolate series over time linearly.
+
+    Args:
+        series: (B, C, T); each value stands at the middle of its time step.
+        moments: (B, H, W) from 0, the beginning of the series, to 1, its end.
 
     Returns:
-        (B, C, H, W), linear between the steps, at whose middles the values are; beyond the outermost like those.
+        (B, C, H, W); before the first value it equals the first, and after the last value the last.
     """
     place = torch.stack([2 * moments - 1, torch.zeros_like(moments)], dim=3)  # a series is an image of one row
     return F.grid_sample(series[:, :, None], place, padding_mode="border", align_corners=False)
 
 
 def _moving_mean(signal: Tensor) -> Tensor:
-    """Mean over the `COHERENT` samples around each one, (B, C, T)."""
-    return F.avg_pool1d(signal, COHERENT, stride=1, padding=COHERENT // 2, count_include_pad=False)
+    """Return the mean over the `SMOOTHED` samples around each one, (B, C, T)."""
+    return F.avg_pool1d(signal, SMOOTHED, stride=1, padding=SMOOTHED // 2, count_include_pad=False)
 
 
 def _log_level(magnitude: Tensor) -> Tensor:
-    """Magnitudes (B, ...) as levels, linear in dB: 1 at the loudest of both ears, -1 at 80 dB below it."""
+    """Turn magnitudes (B, ...) into levels, linear in dB: 1 at the loudest of both ears, -1 at 80 dB below it."""
     loudest = magnitude.flatten(1).amax(dim=1).clamp(min=1e-9)
     relative = magnitude / loudest.reshape(-1, *[1] * (magnitude.ndim - 1))
     return 1 - 2 * torch.log(relative + FLOOR) / math.log(FLOOR)
 
 
 def mel_filters(bands: int, n_fft: int, sample_rate: int) -> Tensor:
-    """Triangular filters, equally spaced on the mel scale (O'Shaughnessy, Speech Communication, 1987, section 4.3).
+    """Return triangular filters, equally spaced on the mel scale.
+
+    The scale is O'Shaughnessy's (Speech Communication, 1987, section 4.3).
 
     Args:
         bands: number of filters.
@@ -167,7 +175,7 @@ def mel_filters(bands: int, n_fft: int, sample_rate: int) -> Tensor:
     top = 2595 * math.log10(1 + sample_rate / 2 / 700)
     edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)  # Hz
     bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
-    step = sample_rate / n_fft  # a filter narrower than the distance between bins would see none of them
+    step = sample_rate / n_fft  # no filter is narrower than that, or it could fall between two bins
     rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2]).clamp(min=step)[:, None]
     fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1]).clamp(min=step)[:, None]
     filters = torch.minimum(rise, fall).clamp(min=0)

@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def fast_length(samples: int) -> int:
-    """The least length, no less than that many samples, at which Fourier transforms are fast."""
-    from scipy.fft import next_fast_len  # takes as long to import as the package
+    """Return the least length, at least that many samples, at which Fourier transforms are fast."""
+    from scipy.fft import next_fast_len  # slow to import
 
     return int(next_fast_len(samples))
 
 
 def compress(waveform: Tensor, template: Tensor) -> Tensor:
-    """Pulse compression: the correlation of echoes with the emitted sound, as an analytic signal.
+    """Correlate echoes with the emitted sound (pulse compression), as an analytic signal.
 
-    A sound that begins with sample t becomes a short pulse at t, and its magnitude the envelope of that pulse.
+    A sound that begins at sample t becomes a short pulse at t. The magnitude is the envelope of that pulse. Source:
     Turin, "An introduction to matched filters", IRE Trans. Information Theory 6(3), 1960.
 
     Args:
@@ -35,7 +35,7 @@ def compress(waveform: Tensor, template: Tensor) -> Tensor:
 
 
 def analytic_weights(length: int, device: torch.device) -> Tensor:
-    """Weights (length,) of a spectrum that make its signal analytic: positive frequencies twice, negative ones not."""
+    """Return weights (length,) of a spectrum that make its signal analytic: 2 above 0 Hz, 0 below."""
     weights = torch.zeros(length, device=device)
     weights[1 : (length + 1) // 2] = 2
     weights[0] = 1

@@ -1,4 +1,4 @@
-"""Read recordings of two ears from sound files and arrays."""
+"""Recordings of two ears, read from sound files and arrays."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.errors import DataError
 from base_residual.files.npy import read_array
 
-SLOWEST_RATE, FASTEST_RATE = 8_000, 192_000  # Hz; a filter that resamples from any other would have no end
-MAX_SECONDS = 60.0  # of a recording that is read; a longer file is no echo
-LOUDEST_NUMBER = 2**15  # of an ear's stored samples; what is larger is no waveform that half precision can hold
-SILENT = 1e-6  # a recording whose loudest sample is below this heard nothing
+MIN_RATE, MAX_RATE = 8_000, 192_000  # Hz; beyond them, the filter that resamples would be huge
+MAX_SECONDS = 60.0  # of a recording; a longer file is no echo
+MAX_SAMPLE = 2**15  # of a stored waveform; half precision overflows just above
+SILENT_PEAK = 1e-6  # a recording whose loudest sample is below this is silent
 
 
 class EchoHeader(NamedTuple):
-    """What a sound file says of itself."""
+    """The header of a sound file: rate in Hz, channels, frames, sample format."""
 
     sample_rate: int
     channels: int
@@ -33,7 +33,7 @@ class EchoHeader(NamedTuple):
 
 
 def echo_header(path: Path) -> EchoHeader:
-    """Rate in Hz, channels, frames and sample format of a sound file.
+    """Read the header of a sound file.
 
     Raises:
         DataError: the file is missing or no sound file.
@@ -44,7 +44,7 @@ def echo_header(path: Path) -> EchoHeader:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """A sound file; whatever goes wrong while it is open is said in one sentence."""
+    """Open a sound file, and turn every error while it is open into a DataError."""
     try:
         if not path.is_file():
             raise DataError(f"The recording {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
@@ -55,12 +55,12 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 def check_echo(path: Path) -> None:
-    """Look whether a file says that it holds a two-eared recording, without reading the sound.
+    """Check by its header that a file holds a two-eared recording; the sound is not read.
 
     Raises:
         DataError: it does not, or is missing.
     """
-    _check(echo_header(path), path)
+    _check_header(echo_header(path), path)
 
 
 def _header(file: soundfile.SoundFile) -> EchoHeader:
@@ -74,15 +74,15 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         path: WAV (PCM 16, 24, 32 or float) or another format that libsndfile knows.
 
     Returns:
-        What the file says of itself, and float32 (2, T) in [-1, 1], left ear first.
+        The file's header, and float32 (2, T) in [-1, 1], left ear first.
 
     Raises:
-        DataError: the file is missing, broken, empty, too long, not two-channel, of a rate that no echo has, or its
-            samples are no waveform.
+        DataError: the file is missing, broken, empty, too long, not two-channel, of a rate out of bounds, or its
+            samples are not finite or too large.
     """
     with _opened(path) as file:
         header = _header(file)
-        _check(header, path)
+        _check_header(header, path)
         samples = file.read(dtype="float32", always_2d=True)
     if len(samples) != header.frames:
         raise DataError(
@@ -92,8 +92,8 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
     return header, torch.from_numpy(samples.T.copy())
 
 
-def _check(header: EchoHeader, path: Path) -> None:
-    """Raise a DataError where a file says that it holds no echo."""
+def _check_header(header: EchoHeader, path: Path) -> None:
+    """Raise a DataError unless a header is that of an echo: two channels, rate and length within bounds."""
     if header.channels != 2:
         raise DataError(
             f"The recording {path} has {header.channels} channel{'s'[: header.channels != 1]}; expected are 2, left "
@@ -107,29 +107,35 @@ def _check(header: EchoHeader, path: Path) -> None:
 
 
 def checked_rate(rate: float, what: str) -> int:
-    """A rate in Hz as a whole number.
+    """Return a rate in Hz as a whole number.
+
+    Args:
+        rate: in Hz.
+        what: the subject of the error's sentence, such as "Recording 3".
 
     Raises:
-        DataError: no echo is recorded at such a rate.
+        DataError: it is out of bounds or not whole.
     """
-    if not SLOWEST_RATE <= rate <= FASTEST_RATE or rate != int(rate):
-        raise DataError(f"{what} has {rate} Hz; expected are {SLOWEST_RATE} to {FASTEST_RATE} Hz.")
+    if not MIN_RATE <= rate <= MAX_RATE or rate != int(rate):
+        raise DataError(f"{what} has {rate} Hz; expected are {MIN_RATE} to {MAX_RATE} Hz.")
     return int(rate)
 
 
 def as_float32(values: Any) -> Tensor:
-    """A tensor as it is, or a copy of an array of any order, on the CPU; float32 either way."""
+    """Return values as float32: a tensor on its own device, anything else as a copy on the CPU."""
     if isinstance(values, Tensor):
         return values.float()
     return torch.from_numpy(np.array(values, np.float32, order="C"))
 
 
 def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
-    """Read a recording that is stored as an `.npy` file per ear; such a file says no rate, and 44,100 Hz are assumed.
+    """Read a recording that is stored as an `.npy` file per ear.
+
+    Such a file states no rate; 44,100 Hz are assumed.
 
     Args:
-        left: (T,) integers, which are scaled by their type's range, or floats, which are taken as they are.
-        right: as many samples of the other ear.
+        left: file with (T,) integers, which are scaled by their type's range, or floats, which are taken as they are.
+        right: file with as many samples of the other ear.
 
     Returns:
         As `read_echo`.
@@ -147,6 +153,7 @@ def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
 
 
 def _read_ear(path: Path) -> NDArray[np.float32]:
+    """Read the samples (T,) of one ear; integers are scaled to [-1, 1]."""
     stored = read_array(path, "recording")
     if stored.ndim != 1 or stored.dtype.kind not in "if" or not 0 < len(stored) <= MAX_SECONDS * SAMPLE_RATE:
         raise DataError(
@@ -161,6 +168,6 @@ def _read_ear(path: Path) -> NDArray[np.float32]:
 
 
 def _check_samples(samples: NDArray[np.float32], path: Path) -> None:
-    """Raise a DataError where samples are no waveform."""
-    if not np.abs(samples).max() <= LOUDEST_NUMBER:  # NaN is not, either
-        raise DataError(f"The recording {path} holds NaN, infinite samples or some beyond {LOUDEST_NUMBER}.")
+    """Raise a DataError if a sample is not finite or larger than half precision holds."""
+    if not np.abs(samples).max() <= MAX_SAMPLE:  # NaN fails the comparison, too
+        raise DataError(f"The recording {path} holds NaN, infinite samples or some beyond {MAX_SAMPLE}.")

@@ -93,11 +93,11 @@ def visualize(
         loaded = _load_checkpoint(checkpoint, device)
         rows = picture_files(loaded.model, audio)
     else:
-        from base_residual.data.sample import collate, spread
+        from base_residual.data.sample import collate, spread_indices
 
         loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
         other = _other_data(loaded.config, config)
-        shown = [samples[index] for index in spread(len(samples), count)]
+        shown = [samples[index] for index in spread_indices(len(samples), count)]
         batch = collate(shown)
         rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split

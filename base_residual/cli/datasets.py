@@ -130,7 +130,7 @@ def download(
         raise typer.Exit(1)
     with counting(printer.progress, in_bytes=True) as progress:
         source.download(files, folder, only.split(",") if only else (), address, progress)
-    roots = source.roots(folder, dataset)
+    roots = source.find_roots(folder, dataset)
     printer.json({"files": listing, "roots": roots})
     for root in roots:
         printer.show(f"Dataset: {root}", f"Check:   brdepth check-data {quote(str(root))}")

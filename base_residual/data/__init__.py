@@ -23,7 +23,7 @@ SOURCES = {
     "batvisionv1": f"Get it from {PUBLISHED} (brdepth download batvisionv1)",
     "replica": "Get VisualEchoes and convert it (brdepth convert-replica)",
 }
-"""Where the datasets come from that the package cannot make itself."""
+"""The origin of each dataset that the package cannot render itself, as the beginning of a sentence."""
 
 
 def open_dataset(
@@ -37,15 +37,15 @@ def open_dataset(
 
     Args:
         name: simulated, batvisionv2, batvisionv1 or replica; or recordings of one's own, which are read each time.
-        root: folder of the dataset; else that of the configuration, if it is one of this dataset; else the
-            environment's BRDEPTH_DATA. Simulated rooms are rendered into the cache where no folder is given. Not for
+        root: folder of the dataset. Default: that of the configuration, if it names this dataset; else the
+            environment's BRDEPTH_DATA. Without a folder, simulated rooms are rendered into the cache. Not for
             recordings of one's own.
         split: train, val or test. Not for recordings of one's own.
-        config: gives the depth maps' side, the largest depth and the sample rate; default: what the dataset implies.
+        config: gives the depth maps' side, the largest depth and the sample rate; default: that of the dataset.
         progress: told how far the rendering and the preparing are.
 
     Returns:
-        A sequence of `EchoSample`; where `data.prepare` is on, out of a prepared set that is made on first use.
+        A sequence of `EchoSample`. With `data.prepare` on, it reads a prepared set, which is made on first use.
 
     Raises:
         DataError: the name or the split is unknown, or the data is not there or not laid out as expected.

@@ -1,4 +1,4 @@
-"""Readers of BatVision: a CSV file per split that names the files of each recording, and `.npy` depth."""
+"""Readers of BatVision's layouts: CSV tables that name the sound files and the `.npy` depth map of each recording."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_TABLE = 2**26  # bytes of a CSV file: half a million recordings
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a dataset's tables are and in which columns they name its files.
+    """The layout of a dataset: the places of its tables, and the columns in which they name files.
 
     Attributes:
         tables: the tables of a split, as a pattern relative to the root.
@@ -58,7 +58,7 @@ V2 = Layout("*/{split}.csv", (("audio path", "audio file name"),), ("depth path"
 
 @dataclass(frozen=True)
 class Recording:
-    """The files of one recording, and its name."""
+    """A recording in a table: its name, its sound file or one for each ear, and its depth map."""
 
     id: str
     audio: tuple[Path, ...]
@@ -66,32 +66,32 @@ class Recording:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that belongs to it."""
+        """All files of the recording."""
         return *self.audio, self.depth
 
     @property
     def sample_rate(self) -> int:
-        """In Hz, without reading what was heard."""
+        """The rate in Hz; only the file's header is read."""
         return echo_header(self.audio[0]).sample_rate if len(self.audio) == 1 else SAMPLE_RATE
 
     def read_audio(self) -> tuple[EchoHeader, Tensor]:
-        """What both ears heard, as `read_echo`: from one file, or from one per ear."""
+        """Read the sound of both ears, as `read_echo`: from one file, or from one per ear."""
         return read_echo(*self.audio) if len(self.audio) == 1 else read_ears(*self.audio)
 
 
 def find_layout(root: Path) -> Layout:
-    """The layout that a dataset has, from where its tables are."""
+    """Return the layout of a dataset, by the places of its tables."""
     return V1 if any((root / V1.tables.format(split=split)).exists() for split in SPLITS) else V2
 
 
 def list_recordings(root: Path, split: str, layout: Layout = V2, problems: list[str] | None = None) -> list[Recording]:
-    """The recordings of a split, over all locations in order of their names.
+    """List the recordings of a split, over all locations in order of their names.
 
     Args:
         root: folder of the dataset.
         split: train, val or test.
-        layout: where the tables are, and what they name.
-        problems: gets a sentence for each row that is wrong, which is then left out; without, the first one is raised.
+        layout: of the dataset.
+        problems: gets a sentence for each wrong row, which is then left out. Default: the first wrong row raises.
 
     Raises:
         DataError: nothing is laid out as expected, a column is missing, or a path leaves the root.
@@ -167,12 +167,13 @@ class BatVisionV2(BatVision):
 
 
 def _read_table(root: Path, table: Path, layout: Layout, problems: list[str] | None) -> Iterator[Recording]:
+    """Yield the recordings of one table; `problems` as in `list_recordings`."""
     try:
         rows = csv.reader(io.StringIO(read_at_most(table, MAX_TABLE).decode("utf-8-sig"), newline=""), strict=True)
         columns = next(rows, [])
-        lacking = [column for column in layout.columns if column not in columns]
-        if lacking:
-            names = ", ".join(f"'{column}'" for column in lacking)
+        missing = [column for column in layout.columns if column not in columns]
+        if missing:
+            names = ", ".join(f"'{column}'" for column in missing)
             raise DataError(f"The table {table} has no column {names}. Expected is {layout}.")
         places = {column: columns.index(column) for column in layout.columns}
         for row in filter(None, rows):
@@ -188,17 +189,18 @@ def _read_table(root: Path, table: Path, layout: Layout, problems: list[str] | N
 
 
 def _recording(root: Path, table: Path, line: int, layout: Layout, cells: Mapping[str, str]) -> Recording:
-    """What a row of a table names."""
+    """Return the recording that a row of a table names."""
     empty = [column for column in layout.columns if not cells[column]]
     if empty:
         raise DataError(f"{table}, line {line}: nothing in the column '{empty[0]}'.")
     *audio, depth = (
-        _inside(root, table, line, *(cells[column] for column in names)) for names in (*layout.audio, layout.depth)
+        _path_inside(root, table, line, *(cells[column] for column in names)) for names in (*layout.audio, layout.depth)
     )
     return Recording(f"{table.resolve().parent.name}/{audio[0].stem}", tuple(audio), depth)
 
 
-def _inside(root: Path, table: Path, line: int, *parts: str) -> Path:
+def _path_inside(root: Path, table: Path, line: int, *parts: str) -> Path:
+    """Join parts of a path to the root; raise a DataError if it leaves the root."""
     if not writable("".join(parts)):
         raise DataError(f"{table}, line {line}: a path with control characters, {'/'.join(parts)[:200]!r}.")
     path = root.joinpath(*parts)

@@ -1,4 +1,4 @@
-"""Walking a dataset in one of the BatVision layouts: what is there, and what is wrong with which file."""
+"""Checking a dataset in one of the BatVision layouts: its contents, and each file that is wrong."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from base_residual.acoustics.recordings import SILENT
+from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.config.presets import SPLITS
-from base_residual.data.batvision import find_layout, list_recordings
+from base_residual.data.batvision import Recording, find_layout, list_recordings
 from base_residual.data.depth_maps import TOO_NEAR, read_depth
 from base_residual.errors import DataError
 from base_residual.files.cache import Progress
@@ -19,7 +19,7 @@ from base_residual.files.cache import Progress
 
 @dataclass
 class Findings:
-    """What a dataset holds.
+    """The contents of a dataset, and its problems.
 
     Attributes:
         recordings: number of recordings by (location, split).
@@ -29,7 +29,7 @@ class Findings:
         nearest: smallest measured depth, in metres.
         farthest: largest measured depth, in metres.
         invalid_share: mean share of pixels without a measurement.
-        shared: number of recordings that more than one split lists: testing on them tests memory.
+        shared: number of recordings that more than one split lists; a network is tested on what it was trained on.
         problems: one sentence each, with the file.
     """
 
@@ -44,7 +44,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Return all of it, ready for JSON."""
         return {
             "recordings": {f"{location}/{split}": count for (location, split), count in self.recordings.items()},
             "sample_rates": dict(self.sample_rates),
@@ -71,51 +71,23 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
     Raises:
         DataError: the folder does not exist, or holds no table at all.
     """
-    findings, layout = Findings(), find_layout(root)
-    listed, missing = [], []
-    for split in SPLITS:
-        try:
-            listed += [(split, recording) for recording in list_recordings(root, split, layout, findings.problems)]
-        except DataError as error:
-            missing.append(str(error))
-    if len(missing) == len(SPLITS):
-        raise DataError(missing[0])
-    findings.problems += missing
-    times = Counter((split, recording.audio) for split, recording in listed)
-    findings.problems += [
-        f"The split '{split}' lists the recording {audio[0]} {count} times."
-        for (split, audio), count in times.items()
-        if count > 1
-    ]
-    findings.shared = sum(count > 1 for count in Counter(audio for _, audio in times).values())
-    measured_maps = 0
+    findings = Findings()
+    listed = _list_splits(root, findings)
+    _count_repeated(listed, findings)
+    invalid_shares: list[float] = []
     for done, (split, recording) in enumerate(listed, start=1):
         findings.recordings[recording.id.split("/")[0], split] += 1
         try:
-            header, waveform = recording.read_audio()
-            findings.sample_rates[header.sample_rate] += 1
-            findings.formats[header.subtype] += 1
-            wrong = _wrong_ears(waveform)
-            if wrong:
-                findings.problems.append(f"The recording {recording.audio[0]} {wrong}.")
+            _check_audio(recording, findings)
         except DataError as error:
             findings.problems.append(str(error))
         try:
-            depth = read_depth(recording.depth, float("inf"))
-            findings.shapes[depth.shape[0], depth.shape[1]] += 1
-            valid = depth[depth > 0]
-            findings.invalid_share += 1 - valid.size / depth.size
-            measured_maps += 1
-            if valid.size:
-                findings.nearest = min(findings.nearest, float(valid.min()))
-                findings.farthest = max(findings.farthest, float(valid.max()))
-            else:
-                findings.problems.append(f"The depth map {recording.depth} holds no measurement.")
+            invalid_shares.append(_check_depth(recording, findings))
         except DataError as error:
             findings.problems.append(str(error))
         if progress is not None:
             progress("Reading recordings", done, len(listed))
-    findings.invalid_share /= max(1, measured_maps)
+    findings.invalid_share = sum(invalid_shares) / max(1, len(invalid_shares))
     if 0 < findings.farthest < TOO_NEAR:
         findings.problems.append(
             f"Nothing is farther away than {findings.farthest:.3f} m: the depth maps are as if they were in metres. "
@@ -124,9 +96,63 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
     return findings
 
 
-def _wrong_ears(waveform: Tensor) -> str:
-    """What is wrong with a recording (2, T) that holds numbers; empty if nothing is."""
-    silent = (waveform.abs().amax(dim=1) < SILENT).tolist()
+def _list_splits(root: Path, findings: Findings) -> list[tuple[str, Recording]]:
+    """Return split and recording of every row of the tables; wrong rows and missing splits become problems.
+
+    Raises:
+        DataError: there is no table of any split.
+    """
+    layout = find_layout(root)
+    listed: list[tuple[str, Recording]] = []
+    missing = []
+    for split in SPLITS:
+        try:
+            listed += [(split, recording) for recording in list_recordings(root, split, layout, findings.problems)]
+        except DataError as error:
+            missing.append(str(error))
+    if len(missing) == len(SPLITS):
+        raise DataError(missing[0])
+    findings.problems += missing
+    return listed
+
+
+def _count_repeated(listed: list[tuple[str, Recording]], findings: Findings) -> None:
+    """Count the recordings that several splits list; one that a split lists more than once is a problem."""
+    times = Counter((split, recording.audio) for split, recording in listed)
+    findings.problems += [
+        f"The split '{split}' lists the recording {audio[0]} {count} times."
+        for (split, audio), count in times.items()
+        if count > 1
+    ]
+    findings.shared = sum(count > 1 for count in Counter(audio for _, audio in times).values())
+
+
+def _check_audio(recording: Recording, findings: Findings) -> None:
+    """Read the sound of a recording; count its rate and format."""
+    header, waveform = recording.read_audio()
+    findings.sample_rates[header.sample_rate] += 1
+    findings.formats[header.subtype] += 1
+    fault = _find_fault(waveform)
+    if fault:
+        findings.problems.append(f"The recording {recording.audio[0]} {fault}.")
+
+
+def _check_depth(recording: Recording, findings: Findings) -> float:
+    """Read the depth map of a recording, count its shape, and return its share of pixels without a measurement."""
+    depth = read_depth(recording.depth, float("inf"))
+    findings.shapes[depth.shape[0], depth.shape[1]] += 1
+    measured = depth[depth > 0]
+    if measured.size:
+        findings.nearest = min(findings.nearest, float(measured.min()))
+        findings.farthest = max(findings.farthest, float(measured.max()))
+    else:
+        findings.problems.append(f"The depth map {recording.depth} holds no measurement.")
+    return 1 - measured.size / depth.size
+
+
+def _find_fault(waveform: Tensor) -> str:
+    """Return the fault of a recording (2, T) of finite samples as the end of a sentence; empty if it has none."""
+    silent = (waveform.abs().amax(dim=1) < SILENT_PEAK).tolist()
     if all(silent):
         return "is silent"
     if any(silent):

@@ -1,4 +1,4 @@
-"""Fetching the published archives of BatVision from their Dataverse, and extracting what is needed of them."""
+"""The published archives of BatVision, fetched from their Dataverse and extracted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from base_residual.config.names import listed
 from base_residual.config.presets import SPLITS
 from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
-from base_residual.data.sample import enumerated
+from base_residual.data.sample import abbreviate_names
 from base_residual.errors import DataError
 from base_residual.files.atomic import read_at_most, replacing
 from base_residual.files.cache import Progress, locked
@@ -37,24 +37,24 @@ log = logging.getLogger("base_residual")
 
 SERVER = "https://entrepot.recherche.data.gouv.fr"
 LAYOUTS = {"batvisionv2": V2, "batvisionv1": V1}
-"""The datasets that are published together."""
+"""The layouts of the datasets, which are published together."""
 
-MOST_NAMES = 2**12  # characters of the columns' names that are read
 KINDS = ("audio", "depth", "camera", "csv")
 BLOCK = 2**20  # bytes read at a time
-LONGEST_LIST = 2**24  # bytes of a list of files
-MAX_MARK = 2**10  # bytes of a note that a file is verified
-PATIENCE = 60.0  # seconds without a byte after which a connection counts as lost
+MAX_COLUMNS = 2**12  # characters of a table's first line
+MAX_LIST = 2**24  # bytes of the server's list of files
+MAX_NOTE = 2**10  # bytes of the note that a file is verified
+TIMEOUT = 60.0  # seconds without a byte after which a connection counts as lost
 
 
 class Checksum(BaseModel):
-    """How a file's content is known; the value in hexadecimal digits."""
+    """A checksum: its type, and its value in hexadecimal digits."""
 
     type: Literal["MD5", "SHA-1", "SHA-256", "SHA-512"]
     value: str
 
     def matches(self, path: Path, progress: Progress | None = None) -> bool:
-        """Whether a file has that content."""
+        """Return whether a file has that checksum."""
         digest, size = hashlib.new(self.type.replace("-", ""), usedforsecurity=False), path.stat().st_size
         with path.open("rb") as content:
             while block := content.read(BLOCK):
@@ -68,20 +68,20 @@ class RemoteFile(BaseModel):
     """A published file: its number at the server, name, size in bytes, and checksum."""
 
     id: int
-    name: str = Field(alias="filename", pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")  # a plain one
+    name: str = Field(alias="filename", pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")  # no path, not "."
     size: int = Field(alias="filesize", ge=0)
     checksum: Checksum
 
-    def whole(self, folder: Path) -> Path:
-        """Where it is once it is verified."""
+    def path(self, folder: Path) -> Path:
+        """Return the path of the complete, verified file."""
         return folder / self.name
 
-    def part(self, folder: Path) -> Path:
-        """Where it is before."""
+    def partial_path(self, folder: Path) -> Path:
+        """Return the path of the file until it is complete and verified."""
         return folder / f"{self.name}.part"
 
-    def mark(self, folder: Path) -> Path:
-        """Says that the file there was verified, and when that was written: a second time costs nothing."""
+    def note_path(self, folder: Path) -> Path:
+        """Return the path of the note that the file was verified, which saves doing so again."""
         return folder / f".{self.name}.verified"
 
 
@@ -102,7 +102,7 @@ class _Answer(BaseModel):
 
 
 def list_files(dataset: str, server: str = SERVER) -> list[RemoteFile]:
-    """The published files of a dataset; those whose names say that they are another one's are left out.
+    """Return the published files of a dataset; those whose names contain another dataset's version are left out.
 
     Args:
         dataset: batvisionv2 or batvisionv1.
@@ -114,16 +114,16 @@ def list_files(dataset: str, server: str = SERVER) -> list[RemoteFile]:
     if dataset not in LAYOUTS:
         raise DataError(f"There is no download of '{dataset}'. Known are {listed(dataset, LAYOUTS)}")
     with _request(f"{server}/api/datasets/:persistentId/?{urlencode({'persistentId': PUBLISHED})}") as answer:
-        body = _next(answer, LONGEST_LIST)
+        body = _read_block(answer, MAX_LIST)
     try:
         files = [entry.file for entry in _Answer.model_validate_json(body).data.latest.files]
     except ValidationError as error:
         raise DataError(f"{server} answers something else than the files of {PUBLISHED}.") from error
     others = [name.removeprefix("batvision") for name in LAYOUTS if name != dataset]  # v1 or v2
-    own = [file for file in files if not any(other in file.name.lower() for other in others)]
-    if not own:
+    files = [file for file in files if not any(other in file.name.lower() for other in others)]
+    if not files:
         raise DataError(f"{server} publishes no file of {dataset} under {PUBLISHED}.")
-    return own
+    return files
 
 
 def download(
@@ -133,13 +133,13 @@ def download(
     server: str = SERVER,
     progress: Progress | None = None,
 ) -> None:
-    """Fetch files, and extract those that are archives. What is there already is neither fetched nor extracted again.
+    """Fetch files, and extract those that are archives. Existing files are neither fetched nor extracted again.
 
-    A file that something else has fetched is verified once; one that was extracted, and has changed, stays as it is.
+    A file that was fetched by other means is verified once. An extracted file that has changed stays as it is.
 
     Args:
-        files: what `list_files` found.
-        folder: where to; it is created. The archives stay there, too.
+        files: those that `list_files` returns.
+        folder: to fetch and extract into; it is created. The archives stay there.
         only: some of `KINDS`; default: all that the archives hold.
         server: address of the Dataverse.
         progress: told how many bytes are done, of which file.
@@ -156,7 +156,8 @@ def download(
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise DataError(f"Cannot write to {folder}: {error.strerror or error}.") from error
-    needed = sum(file.size - _held(file.part(folder)) for file in files if _held(file.whole(folder)) != file.size)
+    missing = [file for file in files if _size(file.path(folder)) != file.size]
+    needed = sum(file.size - _size(file.partial_path(folder)) for file in missing)
     if needed > free:
         raise DataError(
             f"There are {decimal(free)} free in {folder}, and {decimal(needed)} are still to come, before anything is "
@@ -169,36 +170,36 @@ def download(
 def fetch(file: RemoteFile, folder: Path, server: str = SERVER, progress: Progress | None = None) -> Path:
     """Fetch a file, from where an earlier try has ended, and verify its checksum.
 
-    A connection that breaks is taken up again as long as something comes. Until all is verified, the name ends in
-    `.part`.
+    A broken connection is opened again as long as each one brings more bytes. Until the file is verified, its name ends
+    in `.part`.
 
     Raises:
-        DataError: nothing more comes, the disk is full, the checksum is another one, or another process is at it.
+        DataError: no more bytes come, the disk is full, the checksum is wrong, or another process fetches the file.
         RunError: the note that it is verified cannot be written.
     """
-    path, part = file.whole(folder), file.part(folder)
-    if path.is_file() and _held(path) == file.size:
+    path, partial = file.path(folder), file.partial_path(folder)
+    if path.is_file() and _size(path) == file.size:
         _verify_once(file, folder, progress)
         return path
-    lock = part.with_name(f"{part.name}.lock")
+    lock = partial.with_name(f"{partial.name}.lock")
     try:
         with locked(lock, wait=False):
-            _fetch_whole(file, path, part, server, progress)
-            _note_verified(file, folder)
+            _fetch_and_verify(file, path, partial, server, progress)
+            _write_note(file, folder)
     except Timeout as error:
-        raise DataError(f"Another process is fetching {part}. Wait for it, or name another folder.") from error
+        raise DataError(f"Another process is fetching {partial}. Wait for it, or name another folder.") from error
     except OSError as error:
         raise DataError(
-            f"Cannot write {part}: {error.strerror or error}. What has come is kept, and the same command goes on."
+            f"Cannot write {partial}: {error.strerror or error}. What has come is kept, and the same command goes on."
         ) from error
     return path
 
 
 def _verify_once(file: RemoteFile, folder: Path, progress: Progress | None) -> None:
-    """Verify a file that is there, unless that was done since it was last written."""
-    path, mark = file.whole(folder), file.mark(folder)
+    """Verify a complete file, unless that was done since it was last written."""
+    path, note = file.path(folder), file.note_path(folder)
     try:
-        if mark.exists() and read_at_most(mark, MAX_MARK).decode(errors="replace") == _mark(file, folder):
+        if note.exists() and read_at_most(note, MAX_NOTE).decode(errors="replace") == _note(file, folder):
             return
         if not file.checksum.matches(path, progress):
             raise DataError(
@@ -206,45 +207,46 @@ def _verify_once(file: RemoteFile, folder: Path, progress: Progress | None) -> N
             )
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-    _note_verified(file, folder)
+    _write_note(file, folder)
 
 
-def _note_verified(file: RemoteFile, folder: Path) -> None:
-    with replacing(file.mark(folder)) as aside:
-        aside.write_text(_mark(file, folder), encoding="utf-8")
+def _write_note(file: RemoteFile, folder: Path) -> None:
+    with replacing(file.note_path(folder)) as aside:
+        aside.write_text(_note(file, folder), encoding="utf-8")
 
 
-def _mark(file: RemoteFile, folder: Path) -> str:
-    return f"{file.checksum.value} {file.whole(folder).stat().st_mtime_ns}"
+def _note(file: RemoteFile, folder: Path) -> str:
+    """Return the content of the note that a file is verified: its checksum, and the time at which it was written."""
+    return f"{file.checksum.value} {file.path(folder).stat().st_mtime_ns}"
 
 
-def _fetch_whole(file: RemoteFile, path: Path, part: Path, server: str, progress: Progress | None) -> None:
-    """Fetch what is missing of a file, verify it, and give it its name."""
-    if _held(part) > file.size:
-        part.unlink()
-    part.touch()
-    while (held := _held(part)) < file.size:
-        _go_on(file, part, server, progress)
-        if _held(part) <= held:
+def _fetch_and_verify(file: RemoteFile, path: Path, partial: Path, server: str, progress: Progress | None) -> None:
+    """Fetch the missing bytes of a file, verify it, and rename it to `path`."""
+    if _size(partial) > file.size:
+        partial.unlink()
+    partial.touch()
+    while (done := _size(partial)) < file.size:
+        _append_rest(file, partial, server, progress)
+        if _size(partial) <= done:
             raise DataError(
-                f"The connection to {server} broke at {held:,} of {file.size:,} bytes of {file.name}. "
+                f"The connection to {server} broke at {done:,} of {file.size:,} bytes of {file.name}. "
                 "The same command goes on from there."
             )
-    if not file.checksum.matches(part, progress):
-        part.unlink()
+    if not file.checksum.matches(partial, progress):
+        partial.unlink()
         raise DataError(
             f"{file.name} came with another {file.checksum.type} than published and was removed. "
             "The same command fetches it again."
         )
-    part.replace(path)
+    partial.replace(path)
 
 
 def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> None:
-    """Extract a ZIP or TAR archive; any other file stays as it is, and so does what is there already.
+    """Extract a ZIP or TAR archive; any other file is left alone, and existing files are kept.
 
     Args:
-        archive: what was fetched.
-        folder: where to; nothing is written outside of it.
+        archive: file that was fetched.
+        folder: to extract into; nothing is written outside of it.
         only: some of `KINDS`; default: everything.
         progress: told how many bytes of the archive are read.
 
@@ -262,7 +264,7 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
                     raise DataError(f"{archive} holds the path {name}, which leaves {folder}.")
                 wanted = not only or any(kind in name.lower() for kind in only)
                 if wanted and target.is_file():
-                    changed += [name] if _held(target) != length else []
+                    changed += [name] if _size(target) != length else []
                 elif wanted:
                     with replacing(target) as aside, aside.open("wb") as out:
                         shutil.copyfileobj(content, out, BLOCK)
@@ -271,25 +273,27 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, ValueError, RuntimeError) as error:
         raise DataError(f"Cannot extract {archive}: {error}.") from error
     if changed:
-        log.warning("%s holds other contents of %s, which stays as it is.", archive, enumerated(changed))
+        log.warning("%s holds other contents of %s, which stays as it is.", archive, abbreviate_names(changed))
 
 
-def roots(folder: Path, dataset: str) -> list[Path]:
-    """The folders under `folder` that are laid out as the dataset is; others may lie beside them."""
+def find_roots(folder: Path, dataset: str) -> list[Path]:
+    """Return the folders under `folder` that have the layout of a dataset, so that each can be its root."""
     layout = LAYOUTS[dataset]
-    above = layout.tables.count("/")
-    tables = (path for split in SPLITS for path in folder.rglob(f"{split}.csv") if set(layout.columns) <= _named(path))
-    return sorted({path.parents[above] for path in tables if len(path.relative_to(folder).parts) > above})
+    depth = layout.tables.count("/")  # of a table below the root
+    tables = (
+        path for split in SPLITS for path in folder.rglob(f"{split}.csv") if set(layout.columns) <= _columns(path)
+    )
+    return sorted({path.parents[depth] for path in tables if len(path.relative_to(folder).parts) > depth})
 
 
-def _named(table: Path) -> set[str]:
-    """The columns of a table."""
+def _columns(table: Path) -> set[str]:
+    """Read the columns of a table."""
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return set(next(csv.reader([file.readline(MOST_NAMES)]), []))
+        return set(next(csv.reader([file.readline(MAX_COLUMNS)]), []))
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, length and content of the files in an archive; nothing where it is none."""
+    """Yield name, length in bytes and content of each file in an archive; nothing if the file is no archive."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
@@ -311,27 +315,27 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
             yield entry.name, entry.size, extracted
 
 
-def _go_on(file: RemoteFile, part: Path, server: str, progress: Progress | None) -> None:
-    """Append what comes of the rest to a part, until it is complete or the connection breaks."""
-    held = _held(part)
-    with _request(f"{server}/api/access/datafile/{file.id}", held) as answer:
-        if answer.status != HTTPStatus.PARTIAL_CONTENT:  # all of it comes again
-            held = 0
-        with part.open("ab" if held else "wb") as out:
-            while held < file.size and (block := _next(answer, min(BLOCK, file.size - held))):
+def _append_rest(file: RemoteFile, partial: Path, server: str, progress: Progress | None) -> None:
+    """Append the missing bytes to a partial file, until it is complete or the connection breaks."""
+    done = _size(partial)
+    with _request(f"{server}/api/access/datafile/{file.id}", done) as answer:
+        if answer.status != HTTPStatus.PARTIAL_CONTENT:  # the server sends the file from its beginning
+            done = 0
+        with partial.open("ab" if done else "wb") as out:
+            while done < file.size and (block := _read_block(answer, min(BLOCK, file.size - done))):
                 out.write(block)
-                held += len(block)
+                done += len(block)
                 if progress is not None:
-                    progress(f"Fetching {file.name}", held, file.size)
+                    progress(f"Fetching {file.name}", done, file.size)
 
 
 def _request(address: str, first: int = 0) -> HTTPResponse:
-    """The server's answer, from the byte `first` on if it can."""
+    """Send a request, and return the answer: from the byte `first` on if the server can do that."""
     if not address.startswith(("http://", "https://")):
         raise DataError(f"The server's address {address} should begin with https://.")
     headers = {"User-Agent": f"base-residual-depth/{__version__}"} | ({"Range": f"bytes={first}-"} if first else {})
     try:
-        answer: HTTPResponse = urlopen(Request(address, headers=headers), timeout=PATIENCE)
+        answer: HTTPResponse = urlopen(Request(address, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         error.close()
         raise DataError(f"{address} answers {error.code} {error.reason}.") from error
@@ -340,14 +344,14 @@ def _request(address: str, first: int = 0) -> HTTPResponse:
     return answer
 
 
-def _next(answer: HTTPResponse, size: int) -> bytes:
-    """What comes next; nothing when the connection is lost."""
+def _read_block(answer: HTTPResponse, size: int) -> bytes:
+    """Read up to `size` bytes of an answer; none if the connection is lost."""
     try:
         return answer.read(size)
     except (OSError, HTTPException):
         return b""
 
 
-def _held(path: Path) -> int:
-    """Size of a file in bytes, 0 if it is not there."""
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0

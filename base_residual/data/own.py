@@ -1,4 +1,4 @@
-"""Recordings of one's own: three methods say what they are, and the package does the rest."""
+"""Recordings of one's own, as an object with three methods."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from base_residual.errors import DataError
 
 
 class Recordings(Protocol):
-    """A split of one's own data, as it was recorded: rates, lengths and sizes may differ between recordings."""
+    """A split of one's own data, as it was recorded; rates, lengths and sizes may differ between recordings."""
 
     def __len__(self) -> int:
-        """Number of recordings."""
+        """Return the number of recordings."""
 
     def echo(self, index: int) -> tuple[Tensor | NDArray[Any], int]:
-        """What both ears heard, (2, T) in [-1, 1], left ear first, and its rate in Hz."""
+        """Return the sound of both ears, (2, T) in [-1, 1], left ear first, and its rate in Hz."""
 
     def depth(self, index: int) -> Tensor | NDArray[Any]:
-        """The depth map of the same moment, (H, W) in metres; 0, NaN and infinity say that nothing was measured."""
+        """Return the depth map of the same moment, (H, W) in metres; 0, NaN or infinity where nothing was measured."""
 
 
 class OwnDataset:
-    """Recordings of one's own as samples of one shape, which are read each time.
+    """Recordings of one's own as samples of one shape; each access reads them anew.
 
     Args:
-        recordings: what was recorded.
+        recordings: the split.
         data: gives the depth maps' side, the largest depth, and whether echoes are aligned.
         sample_rate: rate that every echo is brought to, in Hz.
 
@@ -49,8 +49,8 @@ class OwnDataset:
 
     def __getitem__(self, index: int) -> EchoSample:
         index = range(len(self))[index]
-        heard, rate = self.recordings.echo(index)
-        echo = as_float32(heard).cpu()
+        samples, rate = self.recordings.echo(index)
+        echo = as_float32(samples).cpu()
         if echo.ndim != 2 or len(echo) != 2 or not echo.numel() or not echo.isfinite().all():
             raise DataError(f"The echo of recording {index} is {tuple(echo.shape)}; expected is (2, T), all finite.")
         depth = as_float32(self.recordings.depth(index)).cpu().numpy().copy()

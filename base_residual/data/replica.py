@@ -1,7 +1,8 @@
-"""VisualEchoes, echoes in the 18 scenes of Replica: its one-off conversion into the layout that this package reads.
+"""The one-off conversion of VisualEchoes, echoes in the 18 scenes of Replica, into the layout of BatVision V2.
 
-Its depth maps come as a pickle, a format that can run code. This is the one module that opens such a file, and it calls
-nothing that the file names: each of the few names that numpy's arrays need stands for a class or a function below.
+Its depth maps come as a pickle, a format that can run code. This is the only module that opens such a file. Not even
+numpy's own classes are given to it, because their arguments would come from the file: sizes, object types, states. The
+few names that an array needs are replaced by the stand-ins below, and all others are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SCENES = {
     "val": ["apartment_1", "frl_apartment_4", "office_3"],
     "test": ["apartment_2", "frl_apartment_5", "office_4"],
 }
-"""The test scenes are those of the field; the validation scenes are held back from the 15 that it trains on."""
+"""The scenes of each split. The test scenes are those of the field; of its 15 training scenes, 3 are for validation."""
 
 MILLIMETRES = 1000
 FARTHEST = np.iinfo(np.uint16).max / MILLIMETRES  # metres that can be stored
@@ -50,20 +51,20 @@ PLAIN = re.compile(r"[biuf][1248]")  # booleans, integers and floats; no objects
 
 
 def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progress | None = None) -> int:
-    """Write VisualEchoes in the layout of BatVision V2, a location per scene, each scene in one split.
+    """Convert VisualEchoes into the layout of BatVision V2, a location per scene, each scene in one split.
 
     Args:
         observations: `scene_observations_128.pkl`, {scene: {(location, angle): {"rgb", "depth"}}}, depth in metres.
         echoes: the folder `echoes_navigable`, with SCENE/3ms_sweep/ANGLE/LOCATION.wav.
         out: folder to create.
-        progress: told how far it is.
+        progress: told how far the conversion is.
 
     Returns:
         Number of recordings.
 
     Raises:
-        DataError: a file is missing or not as expected, the pickle names anything but numpy's arrays, or `out` is
-            taken, cannot be written, or is being written by another process.
+        DataError: a file is missing or not as expected, the pickle names anything but numpy's arrays, or `out`
+            exists, cannot be written, or is being written by another process.
     """
     if out.exists():
         raise DataError(f"{out} exists already. Name a folder that does not.")
@@ -88,7 +89,7 @@ def _write(
     partial: Path,
     progress: Progress | None,
 ) -> None:
-    """Write all of it into a folder, which is gone if that fails."""
+    """Write all recordings into a folder; remove the folder if that fails."""
     shutil.rmtree(partial, ignore_errors=True)
     split_of = {scene: split for split, scenes in SCENES.items() for scene in scenes}
     names: dict[str, list[str]] = {}
@@ -116,7 +117,7 @@ def _write(
 
 
 def _depth_maps(path: Path) -> dict[tuple[str, int, int], NDArray[Any]]:
-    """The depth maps (H, W) in metres, by scene, location and angle."""
+    """Read the depth maps (H, W) in metres, by scene, location and angle."""
     known = [scene for scenes in SCENES.values() for scene in scenes]
     maps = {}
     for scene, views in _entries(path, _load(path)):
@@ -124,8 +125,8 @@ def _depth_maps(path: Path) -> dict[tuple[str, int, int], NDArray[Any]]:
             raise DataError(f"{path} has a scene {scene!r}, which is none of Replica's {len(known)}.")
         for place, view in _entries(path, views):
             array = dict(_entries(path, view)).get("depth")
-            whole = isinstance(place, tuple) and len(place) == 2 and all(type(part) is int for part in place)
-            if not whole or not isinstance(array, _Array) or array.values.ndim != 2:
+            named = isinstance(place, tuple) and len(place) == 2 and all(type(number) is int for number in place)
+            if not named or not isinstance(array, _Array) or array.values.ndim != 2:
                 raise DataError(f"{path} has no depth map (H, W) for each (location, angle) of {scene}.")
             maps[scene, *place] = array.values
     if not maps:
@@ -134,13 +135,14 @@ def _depth_maps(path: Path) -> dict[tuple[str, int, int], NDArray[Any]]:
 
 
 def _entries(path: Path, value: object) -> list[tuple[Any, Any]]:
+    """Return the entries of a dictionary in the pickle; raise a DataError if it is none."""
     if not isinstance(value, dict):
         raise DataError(f"{path} does not hold {{scene: {{(location, angle): {{'rgb', 'depth'}}}}}}.")
     return list(value.items())
 
 
 def _load(path: Path) -> object:
-    """What a pickle of arrays holds, without anything that it names being called."""
+    """Load a pickle of arrays by stand-ins; no function or class that it names is called."""
     try:
         with path.open("rb") as file:
             _refuse_wide_memo(path, file)
@@ -150,21 +152,21 @@ def _load(path: Path) -> object:
         raise
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except MemoryError as error:  # one that lies of its size looks like one that is too large
+    except MemoryError as error:  # a forged size cannot be told from a file that is too large
         raise DataError(f"{path} is no pickle of numpy arrays, or asks for more memory than there is.") from error
-    except Exception as error:  # what a broken pickle raises is not limited
+    except Exception as error:  # a broken pickle can raise any exception
         raise DataError(f"{path} is no pickle of numpy arrays.") from error
 
 
 def _refuse_wide_memo(path: Path, file: IO[bytes]) -> None:
-    """A place in the memo costs memory, and so do those before it: an honest pickle fills one after the other."""
+    """Refuse a pickle that skips indices of its memo, for which the unpickler would allocate all indices below."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise DataError(f"{path} is no pickle of numpy arrays: it asks for more memory than it can fill.")
 
 
 class _Type:
-    """Stands for `numpy.dtype`: plain numbers of either byte order."""
+    """The stand-in for `numpy.dtype`: plain numbers of either byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         if not PLAIN.fullmatch(code):
@@ -176,7 +178,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for `numpy.ndarray`: a view of the bytes that the file holds, so that no shape asks for more of them."""
+    """The stand-in for `numpy.ndarray`: a view of bytes in the file, so that a forged shape allocates nothing."""
 
     values: NDArray[Any]
 
@@ -186,37 +188,52 @@ class _Array:
 
 
 def _empty(*_: object) -> _Array:
-    """Stands for `_reconstruct`, the array before its state."""
+    """Stand in for `_reconstruct`: return an array whose state follows."""
     return _Array()
 
 
 def _from_buffer(data: bytes, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
-    """Stands for `_frombuffer`, the array and its state in one."""
+    """Stand in for `_frombuffer`: return an array with its state."""
     array = _Array()
     array.__setstate__((1, shape, kind, order == "F", data))
     return array
 
 
 def _number(kind: _Type, data: bytes) -> int | float:
-    """Stands for `scalar`: the plain number."""
+    """Stand in for `scalar`: return a plain number."""
     value: int | float = np.frombuffer(data, kind.numpy)[0].item()
     return value
 
 
-ADMITTED: dict[tuple[str, str], Callable[..., object]] = {
-    ("numpy", "dtype"): _Type,
-    ("numpy", "ndarray"): _Array,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+class _StandIn:
+    """The object that a pickle gets for a name. It can be called, but its attributes cannot be set (opcode BUILD)."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: object) -> object:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError
+
+
+ADMITTED = {
+    ("numpy", "dtype"): _StandIn(_Type),
+    ("numpy", "ndarray"): _StandIn(_Array),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _StandIn(_empty) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _StandIn(_number) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _StandIn(_from_buffer) for core in ("core", "_core")},
 }
-"""What stands for each name that a pickle of arrays may use, from before and after numpy 2."""
+"""The stand-in for each name that a pickle of arrays may use, from before and after numpy 2."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the admitted names alone."""
+    """An unpickler that finds the admitted names only."""
 
-    def find_class(self, module: str, name: str) -> Callable[..., object]:
+    def find_class(self, module: str, name: str) -> _StandIn:
         if (module, name) not in ADMITTED:
             raise DataError(
                 f"The pickle asks for {module}.{name}, which is no part of a numpy array. Nothing of it was run."

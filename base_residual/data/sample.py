@@ -1,4 +1,4 @@
-"""Samples and batches: one echo and the depth map that belongs to it."""
+"""Samples, each an echo and its depth map, and batches of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from base_residual.config.schema import DataConfig
 from base_residual.data.depth_maps import resize_depth
 from base_residual.errors import DataError
 
-NAMED = 8  # recordings that a sentence names at most
+MAX_NAMED = 8  # recordings that a sentence names
 
 
 class EchoSample(NamedTuple):
@@ -41,7 +41,7 @@ class EchoBatch(NamedTuple):
 
 
 class EchoDataset(Protocol):
-    """What training and evaluation need of a dataset: a length and samples of equal shapes."""
+    """A dataset for training and evaluation: a length, and samples of equal shapes."""
 
     def __len__(self) -> int: ...
 
@@ -49,10 +49,10 @@ class EchoDataset(Protocol):
 
 
 def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
-    """Stack samples into a batch; a dataset that gives whole batches has done so already.
+    """Stack samples into a batch; a batch is returned as it is.
 
     Raises:
-        DataError: the samples' shapes differ, are no float32, or a depth map is not finite.
+        DataError: the samples' shapes differ, a tensor is not float32, or a depth map is not finite.
     """
     if isinstance(samples, EchoBatch):
         return samples
@@ -79,10 +79,10 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
 
 
 def check_split(split: str, dataset: EchoDataset, data: DataConfig, sample_rate: int) -> None:
-    """Refuse a split that holds nothing, or whose first sample has not the shapes that the settings ask for.
+    """Check that a split has samples, and that the first one has the shapes that the settings ask for.
 
     Raises:
-        DataError: it is one.
+        DataError: it has none, or another shape.
     """
     if not len(dataset):
         raise DataError(f"The {split} split is empty.")
@@ -94,21 +94,21 @@ def check_split(split: str, dataset: EchoDataset, data: DataConfig, sample_rate:
         )
 
 
-def enumerated(ids: Sequence[str]) -> str:
-    """The first few recordings by name, and how many there are besides."""
-    named = ", ".join(ids[:NAMED])
-    return named if len(ids) <= NAMED else f"{named} and {len(ids) - NAMED} others"
+def abbreviate_names(ids: Sequence[str]) -> str:
+    """Return the first few names as text, followed by the number of the others."""
+    named = ", ".join(ids[:MAX_NAMED])
+    return named if len(ids) <= MAX_NAMED else f"{named} and {len(ids) - MAX_NAMED} others"
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` different indices, spread evenly over a dataset of that length."""
+def spread_indices(length: int, count: int) -> list[int]:
+    """Return at most `count` different indices, spread evenly over a dataset of that length."""
     return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
 
 
 def fit_sample(
     name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, sample_rate: int
 ) -> EchoSample:
-    """A recording brought to the shapes that the settings ask for.
+    """Bring a recording to the shapes that the settings ask for.
 
     Args:
         name: of the recording.

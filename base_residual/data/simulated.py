@@ -1,4 +1,4 @@
-"""Echo rooms that the package renders itself, written in the layout of BatVision V2."""
+"""Simulated rooms, rendered on all cores and written in the layout of BatVision V2."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.errors import ConfigError, DataError
 from base_residual.files.atomic import discard, read_at_most, replacing
-from base_residual.files.cache import Progress, cached, is_held, locked
+from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
-NOTE = "rooms.json"  # says what the rooms in a folder are; the last that comes there
-MAX_NOTE = 2**16  # bytes of it
+FINISHED = "rooms.json"  # file with the settings of the rooms in a folder, which is put there last
+MAX_SETTINGS = 2**16  # bytes of it
 VERSION = 2
 """Raised whenever the same settings would give other recordings."""
 
 
 def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Progress | None = None) -> Path:
-    """The cached set of rooms with these settings, rendered on first use.
+    """Return the root of the cached rooms with these settings, which are rendered on first use.
 
     Args:
         data: gives the depth maps' side and the largest depth.
-        simulation: gives the rooms.
+        simulation: the settings of the rooms.
         progress: told how far the rendering is.
 
     Returns:
         Root of a dataset in the layout of BatVision V2.
     """
-    root = cached("rooms", _description(data, simulation))
-    if not (root / NOTE).exists():
+    root = cache_folder("rooms", _description(data, simulation))
+    if not (root / FINISHED).exists():
         simulate(root, data, simulation, progress)
     return root
 
 
 class Shard(NamedTuple):
-    """Part `part` (from 1) of a set of rooms in `of` parts; every `of`-th room is in it."""
+    """A part of a set of rooms: its number, from 1, and the number of all parts. It has every `total`-th room."""
 
-    part: int = 1
-    of: int = 1
+    number: int = 1
+    total: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The part that `"2/8"` means.
+        """Read a part such as `"2/8"`.
 
         Raises:
             ConfigError: the text has no such form.
         """
-        part, slash, of = text.partition("/")
-        if slash and part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of):
-            return cls(int(part), int(of))
+        number, slash, total = text.partition("/")
+        if slash and number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total):
+            return cls(int(number), int(total))
         raise ConfigError(f"Cannot read the shard '{text}'. Write it as i/n with 1 <= i <= n, such as 2/8.")
 
 
@@ -75,36 +75,36 @@ def simulate(
 ) -> bool:
     """Render rooms on all cores and write them as a dataset.
 
-    Rooms are rendered in a folder beside `root`, its name with `.partial`, and moved when all are done. What was killed
-    is taken up where it ended.
+    Rooms are rendered in a folder beside `root`, named with `.partial`, and moved when all are done. A rendering that
+    was killed continues where it ended.
 
     Args:
         root: folder to create; it must not exist yet, or be empty.
         data: gives the depth maps' side and the largest depth.
-        simulation: gives the rooms.
+        simulation: the settings of the rooms.
         progress: told how far the rendering is.
-        shard: the part to render; others may render theirs at the same time, on other machines, too. Each room has its
-            own seed, so that it does not matter how they are shared out.
+        shard: the part to render; other processes and machines may render theirs at the same time. Each room has its
+            own seed, so its content does not depend on the part.
 
     Returns:
-        Whether all rooms are there; False while other parts are missing.
+        True if all rooms are finished, False while other parts are missing.
 
     Raises:
-        DataError: the folder is none, is not empty, cannot be written to, or a worker failed; or something else lies
-            in the folder beside it.
+        DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, or the folder
+            beside it holds other files.
     """
     root = root.resolve()
-    if not root.name or root.is_mount():  # which cannot be replaced by another folder
+    if not root.name or root.is_mount():  # neither can be created or moved
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
     partial = root.with_name(f"{root.name}.partial")
-    own_lock = Path(f"{partial}.{shard.part}-{shard.of}.lock")
+    own_lock = Path(f"{partial}.{shard.number}-{shard.total}.lock")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with locked(own_lock, progress=progress):
             with FileLock(f"{partial}.lock"):
-                if _complete(root, data, simulation):
+                if _is_complete(root, data, simulation):
                     return True  # another process has just made it
-                rendered = _complete(partial, data, simulation)
+                rendered = _is_complete(partial, data, simulation)
                 moving = rendered and not (partial / LOCATION).exists()
                 if not moving and root.exists() and any(root.iterdir()):
                     raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
@@ -113,12 +113,12 @@ def simulate(
             if not rendered:
                 _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):
-                if not _complete(root, data, simulation):
+                if not _is_complete(root, data, simulation):
                     if (partial / UNFINISHED).exists() and count_done(partial) == len(list_rooms(simulation)):
-                        _write_index(partial, simulation)
-                    if _complete(partial, data, simulation):
+                        _finish(partial, simulation)
+                    if _is_complete(partial, data, simulation):
                         _move(partial, root)
-                return _complete(root, data, simulation)
+                return _is_complete(root, data, simulation)
     except OSError as error:
         raise DataError(f"Cannot write the simulated rooms to {root}: {error.strerror or error}.") from error
     finally:
@@ -127,22 +127,25 @@ def simulate(
 
 
 def _move(partial: Path, root: Path) -> None:
-    """Give a folder what is complete, its note last; it may be the one that the command was called in."""
+    """Move complete rooms into `root`, their settings last.
+
+    The folder `root` itself is kept, because the command may have been called in it.
+    """
     root.mkdir(exist_ok=True)
-    for name in (LOCATION, NOTE):
-        if (partial / name).exists():  # a move that was killed goes on
+    for name in (LOCATION, FINISHED):
+        if (partial / name).exists():  # otherwise an earlier move, which was killed, has moved it
             (partial / name).replace(root / name)
     partial.rmdir()
 
 
-def _complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> bool:
-    """Whether a folder holds all rooms with these settings."""
-    note, text = root / NOTE, json.dumps(_description(data, simulation), indent=2)
-    return note.exists() and note.stat().st_size == len(text) and note.read_bytes() == text.encode()
+def _is_complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> bool:
+    """Return whether a folder holds all rooms with these settings."""
+    file, text = root / FINISHED, json.dumps(_description(data, simulation), indent=2)
+    return file.exists() and file.stat().st_size == len(text) and file.read_bytes() == text.encode()
 
 
 def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, object]:
-    """All that decides the recordings, as JSON."""
+    """Return all settings that decide the recordings, as plain data."""
     return {
         "version": VERSION,
         "simulation": simulation.model_dump(mode="json"),
@@ -153,10 +156,14 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
 
 
 def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_lock: Path) -> None:
-    """Make the folders, and forget what another setting left there, unless somebody is still at it."""
-    note, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
+    """Create the folders, and remove unfinished rooms with other settings.
+
+    Raises:
+        DataError: another process is rendering those, or the folder holds other files.
+    """
+    file, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
     folder.mkdir(exist_ok=True)
-    if not (note.exists() and note.read_text() == text):
+    if not (file.exists() and file.read_text() == text):
         foreign = [path.name for path in folder.iterdir() if path.name != LOCATION and UNFINISHED not in path.name]
         if foreign:
             raise DataError(
@@ -170,45 +177,48 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
             )
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-        with replacing(note) as aside:  # before anything that would be taken for somebody else's
+        with replacing(file) as aside:  # first, because a folder with other files and without it is refused
             aside.write_bytes(text.encode())
     for name in ("audio", "depth", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
 
 
 def check_reach(root: Path, max_depth: float) -> None:
-    """Refuse rooms that were cut nearer than a training looks: what is cut would count as measured there.
+    """Check that simulated rooms were rendered up to `max_depth`, in metres.
+
+    Depth beyond the rendered limit is clipped to it. A training with a larger limit would take the clipped depth for
+    measured depth.
 
     Raises:
-        DataError: they were.
+        DataError: they were rendered with a smaller limit.
     """
     try:
-        cut = json.loads(read_at_most(root / NOTE, MAX_NOTE))["max_depth"]
+        rendered = json.loads(read_at_most(root / FINISHED, MAX_SETTINGS))["max_depth"]
     except (OSError, ValueError, TypeError, LookupError):
-        return  # these are not rooms that were rendered here
-    if isinstance(cut, int | float) and cut < max_depth:
+        return  # not rooms that this package has rendered
+    if isinstance(rendered, int | float) and rendered < max_depth:
         raise DataError(
-            f"The rooms in {root} were rendered up to {cut:g} m, and data.max_depth is {max_depth:g} m. "
-            f"Train with --set data.max_depth={cut:g}, or render them anew with --max-depth {max_depth:g}."
+            f"The rooms in {root} were rendered up to {rendered:g} m, and data.max_depth is {max_depth:g} m. "
+            f"Train with --set data.max_depth={rendered:g}, or render them anew with --max-depth {max_depth:g}."
         )
 
 
 def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: Progress | None, shard: Shard) -> None:
-    """Run one process per core, each with its share of a part of the rooms, and watch them."""
+    """Render a part of the rooms with one process per core; raise a DataError if one of them fails."""
     total = len(list_rooms(simulation))
-    cores = min(own_cores(), max(1, total // shard.of // 8))
-    shares = [(shard.part - 1 + shard.of * core, shard.of * cores) for core in range(cores)]
+    cores = min(own_cores(), max(1, total // shard.total // 8))
+    shares = [(shard.number - 1 + shard.total * core, shard.total * cores) for core in range(cores)]
     if cores == 1:
         for _ in render_every(folder, *shares[0]):
             if progress is not None:
                 progress("Rendering rooms", count_done(folder), total)
         return
-    # Nothing is imported from the folder that the command happens to be called in.
+    # With -P, nothing is imported from the current folder.
     command = [
         sys.executable,
         "-P",
         "-c",
-        "import sys; from base_residual.simulation.rendering import work; work(*sys.argv[1:])",
+        "import sys; from base_residual.simulation.rendering import run_worker; run_worker(*sys.argv[1:])",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -222,7 +232,7 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
             for first, step in shares
         ]
         for worker in workers:
-            stack.callback(worker.kill)  # runs before the worker is waited for
+            stack.callback(worker.kill)  # runs before the exit of Popen, which waits for the worker
         while any(worker.poll() is None for worker in workers):
             time.sleep(0.1)
             if progress is not None:
@@ -235,8 +245,8 @@ def _render_on_all_cores(folder: Path, simulation: SimulationConfig, progress: P
                 raise DataError(f"Rendering the simulated rooms failed: {reason}.")
 
 
-def _write_index(folder: Path, simulation: SimulationConfig) -> None:
-    """The CSV file of each split, and the note that says that all is there."""
+def _finish(folder: Path, simulation: SimulationConfig) -> None:
+    """Write the table of each split, remove the markers, and mark the rooms as finished."""
     for split in SPLITS:
         names = [
             pose_name(split, number, pose)
@@ -248,4 +258,4 @@ def _write_index(folder: Path, simulation: SimulationConfig) -> None:
     for path in (folder / LOCATION / "done").iterdir():
         path.unlink()
     (folder / LOCATION / "done").rmdir()
-    (folder / UNFINISHED).replace(folder / NOTE)
+    (folder / UNFINISHED).replace(folder / FINISHED)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from base_residual.acoustics.framing import echo_frames, fit_echo
-from base_residual.acoustics.recordings import SILENT, check_echo, read_echo
+from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
 from base_residual.errors import DataError
 from base_residual.files.atomic import replacing
 from base_residual.models.decomposition import DepthDecomposition
@@ -49,7 +49,7 @@ def _fitting(model: DepthNet, path: Path) -> Tensor:
     rate = model.front_end.config.sample_rate
     frames = echo_frames(model.max_depth, rate)
     header, waveform = read_echo(path)
-    if float(waveform.abs().max()) < SILENT:
+    if float(waveform.abs().max()) < SILENT_PEAK:
         log.warning("The recording %s is silent: what is predicted for it says nothing.", path)
     heard, needed = header.frames / header.sample_rate, frames / rate
     if heard < 0.99 * needed:

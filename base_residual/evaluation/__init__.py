@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from base_residual.data.loading import read_batches, reader
-from base_residual.data.sample import EchoBatch, EchoDataset, enumerated
+from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names
 from base_residual.errors import ConfigError, DataError
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.network import DepthNet, evaluating
@@ -117,7 +117,7 @@ def _score(
     fine = torch.cat(finite).tolist() if finite else []
     broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
     if broken:
-        raise DataError(f"The prediction for {enumerated(broken)} is not finite: the echo holds NaN or infinity.")
+        raise DataError(f"The prediction for {abbreviate_names(broken)} is not finite: the echo holds NaN or infinity.")
 
 
 def why_undecided(model: str) -> str:

@@ -1,4 +1,4 @@
-"""The best predictions that hear nothing, from the training set's depth maps."""
+"""The best predictions without an echo, from the training set's depth maps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TRIED_AT_ONCE = 2**22  # depths times maps, in the search for the best constant
 
 @dataclass(frozen=True)
 class BlindGuess:
-    """The best predictions that hear nothing, from the training set.
+    """The two best predictions without an echo, from the training set.
 
     Attributes:
-        mean_map: (1, S, S), each pixel's mean depth over the maps in which it was measured, in metres.
-        constant: the one depth with the lowest mean rmse, in metres.
+        mean_map: (1, S, S), the mean depth of each pixel over the maps in which it was measured, in metres.
+        constant: the single depth with the lowest mean rmse, in metres.
     """
 
     mean_map: Tensor
@@ -45,15 +45,15 @@ class BlindGuess:
             raise DataError("Not one depth map has a measured pixel: there is nothing to learn from.")
         mean, variance = (torch.stack(values) for values in zip(*moments, strict=True))
         # An image's rmse against a constant c is sqrt((c - mean)^2 + variance): try every centimetre.
-        tried = torch.arange(0.01, float(mean.max()) + 0.01, 0.01)
-        some = tried.split(max(1, TRIED_AT_ONCE // len(mean)))
-        rmse = torch.cat([((depths[:, None] - mean) ** 2 + variance).sqrt().mean(dim=1) for depths in some])
+        candidates = torch.arange(0.01, float(mean.max()) + 0.01, 0.01)
+        blocks = candidates.split(max(1, TRIED_AT_ONCE // len(mean)))
+        rmse = torch.cat([((depths[:, None] - mean) ** 2 + variance).sqrt().mean(dim=1) for depths in blocks])
         # A pixel that was never measured takes the mean of all.
-        everywhere = total.sum() / count.sum()
-        return cls(torch.where(count > 0, total / count.clamp(min=1), everywhere), float(tried[rmse.argmin()]))
+        mean_depth = total.sum() / count.sum()
+        return cls(torch.where(count > 0, total / count.clamp(min=1), mean_depth), float(candidates[rmse.argmin()]))
 
     def rmse_on(self, dataset: EchoDataset, max_depth: float, min_depth: float = 0.0) -> dict[str, float]:
-        """Mean rmse of both guesses on another dataset, in metres: `mean_map` and `constant`."""
+        """Return the mean rmse of both guesses on another dataset, in metres: `mean_map` and `constant`."""
         guesses = {"mean_map": self.mean_map[None], "constant": torch.full_like(self.mean_map[None], self.constant)}
         scores = {name: DepthMetrics(max_depth, min_depth) for name in guesses}
         for index in range(len(dataset)):
@@ -64,7 +64,7 @@ class BlindGuess:
 
 
 def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
-    """How far a model is ahead of the predictions that hear nothing."""
+    """Compare a model's rmse in metres with that of both guesses; return a sentence for each."""
     names = {"mean_map": "the mean depth map of the training set", "constant": "the best constant of the training set"}
     lines = []
     for name, score in blind.items():

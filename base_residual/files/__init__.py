@@ -1,1 +1,1 @@
-"""Bytes on disk, and no meaning: atomic writing, JSON, YAML, `.npy`, safetensors, the cache."""
+"""Bytes on disk, without their meaning: atomic writing, JSON, YAML, `.npy`, safetensors, the cache."""

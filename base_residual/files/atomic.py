@@ -1,4 +1,4 @@
-"""Write files so that nothing leaves half of one behind; read them so that none takes all memory."""
+"""Files written whole or not at all, and read no further than a limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from base_residual.errors import RunError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, and rename it into place once the block has ended without an error.
+    """Yield a path beside `path` to write to, and rename it to `path` once the block has ended without an error.
+
+    Args:
+        path: the file to write or replace; its folder is created.
 
     Raises:
         RunError: the path names no file, the folder cannot be written to, or the disk is full.
@@ -33,13 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def discard(path: Path) -> None:
-    """Remove a file, if it is there and its disk lets it go."""
+    """Remove a file; do nothing if it is not there or cannot be removed."""
     with suppress(OSError):
         path.unlink()
 
 
 def read_at_most(path: Path, most: int) -> bytes:
-    """All of a file that has no reason to be larger than `most` bytes; no more than that is ever read.
+    """Read a whole file of at most `most` bytes; of a larger one no more than that is read.
 
     Raises:
         OSError: it is larger, or cannot be read.
@@ -52,5 +55,5 @@ def read_at_most(path: Path, most: int) -> bytes:
 
 
 def writable(text: str) -> bool:
-    """Whether a text can go into a file and on a terminal: it holds no control character and no half of a character."""
+    """Return whether a text can go into a file and on a terminal: it has no control character and no lone surrogate."""
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)

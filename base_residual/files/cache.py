@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept, and how those who wait for them are told."""
+"""The cache of things that can be made again, and the locks on them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,36 @@ from filelock import FileLock, Timeout
 from base_residual.files.atomic import discard
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("Rendering rooms"), how many of them are done, and of how many."""
+"""Called with the work that is done ("Rendering rooms"), how many of its parts are done, and of how many."""
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again: BRDEPTH_CACHE, else the platform's cache folder."""
+    """Return the folder of the cache: BRDEPTH_CACHE, else the platform's cache folder."""
     return Path(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
 
 
-def cached(kind: str, description: Mapping[str, object]) -> Path:
-    """The folder in the cache for things of a kind that a description decides."""
+def cache_folder(kind: str, description: Mapping[str, object]) -> Path:
+    """Return the folder in the cache for one thing of a kind ("rooms").
+
+    Args:
+        kind: the beginning of its name.
+        description: all that decides its content, as JSON.
+    """
     text = json.dumps(description, sort_keys=True)
     return cache_dir() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True, progress: Progress | None = None) -> Iterator[None]:
-    """Hold a lock whose file goes when it is let go.
+    """Hold a lock, and remove its file afterwards.
 
     Args:
-        path: the file.
-        wait: until another process lets it go.
-        progress: told once that this one waits.
+        path: the lock's file.
+        wait: whether to wait until another process releases it.
+        progress: told once that this process waits.
 
     Raises:
-        filelock.Timeout: another process holds it, and this one is not to wait.
+        filelock.Timeout: another process holds it, and `wait` is off.
     """
     if progress is not None and is_held(path):
         progress("Waiting for another process, which makes the same", 0, 1)
@@ -51,7 +56,7 @@ def locked(path: Path, wait: bool = True, progress: Progress | None = None) -> I
 
 
 def is_held(path: Path) -> bool:
-    """Whether another process holds a lock."""
+    """Return whether another process holds a lock."""
     try:
         with locked(path, wait=False):
             return False

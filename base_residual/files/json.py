@@ -1,4 +1,4 @@
-"""JSON that every reader takes, and JSON as the type that it is meant to be of."""
+"""JSON in a form that every reader takes, and JSON read as a given type."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A number out of a file that `as_json` has written: null is one that is not defined."""
+"""A number in a file that `as_json` has written: null is read as NaN."""
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """A value as JSON that every reader takes: null for numbers that are none, as JSON has no others; paths as text."""
+    """Return a value as JSON that every reader takes: NaN and infinity as null, which JSON lacks, and paths as text."""
     loose = json.dumps(value, default=str)
     return json.dumps(json.loads(loose, parse_constant=lambda name: None), indent=indent)
 
 
 def from_json(kind: Any, content: str | bytes) -> Any:
-    """JSON as the type that it is meant to be of.
+    """Read JSON as a given type.
 
     Raises:
         ValueError: it is no JSON, or of another type; in one sentence.

@@ -1,21 +1,24 @@
-"""Reading `.npy` files that somebody else may have written: no objects, no archives, no sizes that are not there."""
+"""`.npy` files: safe reading of other people's, and writing row by row."""
 
 from __future__ import annotations
 
+import io
+import math
+import os
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base_residual.errors import DataError
 
-MAX_HEADER = 10_000  # bytes of the header of an `.npy` file, as numpy has it
+MAX_HEADER = 10_000  # bytes of the header of an `.npy` file, numpy's own limit
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """An `.npy` file as an array that is read from the disk where it is looked at.
+    """Map an `.npy` file into memory, so that only what is used is read from the disk.
 
     Unlike `numpy.load` it opens neither zip archives nor pickled objects, and a header that states more than the file
     holds is refused before anything is allocated.
@@ -31,18 +34,18 @@ def map_array(path: Path) -> NDArray[Any]:
         if int.from_bytes(file.read(2 if major == 1 else 4), "little") > MAX_HEADER:
             raise ValueError(f"{path} has a header of more than {MAX_HEADER} bytes")
     try:
-        with np.errstate(over="raise"):  # a shape of more bytes than can be counted
+        with np.errstate(over="raise"):  # the number of bytes of a shape can overflow
             return np.lib.format.open_memmap(path, mode="r")
     except (ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError) as error:
-        raise ValueError(f"{path} has a damaged header") from error  # numpy has it parsed as Python
+        raise ValueError(f"{path} has a damaged header") from error  # numpy parses the header as Python
 
 
 def read_array(path: Path, kind: str) -> NDArray[Any]:
-    """`map_array` for a user's file.
+    """Map a user's `.npy` file (`map_array`), with errors for the user.
 
     Args:
         path: file to read.
-        kind: what it is to the user ("depth map"), for the error.
+        kind: the word for it in an error, such as "depth map".
 
     Raises:
         DataError: the file is missing or no `.npy` of numbers or text.
@@ -53,3 +56,34 @@ def read_array(path: Path, kind: str) -> NDArray[Any]:
         raise DataError(f"The {kind} {path} does not exist.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"The {kind} {path} is not a readable .npy file.") from error
+
+
+class RowLayout(NamedTuple):
+    """An `.npy` file that is written one row after the other.
+
+    Attributes:
+        kind: type of the numbers.
+        shape: of the complete array, rows first.
+    """
+
+    kind: type
+    shape: tuple[int, ...]
+
+    def header(self) -> bytes:
+        """Return the header of the complete file."""
+        header = io.BytesIO()
+        descr = np.lib.format.dtype_to_descr(np.dtype(self.kind))
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": self.shape})
+        return header.getvalue()
+
+    def size(self, rows: int) -> int:
+        """Return the size of a file that holds the header and that many rows, in bytes."""
+        return len(self.header()) + rows * math.prod(self.shape[1:]) * np.dtype(self.kind).itemsize
+
+    def open(self, path: Path, rows: int) -> BinaryIO:
+        """Open a file to append rows after the first `rows`, which are kept; anything after them is cut off."""
+        file = path.open("r+b" if rows else "w+b")
+        file.write(self.header())
+        file.truncate(self.size(rows))
+        file.seek(0, os.SEEK_END)
+        return file

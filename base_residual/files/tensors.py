@@ -1,4 +1,4 @@
-"""Safetensors files: named tensors with a header of text. Nothing here runs code from a file."""
+"""Safetensors files: named tensors with a header of text. Reading them runs no code from the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from base_residual.errors import CheckpointError, TrainingError
 from base_residual.files.atomic import replacing
 
 Tensors = dict[str, Tensor]
-KINDS = {torch.float32: "F32", torch.int64: "I64"}  # the types that a network's tensors have, as the file names them
+KINDS = {torch.float32: "F32", torch.int64: "I64"}  # the types of a network's tensors, and their names in the file
 
 
 def write_tensors(path: Path, tensors: Tensors, header: dict[str, str]) -> None:
@@ -35,7 +35,7 @@ def write_tensors(path: Path, tensors: Tensors, header: dict[str, str]) -> None:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; its tensors are not read.
+    """Read the header of a safetensors file, but not its tensors.
 
     Raises:
         CheckpointError: the file is missing or broken.
@@ -46,7 +46,12 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[str, Tensor] | None = None) -> Tensors:
-    """Tensors of a safetensors file, once all their names, shapes and types have been found to be those expected.
+    """Read the tensors of a safetensors file, after all names, shapes and types are checked.
+
+    Args:
+        path: file to read.
+        required: tensors with the names, shapes and types that the file must hold.
+        optional: the same for those that it may hold.
 
     Raises:
         CheckpointError: the file is missing or broken, or its tensors are others.
@@ -59,16 +64,18 @@ def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[s
             wanted = allowed.get(name)
             if came is None or wanted is None or (came.get_shape(), came.get_dtype()) != _kind(wanted):
                 raise CheckpointError(f"The weights in {path} do not fit the network that they are for ({name}).")
-        # Copies: what is mapped keeps a replaced file's place on the disk for as long as a run goes on with it.
+        # Copies, because a mapped tensor keeps the disk space of a file that has been replaced.
         return {name: file.get_tensor(name).clone() for name in names}
 
 
 def _kind(tensor: Tensor) -> tuple[list[int], str]:
+    """Return the shape of a tensor, and its type as a file names it."""
     return list(tensor.shape), KINDS[tensor.dtype]
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, and turn every error while it is open into a CheckpointError."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name the file in it, such as {path / 'best.safetensors'}.")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""YAML as plain data: no aliases, and every damage is one kind of error."""
+"""YAML as plain data: without aliases, and with ValueError for every damage."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import yaml
 
 
 def as_yaml(value: Any) -> str:
-    """A value as YAML, its keys in their own order."""
+    """Return a value as YAML, its keys in their own order."""
     return yaml.safe_dump(value, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them stand for more than any memory holds."""
+    """A loader that refuses aliases, because a few lines of them can stand for more than any memory holds."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def from_yaml(text: str) -> Any:
-    """What a YAML text stands for.
+    """Read a YAML text.
 
     Raises:
         ValueError: it is no YAML, has aliases, or a value that is not what its tag says.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual.acoustics.front_end import at_moments
+from base_residual.acoustics.front_end import interpolate_at
 from base_residual.models.code import EchoCode
 from base_residual.models.mirror import HalfMapConv, MirrorLinear, left_halves, whole_maps
 from base_residual.models.time_encoder import TIME_STAGES
@@ -54,7 +54,7 @@ class EchoLookup(nn.Module):
         beams = self.beams(features).unflatten(1, (self.columns, BEAMS)).flatten(0, 1)  # (2B * M, BEAMS, T)
         share = share.nan_to_num()  # NaN would index memory outside the features
         columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (2B * M, N): the rows of each column
-        found = at_moments(beams, columns[:, :, None] + self.around)  # (2B * M, BEAMS, N, TAPS)
+        found = interpolate_at(beams, columns[:, :, None] + self.around)  # (2B * M, BEAMS, N, TAPS)
         cells: Tensor = found.unflatten(0, (-1, self.columns)).permute(0, 3, 1, 2, 4)  # (2B, N, M, BEAMS, TAPS)
         return cells.flatten(3).permute(0, 3, 1, 2)  # channels last in memory, as the convolution after it likes them
 

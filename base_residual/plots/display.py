@@ -1,4 +1,4 @@
-"""What a notebook shows of predictions and results; in a script, the same pictures in the system's own viewer."""
+"""Figures and tables in a notebook; in a script, figures in the system's own viewer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _in_notebook() -> bool:
-    """Whether the code runs in a kernel, which draws what it is given; IPython in a terminal does not."""
+    """Return whether the code runs in a notebook's kernel; IPython in a terminal has none and draws nothing."""
     core = sys.modules.get("IPython.core.getipython")
     shell = core.get_ipython() if core is not None else None
     return shell is not None and hasattr(shell, "kernel")

@@ -23,14 +23,14 @@ Map = NDArray[np.floating[Any]]
 DEPTH_COLOURS = "viridis"
 SIGNED_COLOURS = "RdBu"
 HOLE = "0.85"  # light grey, where nothing was measured
-OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # none is written
-LONGEST_LABEL = 36  # characters beside a row
-LONGEST_TITLE = 26  # characters above each column
-LEAST_SCALE = 0.01  # metres; a residual smaller than that is shown as pale as it is
+OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # endings that are refused
+MAX_LABEL = 36  # characters beside a row
+MAX_TITLE = 26  # characters above each column
+MIN_SCALE = 0.01  # metres; end of the residual's colour scale at least, so that a tiny residual stays pale
 
 
 class Panel(NamedTuple):
-    """One row of a decomposition figure: maps (S, S) in metres, ground truth only where it is known, and a title."""
+    """One row of a decomposition figure: maps (S, S) in metres, with or without ground truth, and a title."""
 
     base: Map
     residual: Map
@@ -40,12 +40,12 @@ class Panel(NamedTuple):
 
 
 def panels(parts: Iterable[Tensor], gt: Sequence[Map] | None, titles: Sequence[str]) -> list[Panel]:
-    """Rows of a picture from a batch of predictions.
+    """Return the rows of a decomposition figure for a batch of predictions.
 
     Args:
         parts: base, residual and final of a batch, (B, 1, S, S) in metres each.
-        gt: what was measured, (S, S) in metres each, 0 where nothing was; None where nobody knows.
-        titles: a name for each row, and as many rows as names.
+        gt: measured depth, (S, S) in metres each, 0 where nothing was measured; None if there is none.
+        titles: of the rows; there are as many rows as titles.
     """
     base, residual, final = (part[:, 0].detach().float().cpu().numpy() for part in parts)
     return [
@@ -55,23 +55,25 @@ def panels(parts: Iterable[Tensor], gt: Sequence[Map] | None, titles: Sequence[s
 
 
 def colour_ends(row: Panel) -> tuple[float, float]:
-    """Where a row's colour scales end, in metres: that of depth, from 0, and that of the residual, either way."""
-    # A stray pixel must not wash out the rest, nor what is predicted into holes.
+    """Return the ends of a row's colour scales in metres: of depth, from 0, and of the residual, symmetric around 0.
+
+    They are percentiles over measured pixels, so that neither a stray pixel nor a prediction in a hole sets the scale.
+    """
     truth = row.gt if row.gt is not None and (row.gt > 0).any() else None
     measured = np.ones_like(row.final, dtype=bool) if truth is None else truth > 0
     high = float(np.percentile((row.final if truth is None else truth)[measured], 99.5))
-    return high, max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), LEAST_SCALE)
+    return high, max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), MIN_SCALE)
 
 
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
-    """base | residual | final | ground truth, one row per recording, in metres.
+    """Draw base, residual, final and ground truth in metres, one row per recording.
 
     Base, final and ground truth of a row share one colour scale. The residual is blue where it adds depth and red where
-    it takes some away, symmetric around zero, on a scale that fits it.
+    it takes some away. Its scale is symmetric around zero and fits its own values.
 
     Args:
-        rows: what to show; the ground truth's column is left out if no row has one.
-        title: above all of it.
+        rows: from top to bottom; the ground truth's column is left out if no row has one.
+        title: of the figure.
     """
     from matplotlib.figure import Figure
 
@@ -99,23 +101,23 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
             bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
             bar.ax.tick_params(labelsize=8)
             bar.ax.set_title("m", fontsize=8)
-        line[0].set_ylabel(shortened(in_font(row.title), LONGEST_LABEL), fontsize=9, parse_math=False)
+        line[0].set_ylabel(shorten(replace_missing_glyphs(row.title), MAX_LABEL), fontsize=9, parse_math=False)
     if title:
-        most = LONGEST_TITLE * len(names)
-        figure.suptitle(shortened(in_font(title), most), fontsize=13, parse_math=False)
+        most = MAX_TITLE * len(names)
+        figure.suptitle(shorten(replace_missing_glyphs(title), most), fontsize=13, parse_math=False)
     return figure
 
 
-def shortened(text: str, most: int) -> str:
-    """A text of at most so many characters, with a mark in place of its middle."""
+def shorten(text: str, most: int) -> str:
+    """Shorten a text to at most `most` characters, with an ellipsis in place of its middle."""
     if len(text) <= most:
         return text
     before = most // 2
     return f"{text[:before]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (most - before - 1) :]}"
 
 
-def in_font(name: str) -> str:
-    """A name with a mark in place of each character that the font of the figures lacks."""
+def replace_missing_glyphs(name: str) -> str:
+    """Replace each character that the figures' font lacks by the replacement character."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
@@ -123,11 +125,11 @@ def in_font(name: str) -> str:
 
 
 def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
-    """The loss and its terms, and the validation rmse of base and final, over the epochs.
+    """Draw the loss and its terms, and the validation rmse of base and final, over the epochs.
 
     Args:
         history: one record per epoch, as in metrics.jsonl.
-        title: above both.
+        title: of the figure.
     """
     from matplotlib.figure import Figure
 
@@ -148,15 +150,15 @@ def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figur
         axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))
         _tidy_epochs(axis)
     if title:
-        figure.suptitle(shortened(in_font(title), 3 * LONGEST_TITLE), fontsize=13, parse_math=False)
+        figure.suptitle(shorten(replace_missing_glyphs(title), 3 * MAX_TITLE), fontsize=13, parse_math=False)
     return figure
 
 
 def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Validation rmse over the epochs, a line per name: the mean of its runs, and the range that they span.
+    """Draw validation rmse over the epochs, a line per name: the mean of its runs, and the range that they span.
 
     Args:
-        curves: by name, one or more runs' validation rmse of each epoch, in metres; runs of a name are equally long.
+        curves: for each name, the validation rmse of one or more runs, in metres per epoch; all of the same length.
     """
     from matplotlib.figure import Figure
 
@@ -165,8 +167,10 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     for place, (name, runs) in enumerate(curves.items()):
         values = np.array(runs)  # (runs, epochs)
         epochs = np.arange(1, values.shape[1] + 1)
-        line = axis.plot(epochs, values.mean(axis=0), f"C{place % 10}o", ms=3, label=in_font(name), lw=1.8)[0]
-        line.set_linestyle(("-", "--", ":")[place // 10 % 3])  # after ten colours
+        line = axis.plot(
+            epochs, values.mean(axis=0), f"C{place % 10}o", ms=3, label=replace_missing_glyphs(name), lw=1.8
+        )[0]
+        line.set_linestyle(("-", "--", ":")[place // 10 % 3])  # the colours repeat after ten
         axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel="validation rmse (m)")
     _tidy_epochs(axis)
@@ -174,18 +178,18 @@ def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure
 
 
 def _tidy_epochs(axis: Axes) -> None:
-    """The look of every curve over whole epochs: a pale grid, a legend without a frame, two spines."""
+    """Style a curve over epochs: whole numbers, a pale grid, a legend without a frame, two spines."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     for label in axis.legend(frameon=False).get_texts():
-        label.set_parse_math(False)  # a run's name is no formula
+        label.set_parse_math(False)  # a run's name may hold a dollar sign
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def as_png(figure: Figure) -> bytes:
-    """A figure as the content of a PNG file."""
+    """Return a figure as the content of a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     content = io.BytesIO()
@@ -197,7 +201,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all.
 
     Raises:
-        RunError: the file cannot be written, or its name says that it is another kind of picture.
+        RunError: the file cannot be written, or its name has the ending of another kind of picture.
     """
     if path.suffix.lower() in OTHER_PICTURES:
         raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")

@@ -14,7 +14,7 @@ import torch
 from base_residual.config.run_layout import BEST
 from base_residual.data import open_dataset
 from base_residual.data.depth_maps import resize_depth
-from base_residual.data.sample import EchoDataset, collate, spread
+from base_residual.data.sample import EchoDataset, collate, spread_indices
 from base_residual.errors import BaseResidualError, DataError
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.cache import Progress
@@ -100,7 +100,7 @@ def make_gallery(
         return Gallery(missing)
     chosen_by = next((name for name, one in judged.items() if one.model.has_residual), next(iter(judged)))
     model, _, _, ranking = judged[chosen_by]
-    chosen = [ranking[place] for place in spread(len(ranking), count)]
+    chosen = [ranking[place] for place in spread_indices(len(ranking), count)]
     shown = {name: one.rows(chosen) for name, one in judged.items()}
     titles = [row.title for row in shown[chosen_by]]
     for name in [name for name, rows in shown.items() if [row.title for row in rows] != titles]:

@@ -1,4 +1,4 @@
-"""Draw random rooms and poses; a generator decides everything."""
+"""Random rooms and poses, which a generator alone decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from base_residual.simulation.rooms import Box, Pose, Room, is_inside
 
 @dataclass(frozen=True)
 class Style:
-    """The distribution that rooms are drawn from: ranges as (low, high), lengths in metres.
+    """A distribution of rooms: ranges as (low, high), lengths in metres.
 
     Attributes:
         length: of the two horizontal sides.
@@ -32,7 +32,7 @@ class Style:
 
 STYLES = {
     "standard": Style(),
-    # Towards longer and taller rooms, more furniture, duller walls and more noise than in "standard".
+    # Longer and taller rooms, more furniture, more absorption and more noise than in "standard".
     "hard": Style(
         length=(2.5, 10.5), height=(2.2, 5.0), furniture=(5, 12), absorption=(0.2, 0.6), noise=(0.002, 0.006)
     ),
@@ -40,7 +40,7 @@ STYLES = {
 
 
 def draw_room(rng: np.random.Generator, style: Style) -> Room:
-    """A random room with furniture that stands on the floor or hangs at a wall."""
+    """Draw a room with furniture that stands on the floor or hangs at a wall."""
     size = (rng.uniform(*style.length), rng.uniform(*style.length), rng.uniform(*style.height))
     boxes = []
     for _ in range(rng.integers(style.furniture[0], style.furniture[1] + 1)):
@@ -73,12 +73,12 @@ def draw_room(rng: np.random.Generator, style: Style) -> Room:
 
 
 def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
-    """A random place for the robot, clear of walls and furniture; None where thirty tries find none."""
+    """Draw a pose of the robot, clear of walls and furniture; None if thirty tries find none."""
     for _ in range(30):
         x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
         pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
         if look_around(room, pose).distance.min() < 0.25 or any(is_inside(box, pose.position) for box in room.boxes):
             continue
-        if np.median(render_depth(room, pose, 16)) >= 0.8:  # not nose to the wall
+        if np.median(render_depth(room, pose, 16)) >= 0.8:  # metres; otherwise it faces a wall
             return pose
     return None

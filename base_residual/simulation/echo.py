@@ -1,4 +1,4 @@
-"""Render what the two ears hear of a chirp in a room; rendering is deterministic and commutes with mirroring."""
+"""Echoes of a chirp at two ears in a room. Rendering is deterministic and commutes with mirroring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.simulation.draws import Style
 from base_residual.simulation.rays import SCATTER_RAYS, look_around, sphere_rays
-from base_residual.simulation.reflections import Blocks, Faces, mirror_reflections
+from base_residual.simulation.reflections import Faces, Obstacles, mirror_reflections
 from base_residual.simulation.rooms import Array, Box, Pose, Room, to_box
 
 SPEED_OF_SOUND = 343.0  # m/s in air at 20 degrees Celsius
@@ -22,29 +22,33 @@ OVERSAMPLING = 8  # time grid on which arrivals are placed, per sample
 
 @dataclass(frozen=True)
 class Chance:
-    """What is random about one recording: `roughness`, a sign-like factor per scattering ray (elevations, azimuths),
-    and `noise` (2, T), the microphones' own."""
+    """The random part of one recording.
+
+    Attributes:
+        roughness: (elevations, azimuths) a normal factor for each scattering ray, which gives its patch a sign.
+        noise: (2, T) of the microphones.
+    """
 
     roughness: Array
     noise: Array
 
     def mirrored(self) -> Chance:
-        """The same chance in the mirror: azimuths reversed, ears swapped."""
+        """Return the same chance in the mirror: azimuths reversed, ears swapped."""
         return Chance(self.roughness[:, ::-1], self.noise[::-1])
 
 
 def draw_chance(rng: np.random.Generator, style: Style, frames: int) -> Chance:
-    """Surface roughness and microphone noise of one recording of `frames` samples."""
+    """Draw surface roughness and microphone noise for one recording of `frames` samples."""
     level = rng.uniform(*style.noise)
     return Chance(rng.standard_normal(SCATTER_RAYS), level * rng.standard_normal((2, frames)))
 
 
 def render_echo(room: Room, pose: Pose, chance: Chance, chirp: ChirpDesign | None = None, max_order: int = 3) -> Array:
-    """What the two ears hear of one chirp that starts with the first sample.
+    """Render the sound at the two ears for one chirp that starts with the first sample.
 
     Mirror reflections come from the image-source method, with furniture both as mirror and as obstacle. Diffuse
-    reflections are first order: every surface patch that the robot can see scatters its share of the energy by
-    Lambert's law, with a random sign for the patch's roughness.
+    reflections are first order: every surface patch that the robot sees scatters its share of the energy by Lambert's
+    law, with a random factor for its roughness.
 
     Args:
         room: the room.
@@ -72,23 +76,23 @@ def render_echo(room: Room, pose: Pose, chance: Chance, chirp: ChirpDesign | Non
 
 
 def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int, frames: int) -> list[tuple[Array, Array]]:
-    """Delay in seconds and amplitude of each mirror reflection, the direct sound included, for each ear."""
-    reach = frames / SAMPLE_RATE * SPEED_OF_SOUND  # what comes from further away comes too late
+    """Return delay in seconds and amplitude of the direct sound and each mirror reflection, for each ear."""
+    reach = frames / SAMPLE_RATE * SPEED_OF_SOUND  # metres; longer paths arrive after the recording ends
     arrivals = []
-    for ear, heard in enumerate(mirror_reflections(*_surfaces(room), np.array(pose.position), ears, max_order, reach)):
-        directivity = _ear_gain(pose, ear, heard.arriving) * _speaker_gain(pose, heard.leaving)
-        arrivals.append((heard.distance / SPEED_OF_SOUND, heard.gain / heard.distance * directivity))
+    for ear, paths in enumerate(mirror_reflections(*_surfaces(room), np.array(pose.position), ears, max_order, reach)):
+        directivity = _ear_gain(pose, ear, paths.arriving) * _speaker_gain(pose, paths.leaving)
+        arrivals.append((paths.distance / SPEED_OF_SOUND, paths.gain / paths.distance * directivity))
     return arrivals
 
 
 @lru_cache(maxsize=1)
-def _surfaces(room: Room) -> tuple[Faces, Blocks]:
-    """All that reflects in a room, walls first, and what stands in the way; the same for all poses."""
+def _surfaces(room: Room) -> tuple[Faces, Obstacles]:
+    """Return all faces of a room, walls first, and its furniture as obstacles; they are the same for all poses."""
     middle = (room.size[0] / 2, room.size[1] / 2, room.size[2] / 2)
     solids = [Box(middle, room.size, 0.0, room.absorption, room.scattering), *room.boxes]
     center, half = np.array([solid.center for solid in solids]), np.array([solid.size for solid in solids]) / 2
     turn = np.stack([*map(to_box, solids)])  # (K + 1, 3, 3)
-    air = np.where(np.arange(len(solids)) == 0, -1, 1)[:, None]  # is inside the room, and outside the furniture
+    air = np.where(np.arange(len(solids)) == 0, -1, 1)[:, None]  # lies inside the room and outside the furniture
     centers, axes, halves = [], [], []
     for axis in range(3):
         along = [(axis + 1) % 3, (axis + 2) % 3]
@@ -103,15 +107,15 @@ def _surfaces(room: Room) -> tuple[Faces, Blocks]:
         np.stack(halves, axis=1).reshape(-1, 2),
         gain.repeat(6),
     )
-    return faces, Blocks(center[1:], turn[1:], half[1:])
+    return faces, Obstacles(center[1:], turn[1:], half[1:])
 
 
 def _scattered(room: Room, pose: Pose, ears: Array, roughness: Array) -> list[tuple[Array, Array]]:
-    """Delay in seconds and amplitude of the first-order diffuse reflection of each visible patch, for each ear."""
+    """Return delay in seconds and amplitude of the diffuse reflection of each visible patch, for each ear."""
     rays, solid_angle = sphere_rays(pose)
     hits = look_around(room, pose)
     points = np.array(pose.position) + hits.distance[:, None] * rays
-    # The room itself comes last, where the surface number -1 finds it.
+    # The walls have surface number -1, so the room is last.
     surfaces: list[Box | Room] = [*room.boxes, room]
     share = np.array([surface.scattering * (1 - surface.absorption) for surface in surfaces])
     across = np.stack([*map(to_box, room.boxes), np.eye(3)])[hits.surface, hits.axis]  # (N, 3)
@@ -129,21 +133,24 @@ def _scattered(room: Room, pose: Pose, ears: Array, roughness: Array) -> list[tu
 
 
 def _arrivals_to_signal(delays: Array, gains: Array, emitted: Array, frames: int) -> Array:
-    """Sum of delayed copies of `emitted`: arrivals on an oversampled grid, then one product of spectra."""
+    """Return the sum of delayed copies of `emitted`, (frames,).
+
+    Arrivals are placed on an oversampled grid and convolved with the emitted sound by one product of spectra.
+    """
     length = 2 ** int(np.ceil(np.log2(frames + len(emitted))))
     place = delays * SAMPLE_RATE * OVERSAMPLING
     low = np.floor(place).astype(np.int64)
     inside = low < frames * OVERSAMPLING
-    low, part, gains = low[inside], place[inside] - low[inside], gains[inside]
-    taps = np.bincount(low, gains * (1 - part), length * OVERSAMPLING)
-    taps += np.bincount(low + 1, gains * part, length * OVERSAMPLING)
+    low, fraction, gains = low[inside], place[inside] - low[inside], gains[inside]
+    taps = np.bincount(low, gains * (1 - fraction), length * OVERSAMPLING)
+    taps += np.bincount(low + 1, gains * fraction, length * OVERSAMPLING)
     spectrum = np.fft.rfft(taps)[: length // 2 + 1] * np.fft.rfft(emitted, length)
     signal: Array = np.fft.irfft(spectrum, length)[:frames]
     return signal
 
 
 def _ear_gain(pose: Pose, ear: int, rays: Array) -> Array:
-    """Cardioid sensitivity of an ear (0 left, 1 right) to sound from `rays` (N, 3)."""
+    """Return the cardioid sensitivity of an ear (0 left, 1 right) to sound from `rays` (N, 3), as (N,)."""
     forward, right, _ = pose.axes()
     axis = np.cos(EAR_ANGLE) * forward + (-1, 1)[ear] * np.sin(EAR_ANGLE) * right
     gain: Array = 0.5 + 0.5 * rays @ axis
@@ -151,5 +158,5 @@ def _ear_gain(pose: Pose, ear: int, rays: Array) -> Array:
 
 
 def _speaker_gain(pose: Pose, rays: Array) -> Array:
-    """Sub-cardioid directivity of the loudspeaker, which faces forward, for sound that leaves along `rays` (N, 3)."""
+    """Return the sub-cardioid directivity of the loudspeaker, which faces forward, along `rays` (N, 3), as (N,)."""
     return 0.65 + 0.35 * rays @ pose.axes()[0]

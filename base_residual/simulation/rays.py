@@ -1,4 +1,4 @@
-"""Cast rays into a room and find the first surface along each."""
+"""Rays cast into a room, and the first surface along each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ SCATTER_RAYS = (32, 64)  # elevations and azimuths of the rays that find scatter
 
 
 class Hits(NamedTuple):
-    """Where rays end, each array of the rays' common shape: `distance` in ray lengths, `surface` with -1 for the room
-    and the box's index otherwise, and the surface's own `axis` (0, 1 or 2) that is normal to the face."""
+    """The ends of N rays.
+
+    Attributes:
+        distance: (N,) in ray lengths.
+        surface: (N,) index of the box that was hit, -1 for the walls.
+        axis: (N,) the surface's own axis (0, 1 or 2) that is normal to the face.
+    """
 
     distance: Array
     surface: NDArray[np.int64]
@@ -24,7 +29,7 @@ class Hits(NamedTuple):
 
 
 def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
-    """First surface along each ray, by the slab method (Kay and Kajiya, SIGGRAPH 1986).
+    """Find the first surface along each ray, by the slab method (Kay and Kajiya, SIGGRAPH 1986).
 
     Args:
         room: the room and its furniture.
@@ -34,13 +39,13 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     Returns:
         The hits; a distance of 1 is one ray length.
     """
-    x, y, z = map(nonzero, rays)
-    walls = way_to_walls(room, origin, (x, y, z))
+    x, y, z = map(away_from_zero, rays)
+    walls = wall_distances(room, origin, (x, y, z))
     axis = np.where(walls[2] < np.minimum(*walls[:2]), 2, walls[1] < walls[0])
     distance = np.minimum(np.minimum(*walls[:2]), walls[2])
     surface = np.full(distance.shape, -1)
     for number, box in enumerate(room.boxes):
-        enter, leave = through_slabs(box, origin, (x, y, z))
+        enter, leave = slab_crossings(box, origin, (x, y, z))
         level = np.maximum(*enter[:2])
         near, far = np.maximum(level, enter[2]), np.minimum(np.minimum(*leave[:2]), leave[2])
         hit = (near > 0) & (near < far) & (near < distance)
@@ -50,45 +55,51 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     return Hits(distance, surface, axis)
 
 
-def nonzero(part: Array) -> Array:
-    """Coordinates of rays that can be divided by."""
-    return np.where(np.abs(part) < 1e-12, 1e-12, part)
+def away_from_zero(component: Array) -> Array:
+    """Replace components of rays that are nearly zero by a small number, so that they can be divided by."""
+    return np.where(np.abs(component) < 1e-12, 1e-12, component)
 
 
-def way_to_walls(room: Room, origin: Array, rays: Sequence[Array]) -> list[Array]:
-    """Distance to the walls across each axis, in ray lengths."""
+def wall_distances(room: Room, origin: Array, rays: Sequence[Array]) -> list[Array]:
+    """Return the distance to the wall ahead across each axis, in ray lengths."""
     return [
-        np.where(part > 0, side - place, -place) / part
-        for part, side, place in zip(rays, room.size, origin, strict=True)
+        np.where(component > 0, side - place, -place) / component
+        for component, side, place in zip(rays, room.size, origin, strict=True)
     ]
 
 
-def through_slabs(box: Box, origin: Array, rays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """Where rays enter and leave the space between each two opposite faces of a box, in ray lengths."""
+def slab_crossings(box: Box, origin: Array, rays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    """Return the distances at which rays enter and leave each slab of a box, in ray lengths.
+
+    A slab is the space between two opposite faces.
+    """
     turn = to_box(box)
     x, y, z = rays
     enter, leave = [], []
-    for part, start, side in zip(
+    for component, start, side in zip(
         (turn[0, 0] * x + turn[0, 1] * y, turn[1, 0] * x + turn[1, 1] * y, z),
         turn @ (origin - np.array(box.center)),
         box.size,
         strict=True,
     ):
-        part = nonzero(part)
-        half = np.copysign(0.5 * side, part)
-        enter.append((-half - start) / part)
-        leave.append((half - start) / part)
+        component = away_from_zero(component)
+        half = np.copysign(0.5 * side, component)
+        enter.append((-half - start) / component)
+        leave.append((half - start) / component)
     return enter, leave
 
 
 @lru_cache(maxsize=16)
 def look_around(room: Room, pose: Pose) -> Hits:
-    """What a robot hits all around, which finding its place and hearing its echoes both ask for."""
+    """Return the hits of rays all around a robot; cached, as drawing a pose and rendering its echo both need them."""
     return cast_rays(room, np.array(pose.position), sphere_rays(pose)[0].T)
 
 
 def sphere_rays(pose: Pose) -> tuple[Array, float]:
-    """Unit rays (N, 3) that share the sphere equally, symmetric about the robot's median plane; their solid angle."""
+    """Return unit rays (N, 3) that divide the sphere equally, and the solid angle of one, in steradians.
+
+    They are symmetric about the robot's median plane.
+    """
     rows, columns = SCATTER_RAYS
     height = ((np.arange(rows) + 0.5) / rows * 2 - 1)[:, None]  # sine of the elevation
     azimuth = ((np.arange(columns) + 0.5) / columns * 2 - 1) * np.pi

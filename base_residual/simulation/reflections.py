@@ -1,8 +1,8 @@
-"""Mirror reflections in a room with furniture: the image-source method, all images of an order at a time.
+"""Mirror reflections in a room with furniture, by the image-source method, all images of an order at a time.
 
-The method is Allen and Berkley's (JASA 65(4), 1979), for rooms that are more than a box Borish's (JASA 75(6), 1984):
-the source is mirrored at every face, its images again, and what counts is the image whose way back to the source
-meets the faces that made it, with nothing in between. Positions are in metres.
+The method is Allen and Berkley's (JASA 65(4), 1979), extended by Borish (JASA 75(6), 1984) to rooms that are more than
+a box. The source is mirrored at every face, and its images again. An image is audible if the path from the ear back to
+the source meets the faces that made the image, and no obstacle. Positions are in metres.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Numbers = NDArray[np.intp]
+from base_residual.simulation.rays import away_from_zero
+from base_residual.simulation.rooms import Array
 
-TOUCH = 1e-9  # metres, or share of a way: what is as near as that touches
+Indices = NDArray[np.intp]
+
+TOUCH = 1e-9  # metres, or share of a path: within this distance two things touch
 
 
 class Faces(NamedTuple):
@@ -34,17 +36,29 @@ class Faces(NamedTuple):
     gain: Array
 
 
-class Blocks(NamedTuple):
-    """Cuboids that sound does not pass: `center` (K, 3), `axes` (K, 3, 3) unit vectors, `half` (K, 3) their sides."""
+class Obstacles(NamedTuple):
+    """Cuboids that sound does not pass.
+
+    Attributes:
+        center: (K, 3) in metres.
+        axes: (K, 3, 3) unit vectors along the sides.
+        half: (K, 3) half the length of the sides, in metres.
+    """
 
     center: Array
     axes: Array
     half: Array
 
 
-class Heard(NamedTuple):
-    """What one ear hears, the direct sound first: `distance` (N,) in metres, unit vectors `arriving` (N, 3) from the
-    ear and `leaving` (N, 3) from the source, and `gain` (N,) of all reflections on the way."""
+class Paths(NamedTuple):
+    """The paths of sound from the source to one ear, the direct one first.
+
+    Attributes:
+        distance: (N,) in metres.
+        arriving: (N, 3) unit vectors from the ear towards the last face.
+        leaving: (N, 3) unit vectors from the source towards the first face.
+        gain: (N,) of all reflections on the path.
+    """
 
     distance: Array
     arriving: Array
@@ -52,44 +66,50 @@ class Heard(NamedTuple):
     gain: Array
 
 
-class _Ways(NamedTuple):
-    """Ways to the source: which `ear` (M,) each begins at, the `ray` (M, 3) from there to the image, its `gain` (M,),
-    and the `points` (P, M, 3) that it goes through; ways with fewer reflections stay at the ear for a while."""
+class _TracedPaths(NamedTuple):
+    """Paths from the ears back to the source.
 
-    ear: Numbers
+    Attributes:
+        ear: (M,) index of the ear at which each begins.
+        ray: (M, 3) from the ear to the image, in metres.
+        gain: (M,) of all reflections.
+        points: (P, M, 3) that it goes through; a path with fewer reflections repeats its ear.
+    """
+
+    ear: Indices
     ray: Array
     gain: Array
     points: Array
 
 
 def mirror_reflections(
-    faces: Faces, blocks: Blocks, source: Array, ears: Array, max_order: int, reach: float
-) -> list[Heard]:
-    """Every way from a source to each ear by at most `max_order` reflections.
+    faces: Faces, obstacles: Obstacles, source: Array, ears: Array, max_order: int, reach: float
+) -> list[Paths]:
+    """Find every path from a source to each ear with at most `max_order` reflections.
 
     Args:
         faces: of walls and furniture.
-        blocks: the furniture itself.
+        obstacles: the furniture itself.
         source: (3,) its position, in the air.
-        ears: (E, 3) theirs, in the air.
+        ears: (E, 3) their positions, in the air.
         max_order: highest number of reflections.
-        reach: metres; longer ways are left out.
+        reach: metres; longer paths are left out.
 
     Returns:
-        What each ear hears.
+        The paths to each ear.
     """
     facing, normal, half = _facing(faces), faces.axes[:, 2], faces.half.T[:, None, None]
     straight = np.stack([*[ears] * (max_order + 1), np.broadcast_to(source, ears.shape)])
-    ways = [_Ways(np.arange(len(ears)), source - ears, np.ones(len(ears)), straight)]
-    ear_at = _seen_from(faces, ears)[:, :, None]  # (3, E, 1, W)
+    traced = [_TracedPaths(np.arange(len(ears)), source - ears, np.ones(len(ears)), straight)]
+    ear_at = _face_coordinates(faces, ears)[:, :, None]  # (3, E, 1, W)
     images, chain = source[None, None], np.empty((1, 0), np.intp)  # (N, order + 1, 3) from the source on; (N, order)
     for order in range(max_order):
-        image_at = _seen_from(faces, images[:, -1])  # (3, N, W)
+        image_at = _face_coordinates(faces, images[:, -1])  # (3, N, W)
         ahead = image_at[2]  # metres from each face into the air
         reflects = ahead > 0
         if order:
             reflects &= facing[chain[:, -1]]
-        # What is mirrored at a face keeps its place along it.
+        # Mirroring keeps the coordinates along the face.
         before = np.maximum(ear_at[2], TOUCH)
         share = before / (before + np.maximum(ahead, TOUCH))  # (E, N, W) of the way from the ear to the mirrored image
         along = np.abs(ear_at[:2] + share * (image_at[:2, None] - ear_at[:2]))  # (2, E, N, W)
@@ -97,80 +117,80 @@ def mirror_reflections(
         ray = images[parent, -1] - 2 * ahead[parent, face, None] * normal[face] - ears[ear]
         hit = ears[ear] + share[ear, parent, face, None] * ray
         points = np.stack([*[ears[ear]] * (max_order - order), hit])
-        last = _Ways(ear, ray, faces.gain[face], points)
-        ways.append(_traced_back(faces, last, images[parent], chain[parent]))
+        last = _TracedPaths(ear, ray, faces.gain[face], points)
+        traced.append(_trace_back(faces, last, images[parent], chain[parent]))
         if order + 1 < max_order:
             parent, face = np.nonzero(reflects)
             mirrored = images[parent, -1] - 2 * ahead[parent, face, None] * normal[face]
             images = np.concatenate([images[parent], mirrored[:, None]], axis=1)
             chain = np.concatenate([chain[parent], face[:, None]], axis=1)
     joined = (
-        np.concatenate(parts, axis=axis) for parts, axis in zip(zip(*ways, strict=True), (0, 0, 0, 1), strict=True)
+        np.concatenate(parts, axis=axis) for parts, axis in zip(zip(*traced, strict=True), (0, 0, 0, 1), strict=True)
     )
-    return _heard(blocks, _Ways(*joined), len(ears), reach)
+    return _audible(obstacles, _TracedPaths(*joined), len(ears), reach)
 
 
 def _facing(faces: Faces) -> NDArray[np.bool_]:
-    """(W, W) whether sound can go from one face to the other: each has a corner in front of the other."""
+    """Return a mask (W, W) of the pairs of faces between which sound can go: each has a corner before the other."""
     signs = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
     sides = (signs[:, None] * faces.half)[..., None] * faces.axes[:, :2]  # (4, W, 2, 3)
     corners = (faces.center + sides.sum(axis=2)).transpose(1, 0, 2)  # (W, 4, 3)
     normal = faces.axes[:, 2]
-    ahead = corners @ normal.T - (normal * faces.center).sum(axis=1)  # (W, 4, W): of which, which corner, before which
+    ahead = corners @ normal.T - (normal * faces.center).sum(axis=1)  # (W, 4, W): metres of a corner before a face
     before: NDArray[np.bool_] = ahead.max(axis=1) > TOUCH
     return before & before.T
 
 
-def _seen_from(faces: Faces, points: Array) -> Array:
-    """Places (3, N, W) of points (N, 3) along the axes of each face, from its centre, in metres."""
+def _face_coordinates(faces: Faces, points: Array) -> Array:
+    """Return the coordinates (3, N, W) of points (N, 3) along the axes of each face, from its centre, in metres."""
     axes = faces.axes.transpose(1, 2, 0)  # (3, 3, W)
-    places: Array = points @ axes - np.einsum("icw,wc->iw", axes, faces.center)[:, None]
-    return places
+    coordinates: Array = points @ axes - np.einsum("icw,wc->iw", axes, faces.center)[:, None]
+    return coordinates
 
 
-def _traced_back(faces: Faces, ways: _Ways, images: Array, chain: Numbers) -> _Ways:
-    """The ways from the last face on to the source, as far as they meet the faces before it.
+def _trace_back(faces: Faces, paths: _TracedPaths, images: Array, chain: Indices) -> _TracedPaths:
+    """Continue paths from the last face back to the source; drop those that miss one of the faces before it.
 
     Args:
         faces: that reflect.
-        ways: to be continued, M of them.
+        paths: from the ears to the last face, M of them.
         images: (M, order + 1, 3) of the source, by the faces before the last.
-        chain: (M, order) those faces.
+        chain: (M, order) indices of those faces.
     """
     for back in range(chain.shape[1] - 1, -1, -1):
-        face, here = chain[:, back], ways.points[-1]
+        face, here = chain[:, back], paths.points[-1]
         axes, center = faces.axes[face], faces.center[face]
         place, step = here - center, images[:, back + 1] - here
         before = (place * axes[:, 2]).sum(axis=1)  # metres; the image lies on the other side
         hit = place - (before / (step * axes[:, 2]).sum(axis=1))[:, None] * step
         along = np.abs((axes[:, :2] @ hit[..., None])[..., 0])  # (M, 2)
         met = (before > -TOUCH) & (along <= faces.half[face] + TOUCH).all(axis=1)
-        points = np.concatenate([ways.points, (center + hit)[None]])[:, met]
-        ways = _Ways(ways.ear[met], ways.ray[met], (ways.gain * faces.gain[face])[met], points)
+        points = np.concatenate([paths.points, (center + hit)[None]])[:, met]
+        paths = _TracedPaths(paths.ear[met], paths.ray[met], (paths.gain * faces.gain[face])[met], points)
         images, chain = images[met], chain[met]
-    return ways._replace(points=np.concatenate([ways.points, images[None, :, 0]]))
+    return paths._replace(points=np.concatenate([paths.points, images[None, :, 0]]))
 
 
-def _heard(blocks: Blocks, ways: _Ways, ears: int, reach: float) -> list[Heard]:
-    """What each ear hears: the ways that are not too long and that nothing stands in."""
-    distance = np.sqrt((ways.ray**2).sum(axis=1))
-    leaving = ways.points[-2] - ways.points[-1]
+def _audible(obstacles: Obstacles, paths: _TracedPaths, ears: int, reach: float) -> list[Paths]:
+    """Return the paths to each ear that are shorter than `reach` and meet no obstacle."""
+    distance = np.sqrt((paths.ray**2).sum(axis=1))
+    leaving = paths.points[-2] - paths.points[-1]
     leaving /= np.sqrt((leaving**2).sum(axis=1))[:, None]
-    clear = (distance < reach) & ~_blocked(blocks, ways.points[:-1], ways.points[1:]).any(axis=0)
-    parts = distance, ways.ray / distance[:, None], leaving, ways.gain
-    return [Heard(*(part[clear & (ways.ear == number)] for part in parts)) for number in range(ears)]
+    clear = (distance < reach) & ~_blocked(obstacles, paths.points[:-1], paths.points[1:]).any(axis=0)
+    columns = distance, paths.ray / distance[:, None], leaving, paths.gain
+    return [Paths(*(column[clear & (paths.ear == ear)] for column in columns)) for ear in range(ears)]
 
 
-def _blocked(blocks: Blocks, start: Array, end: Array) -> NDArray[np.bool_]:
-    """Whether a block lies on the straight way from `start` to `end`, each (..., 3); by the slab method."""
+def _blocked(obstacles: Obstacles, start: Array, end: Array) -> NDArray[np.bool_]:
+    """Return a mask (...) of segments `start` to `end`, each (..., 3), that cross an obstacle, by the slab method."""
     step = end - start
-    enter, leave = np.zeros((*step.shape[:-1], len(blocks.center))), np.ones((*step.shape[:-1], len(blocks.center)))
+    shape = (*step.shape[:-1], len(obstacles.center))
+    enter, leave = np.zeros(shape), np.ones(shape)
     for axis in range(3):
-        unit = blocks.axes[:, axis]  # (K, 3)
-        part = step @ unit.T  # (..., K)
-        part = np.where(np.abs(part) < 1e-12, 1e-12, part)
-        place = start @ unit.T - (unit * blocks.center).sum(axis=1)
-        half = np.copysign(blocks.half[:, axis], part)
-        enter = np.maximum(enter, (-half - place) / part)
-        leave = np.minimum(leave, (half - place) / part)
+        unit = obstacles.axes[:, axis]  # (K, 3)
+        component = away_from_zero(step @ unit.T)  # (..., K)
+        place = start @ unit.T - (unit * obstacles.center).sum(axis=1)
+        half = np.copysign(obstacles.half[:, axis], component)
+        enter = np.maximum(enter, (-half - place) / component)
+        leave = np.minimum(leave, (half - place) / component)
     return np.asarray((enter + TOUCH < leave).any(axis=-1))

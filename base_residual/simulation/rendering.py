@@ -1,6 +1,6 @@
-"""Echo rooms rendered into a folder, each decided by its own seed: what every process that helps does.
+"""Rooms rendered into a folder, each decided by its own seed. Every rendering process runs this module.
 
-It does without PyTorch, which would take longer to start than a hundred poses to render.
+It does not import PyTorch, which takes longer to start than a hundred poses take to render.
 """
 
 from __future__ import annotations
@@ -25,19 +25,25 @@ from base_residual.simulation.echo import draw_chance, render_echo
 
 LOCATION = "Simulated_Rooms"
 UNFINISHED = "rooms.json.partial"
-"""Says what the rooms in a folder will be; renamed once all of them are there."""
+"""File with the settings of the rooms in a folder; renamed to `rooms.json` once all of them are there."""
 
 
 def render_every(folder: Path, first: int, step: int, parent: int | None = None) -> Iterator[None]:
     """Render every `step`-th room, beginning with `first`, into a folder that `simulate` has prepared.
 
-    Yields after each room. A process that another one has started, its `parent`, stops with it.
+    Yields after each room.
+
+    Args:
+        folder: with the settings of the rooms.
+        first: index of the first room.
+        step: distance to the next.
+        parent: id of the process that started this one; once it has ended, no more rooms are rendered.
     """
     description = json.loads((folder / UNFINISHED).read_text())
     for split, number in list_rooms(SimulationConfig(**description["simulation"]))[first::step]:
-        if parent not in (None, os.getppid()):  # whoever asked for the rooms is gone
+        if parent not in (None, os.getppid()):  # the system gives a process whose parent has ended another one
             return
-        if not done_mark(folder, split, number).exists():
+        if not finished_marker(folder, split, number).exists():
             render_room(folder, split, number, description)
         yield
 
@@ -57,17 +63,17 @@ def render_room(folder: Path, split: str, number: int, description: dict[str, An
         echo = render_echo(room, pose, draw_chance(rng, style, description["frames"]))
         depth = np.minimum(render_depth(room, pose, description["output_size"]), description["max_depth"])
         name = pose_name(split, number, index)
-        # Written in memory first: of what can go wrong on a disk, the file system alone says what it is.
+        # Encoded in memory, so that only an OSError, which names the reason, can come from the disk.
         sound, stored = io.BytesIO(), io.BytesIO()
         soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
         np.save(stored, np.round(depth * 1000).astype(np.uint16), allow_pickle=False)
         (folder / LOCATION / "audio" / f"{name}.wav").write_bytes(sound.getvalue())
         (folder / LOCATION / "depth" / f"{name}.npy").write_bytes(stored.getvalue())
-    done_mark(folder, split, number).touch()
+    finished_marker(folder, split, number).touch()
 
 
-def work(folder: str, first: str, step: str) -> None:
-    """`render_every` as a process of its own; what goes wrong on the disk ends it in one sentence."""
+def run_worker(folder: str, first: str, step: str) -> None:
+    """Run `render_every` in a process of its own; an error of the disk ends it with one sentence."""
     try:
         for _ in render_every(Path(folder), int(first), int(step), os.getppid()):
             pass
@@ -76,22 +82,22 @@ def work(folder: str, first: str, step: str) -> None:
 
 
 def count_done(folder: Path) -> int:
-    """Rooms that are there."""
+    """Return the number of rooms that are finished."""
     done = folder / LOCATION / "done"
     return sum(1 for _ in done.iterdir()) if done.exists() else 0
 
 
 def list_rooms(simulation: SimulationConfig) -> list[tuple[str, int]]:
-    """Split and number of every room."""
+    """Return split and number of every room."""
     counts = {"train": simulation.train_rooms, "val": simulation.val_rooms, "test": simulation.test_rooms}
     return [(split, number) for split in SPLITS for number in range(counts[split])]
 
 
 def pose_name(split: str, number: int, pose: int) -> str:
-    """Name of the files of one recording, without their endings."""
+    """Return the name of the files of one recording, without their endings."""
     return f"{split}_{number:06d}_{pose}"
 
 
-def done_mark(folder: Path, split: str, number: int) -> Path:
-    """The empty file that says that a room is there."""
+def finished_marker(folder: Path, split: str, number: int) -> Path:
+    """Return the path of the empty file that exists once a room is finished."""
     return folder / LOCATION / "done" / f"{split}_{number:06d}"

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Box:
-    """A piece of furniture: an upright cuboid, turned by `yaw` radians about the vertical."""
+    """A piece of furniture: an upright cuboid in metres, turned by `yaw` radians about the vertical."""
 
     center: tuple[float, float, float]
     size: tuple[float, float, float]
@@ -25,7 +25,7 @@ class Box:
 class Room:
     """A rectangular room: size in metres, energy absorption and scattering share of its surfaces, furniture.
 
-    What a surface scatters comes on top of what it mirrors, which is not made less for it.
+    The scattered energy is added to the mirrored energy; a mirror reflection is not weakened by it.
     """
 
     size: tuple[float, float, float]
@@ -34,7 +34,7 @@ class Room:
     boxes: tuple[Box, ...]
 
     def mirrored(self) -> Room:
-        """The room seen in a mirror that swaps low and high y."""
+        """Return the room seen in a mirror that swaps low and high y."""
         width = self.size[1]
         boxes = tuple(
             replace(box, center=(box.center[0], width - box.center[1], box.center[2]), yaw=-box.yaw)
@@ -45,18 +45,18 @@ class Room:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the robot's head is, in metres, and where it looks: `heading` in radians from the x axis."""
+    """The pose of the robot's head: its position in metres, and its heading in radians from the x axis."""
 
     position: tuple[float, float, float]
     heading: float
 
     def mirrored(self, room: Room) -> Pose:
-        """The pose in `room.mirrored()`."""
+        """Return the same pose in `room.mirrored()`."""
         x, y, z = self.position
         return Pose((x, room.size[1] - y, z), -self.heading)
 
     def axes(self) -> tuple[Array, Array, Array]:
-        """Unit vectors forward, right and up, each (3,)."""
+        """Return the unit vectors forward, right and up, each (3,)."""
         cos, sin = np.cos(self.heading), np.sin(self.heading)
         return np.array([cos, sin, 0.0]), np.array([sin, -cos, 0.0]), np.array([0.0, 0.0, 1.0])
 

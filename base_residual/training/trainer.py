@@ -23,7 +23,7 @@ from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.depth_maps import TOO_NEAR
 from base_residual.data.loading import read_batches
-from base_residual.data.sample import EchoDataset, check_split, collate, enumerated, spread
+from base_residual.data.sample import EchoDataset, abbreviate_names, check_split, collate, spread_indices
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import Criterion, evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess, blind_lines
@@ -341,7 +341,7 @@ class Trainer:
         faults = updater.faults()
         if not faults:
             return
-        names = enumerated([name for ids in faults for name in ids])
+        names = abbreviate_names([name for ids in faults for name in ids])
         fault = (
             f"The loss or its gradient was not finite in epoch {epoch}, in {len(faults)} of its steps, with {names}."
         )
@@ -363,7 +363,7 @@ class Trainer:
             save_state(path, self.config, updater.networks, updater.optimizer, position)
 
     def _picture(self, model: DepthNet, val: EchoDataset, epoch: int) -> None:
-        samples = [val[index] for index in spread(len(val), PICTURED)]
+        samples = [val[index] for index in spread_indices(len(val), PICTURED)]
         batch = collate(samples)
         parts = model.predict(batch.waveform)
         rows = panels(parts, [sample.depth.numpy() for sample in samples], batch.ids)
@@ -442,7 +442,7 @@ def mean_depth(dataset: EchoDataset, max_depth: float) -> float:
     Raises:
         DataError: nothing was measured in those maps, or all so near or so far that they cannot be in metres.
     """
-    maps = [dataset[index].depth for index in spread(len(dataset), MEAN_FROM)]
+    maps = [dataset[index].depth for index in spread_indices(len(dataset), MEAN_FROM)]
     measured = torch.cat([depth[depth > 0] for depth in maps])
     if not len(measured):
         raise DataError("Not one depth map of the training split has a measured pixel: there is nothing to learn from.")

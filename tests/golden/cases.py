@@ -30,7 +30,7 @@ from base_residual.acoustics.framing import echo_frames, fit_echo
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.config.presets import Layer
 from base_residual.config.schema import AudioConfig
-from base_residual.data.augment import augment, damp, enlarge, hiss, mirror, stretch
+from base_residual.data.augment import add_noise, augment, damp, enlarge, mirror, stretch
 from base_residual.data.depth_maps import clean_depth, resize_depth
 from base_residual.evaluation import evaluate, success_criteria
 from base_residual.evaluation.blind import BlindGuess
@@ -161,7 +161,7 @@ def augmentations() -> Values:
         "mirror, waveform": mirrored[0],
         "mirror, depth": mirrored[1],
         "damp": damp(waveform, torch.tensor([0.0, 3.0, 12.0, 30.0])),
-        "hiss": hiss(waveform, torch.tensor([0.0, 0.001, 0.01, 0.1]), noise),
+        "hiss": add_noise(waveform, torch.tensor([0.0, 0.001, 0.01, 0.1]), noise),
         "enlarge": enlarge(depth, sizes, config.data.max_depth),
         "stretch": stretch(features, sizes, emitted),
     }
