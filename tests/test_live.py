@@ -21,10 +21,9 @@ from rich.console import Console
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
 from base_residual.cli.main import Notes
-from base_residual.cli.tables import criteria_table
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
-from base_residual.evaluation import Criterion
+from base_residual.evaluation import Criterion, criteria_table
 from base_residual.training import live
 from base_residual.training.live import LiveTracker, Losses, Pace, Sparkline, drawable
 from base_residual.training.terminal import ConsoleTracker, epoch_line, terminal_tracker
@@ -258,7 +257,7 @@ def test_colours_are_for_terminals_whose_owner_wants_them(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def printed(file: io.StringIO) -> str:
-        Console(file=file, width=80, highlight=False).print(criteria_table([Criterion("first", True, "1 m")]))
+        Console(file=file, width=80, highlight=False).print(criteria_table([Criterion("first", True, "1 m")]).to_rich())
         return file.getvalue()
 
     assert COLOURS.search(printed(Terminal()))

@@ -48,8 +48,7 @@ def evaluate_checkpoint(
     """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
     from rich.text import Text
 
-    from base_residual.cli.tables import criteria_table, metrics_table
-    from base_residual.evaluation import evaluate, success_criteria, why_undecided
+    from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
 
     printer = Printer(as_json, quiet)
     loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
@@ -60,7 +59,7 @@ def evaluate_checkpoint(
     about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
     printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "criteria": verdicts})
     of = _other_data(loaded.config, config) or config.data.name
-    printer.show(metrics_table(found, f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
+    printer.show(found.table(f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
     printer.show(Text(found.protocol_line()), criteria_table(criteria))
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from base_residual.plots.tables import Table
+
 
 class Printer(NamedTuple):
     """Prints what a command has found, as `--json` and `--quiet` ask for.
@@ -27,17 +29,18 @@ class Printer(NamedTuple):
 
         return plain_console(stderr=self.as_json, quiet=self.quiet)
 
-    def show(self, *things: RenderableType) -> None:
+    def show(self, *things: Table | RenderableType) -> None:
         """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
         if self.as_json or self.quiet:
             return
         from base_residual.plots.console import plain_console
+        from base_residual.plots.tables import Table
 
         for thing in things:
             if isinstance(thing, str):
                 print(thing)
             else:
-                plain_console().print(thing)
+                plain_console().print(thing.to_rich() if isinstance(thing, Table) else thing)
 
     def json(self, found: Mapping[str, Any]) -> None:
         """Print one JSON object, where it is asked for."""

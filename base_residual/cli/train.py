@@ -116,13 +116,13 @@ def _show_result(result: FitResult, printer: Printer) -> None:
     """Print the test figures of the best weights, the criteria, and where the run's files are."""
     from rich.text import Text
 
-    from base_residual.cli.tables import criteria_table, metrics_table
     from base_residual.config.run_layout import BEST
+    from base_residual.evaluation import criteria_table
     from base_residual.evaluation.blind import blind_lines
 
     printer.json(result.as_dict())
     printer.show(
-        metrics_table(result.test, f"Test split, weights of epoch {result.best_epoch}"),
+        result.test.table(f"Test split, weights of epoch {result.best_epoch}"),
         Text(result.test.protocol_line()),
         *(Text(line) for line in blind_lines(result.test.metrics["rmse"], result.blind)),
         criteria_table(result.criteria),

@@ -14,6 +14,7 @@ from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names
 from base_residual.errors import ConfigError, DataError
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.network import DepthNet, evaluating
+from base_residual.plots.tables import Table
 
 LOWPASS_SHARE = (
     1 / 16
@@ -37,6 +38,12 @@ class Criterion(NamedTuple):
     def verdict(self) -> str:
         """Return the verdict in a word."""
         return {True: "yes", False: "NO", None: "open"}[self.met]
+
+
+def criteria_table(criteria: Iterable[Criterion], title: str = "Success criteria") -> Table:
+    """Return the criteria with their verdicts as a table."""
+    rows = [(criterion.verdict, criterion.name, criterion.figure) for criterion in criteria]
+    return Table(title, ("", "criterion", "figure"), rows, colours={"yes": "green", "NO": "red", "open": "yellow"})
 
 
 @torch.inference_mode()

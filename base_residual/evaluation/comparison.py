@@ -16,7 +16,9 @@ from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, success_criteria, why_undecided
 from base_residual.files.atomic import read_at_most
 from base_residual.files.json import Number, from_json
+from base_residual.losses import LOSS_NAMES
 from base_residual.metrics import DEPTH_METRICS, Evaluation
+from base_residual.plots.tables import Table
 
 MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
@@ -26,7 +28,7 @@ OF_THE_PARTS = {  # settings that a baseline does nothing with
     *(f"model.{name}" for name in ("base_decoder", "base_grid", "residual_bound")),
 }
 OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
-EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
+EVERY_EPOCH = ("val/rmse", *(f"train/loss_{name}" for name in LOSS_NAMES))
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,19 @@ class Comparison:
             "converged": f"{run.converged_at()}",
             "reached": "never" if reached is None else f"{reached}",
         }
+
+    def runs_table(self) -> Table:
+        """Return the runs side by side."""
+        names = self.names
+        against = names[self.runs.index(self.reference)]
+        rows = [self.row(run) for run in self.runs]
+        cells = [(name, *row.values()) for name, row in zip(names, rows, strict=True)]
+        return Table(f"Test split, against {against}", ("run", *rows[0]), cells, right=range(1, 1 + len(rows[0])))
+
+    def differing_table(self) -> Table:
+        """Return the settings that differ, a column for each run."""
+        rows = [(name, *map(str, values)) for name, values in self.differing.items()]
+        return Table("What differs", ("setting", *self.names), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""

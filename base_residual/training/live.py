@@ -19,6 +19,7 @@ from rich.text import Text
 
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
+from base_residual.losses import LOSS_NAMES
 from base_residual.training.terminal import ConsoleTracker, spoken
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def left_over(done: int, total: int, pace: Pace) -> str:
 
 def shown_losses(history: Sequence[Record]) -> list[float] | None:
     """The losses of the last epoch."""
-    return [history[-1][f"train/loss_{name}"] for name in ("total", "recon", "base", "sparse")] if history else None
+    return [history[-1][f"train/loss_{name}"] for name in LOSS_NAMES] if history else None
 
 
 class Sparkline:

@@ -25,18 +25,20 @@ from base_residual.data.depth_maps import TOO_NEAR
 from base_residual.data.loading import read_batches
 from base_residual.data.sample import EchoDataset, abbreviate_names, check_split, collate, spread_indices
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
-from base_residual.evaluation import Criterion, evaluate, success_criteria, why_undecided
+from base_residual.evaluation import Criterion, criteria_table, evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess, blind_lines
 from base_residual.files.atomic import discard, replacing
 from base_residual.files.json import as_json
+from base_residual.losses import LOSS_NAMES
 from base_residual.machine import resolve_device
 from base_residual.metrics import Evaluation
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.display import html_table, show
-from base_residual.plots.figures import as_png, curves_figure, decomposition_figure, panels, save_figure
+from base_residual.plots.display import show
+from base_residual.plots.figures import as_png, decomposition_figure, panels, save_figure
 from base_residual.training.batches import Batches, make_loader
+from base_residual.training.curves import history_figure
 from base_residual.training.distributed import ALONE, joined, leading, own_device, share_norms
 from base_residual.training.optimisation import make_optimizer
 from base_residual.training.run_folder import (
@@ -105,14 +107,13 @@ class FitResult:
         Raises:
             RunError: there is nothing to show them in.
         """
-        show(curves_figure(self.history, self.run_dir.name))
+        show(history_figure(self.history, self.run_dir.name))
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows where a cell ends with a result: curves, figures, success criteria."""
         lowest = f"validation rmse {self.best['val/rmse']:.3f} m"
         best = f"The best of {len(self.history)} epochs is {self.best_epoch}, {lowest}."
-        verdicts = [(criterion.verdict, criterion.name, criterion.figure) for criterion in self.criteria]
-        curves = b64encode(as_png(curves_figure(self.history))).decode()
+        curves = b64encode(as_png(history_figure(self.history))).decode()
         return "".join(
             [
                 f"<p><b>{escape(str(self.run_dir))}</b><br>{escape(best)}</p>",
@@ -122,7 +123,7 @@ class FitResult:
                 self.test._repr_html_(),
                 *(f"<p>{escape(line)}</p>" for line in blind_lines(self.test.metrics["rmse"], self.blind)),
                 "<p><b>Success criteria</b></p>",
-                html_table(("", "criterion", "figure"), verdicts),
+                criteria_table(self.criteria, title="").to_html(),
             ]
         )
 
@@ -318,9 +319,7 @@ class Trainer:
             gathered=self._processes.gathered,
         )
         record: Record = {"epoch": epoch}
-        record |= {
-            f"train/loss_{name}": value for name, value in zip(("total", "recon", "base", "sparse"), means, strict=True)
-        }
+        record |= {f"train/loss_{name}": value for name, value in zip(LOSS_NAMES, means, strict=True)}
         record |= {f"train/lambda_{name}": value for name, value in updater.loss.weights._asdict().items()}
         record |= {f"val/{name}": value for name, value in (found.metrics | found.decomposition).items()}
         position.history.append(record)
@@ -396,7 +395,7 @@ class Trainer:
         curve, why = [record["val/rmse"] for record in position.history], why_undecided(config.model.name)
         criteria = success_criteria(found, curve, undecided=why)
         if self._processes.leads:
-            save_figure(curves_figure(position.history, config.run_name), run_dir / CURVES)
+            save_figure(history_figure(position.history, config.run_name), run_dir / CURVES)
             with replacing(run_dir / EVALUATION) as aside:
                 report = _tested(found, blind, criteria)
                 aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")
