@@ -176,13 +176,13 @@ def _load_checkpoint(path: Path, device: str) -> Checkpoint[DepthNet]:
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Whether an option was typed, rather than left at its default."""
+    """Return whether an option was typed, rather than left at its default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _other_data(own: Config, used: Config) -> str:
-    """What the data is called that a checkpoint is tried on, if it is not that of its own run."""
+    """Return the name of the data that a checkpoint is tried on, if it is not that of its own run."""
     if (used.data.name, used.data.root) == (own.data.name, own.data.root):
         return ""
     return used.data.root.resolve().name if used.data.root else used.data.name

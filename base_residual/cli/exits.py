@@ -1,4 +1,4 @@
-"""How every command ends: its exit codes, and the one sentence that a user's mistake is answered with."""
+"""The end of every command: exit codes, and one sentence in answer to a user's mistake."""
 
 from __future__ import annotations
 

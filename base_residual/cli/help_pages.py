@@ -1,4 +1,4 @@
-"""What the help of a command looks like: sections, options with the words of their settings, switches."""
+"""Help of the commands: sections, options with the words of their settings, switches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command prints: what it found, how far it is, and one JSON object instead where `--json` asks for it."""
+"""Printing of a command's results: tables and sentences, or one JSON object where `--json` asks for it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ EVERY_EPOCH = ("val/rmse", *(f"train/loss_{name}" for name in LOSS_NAMES))
 
 @dataclass(frozen=True)
 class Blind:
-    """The part of evaluation.json about predictions that hear nothing: rmse in metres by name."""
+    """The rmse in metres of predictions that hear nothing, by name: a part of evaluation.json."""
 
     blind_rmse: dict[str, Number]
 
