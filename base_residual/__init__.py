@@ -74,7 +74,7 @@ _PUBLIC_PATHS = {
     "notebook": {"show": "plots.display"},
     "predict": {"write_predictions": "deploy.predict"},
     "tracking": {"Tracker": "training.trackers"},
-    "trainer": {"FitResult": "training.trainer", "Trainer": "training.trainer"},
+    "trainer": {"FitResult": "training.result", "Trainer": "training.trainer"},
     "visualize": {"decomposition_figure": "plots.figures", "panels": "plots.figures"},
 }
 

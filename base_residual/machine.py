@@ -1,13 +1,10 @@
-"""What this machine offers: cores, devices, precision, and memory that is kept."""
+"""The machine: its cores, devices and precision."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import sys
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,17 +12,15 @@ import torch
 from base_residual.errors import ConfigError
 
 WIDE = 32  # base channels from which AVX2 trains a U-Net up to a third faster as it is than channels last
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-LARGEST_KEPT = 2**25  # bytes; with larger pieces in one heap, small ones that come to lie between them hold up too much
 
 
 def own_cores() -> int:
-    """Cores that this process may run on; a cluster sets them for each job."""
+    """Return the number of cores that this process may run on; a cluster sets them for each job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a setting means; auto takes CUDA, then MPS, then the CPU.
+    """Return the device that a setting means; auto takes CUDA, then MPS, then the CPU.
 
     Raises:
         ConfigError: it is not there.
@@ -42,7 +37,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Where the network computes in bf16: when asked, or by itself on devices that have it in hardware."""
+    """Compute in bf16 within the context: when asked, or by itself on devices that have it in hardware."""
     if precision == "auto":
         cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         native = cuda or (device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16")))
@@ -52,36 +47,13 @@ def mixed_precision(precision: str, device: torch.device) -> AbstractContextMana
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls a device."""
+    """Return the maker's name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def keep_freed_memory(device: torch.device) -> None:
-    """Before work that repeats itself: let this process keep the memory of its tensors, if they are on the CPU.
-
-    A step asks for the same memory as the one before. What went back to the system in between comes anew page by page,
-    and the system fills each with zeros first. Only the C library of Linux can be asked to keep it, and is not where
-    the environment tunes it (`MALLOC_...`, or `glibc.malloc` in `GLIBC_TUNABLES`).
-    """
-    if device.type == "cpu":
-        _ask_c_library()
-
-
-@cache
-def _ask_c_library() -> None:
-    tuned = any(name.startswith("MALLOC_") for name in os.environ)
-    tuned |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or tuned:
-        return
-    library = ctypes.CDLL(None)
-    # musl's has none; one of 32 bits refuses so large a piece.
-    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
-        library.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def prefers_channels_last(images: bool, base_channels: int) -> bool:

@@ -14,7 +14,7 @@ the commit that they were trained at.
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
-    python benchmarks/accuracy.py --ablations adaptive-step curriculum       # these rows alone
+    python benchmarks/accuracy.py --ablations kernel-2 kernel-6  # these rows alone
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
 
@@ -22,35 +22,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
-import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from campaign import (
+    QUICK,
+    TEST_SEEDS,
+    campaign_config,
+    cost,
+    epochs_to,
+    finished_runs,
+    hours_of,
+    noted,
+    over_seeds,
+    report,
+    summarise,
+)
+from reporting import RESULTS, VERDICTS, Target, parser, positive, provenance, refuse, run_script, table, whole, write
 
 from base_residual.config.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
 from base_residual.config.resolve import make_config, merge
-from base_residual.config.schema import Config
-from base_residual.data import open_dataset
-from base_residual.deploy.benchmark import gflops, parameter_count
-from base_residual.evaluation import evaluate
-from base_residual.evaluation.comparison import FinishedRun, first_epoch, read_run
-from base_residual.files.atomic import replacing
-from base_residual.machine import device_name, own_cores
-from base_residual.models.factory import create_model, load_checkpoint
+from base_residual.evaluation.comparison import FinishedRun
+from base_residual.machine import own_cores
 from base_residual.plots.figures import comparison_figure, save_figure
-from base_residual.training.trainer import Trainer
 
 # `unet` is the field's recipe, `plain` ours with one decoder and L1, `original` the design's first recipe, --adaptive.
 MODELS: dict[str, Layer] = {
@@ -97,174 +94,12 @@ ABLATIONS: dict[str, Layer] = {
     "size-tiny": SIZES["tiny"],
     "size-base": SIZES["base"],
 }
-QUICK: Layer = {
-    "data": {"output_size": 32, "max_depth": 8.0},
-    "simulation": {"train_rooms": 16, "val_rooms": 4, "test_rooms": 4, "poses": 1},
-    "model": {"base_channels": 4},
-    "trainer": {"epochs": 2, "batch_size": 8},
-}
 RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
-WARMUP = 3  # of a budget, adaptive weights warm up for one part in so many
-TEST_SEEDS = {"standard": 0, "hard": 1}  # of the rooms to test in, by their style
-NOTE = "provenance.json"  # in a run's folder: the machine and the commit that it was trained with
-HERE = Path(__file__).parent
-
-
-def campaign_config(
-    name: str,
-    layer: Layer,
-    epochs: int,
-    rate: float,
-    seed: int,
-    out: Path,
-    quick: bool = False,
-    rooms: int | None = None,
-    size: int | None = None,
-) -> Config:
-    """A run of the campaign; with the package's number of rooms and size of maps, if none is given.
-
-    Adaptive weights warm up for a share of its epochs, if the layer does not say for how many.
-    """
-    if "adaptive" in layer.get("loss", {}):
-        layer = merge({"loss": {"warmup_epochs": max(1, epochs // WARMUP)}}, layer)
-    if size:
-        name, layer = f"{name}-p{size}", merge(layer, {"data": {"output_size": size}})
-    if rooms:
-        name, layer = f"{name}-r{rooms}", merge(layer, {"simulation": {"train_rooms": rooms}})
-    trainer = {"seed": seed, "epochs": epochs, "learning_rate": rate, "picture_every": 1000, "save_every": 1000}
-    tracking = {"results_dir": str(out), "experiment_name": f"{name}-e{epochs}-s{seed}"}
-    return make_config(QUICK if quick else {}, layer, {"trainer": trainer, "tracking": tracking})
-
-
-def train(config: Config, threads: int, where: dict[str, str]) -> None:
-    """Train the run of a configuration, unless an earlier call has, and note where that was."""
-    torch.set_num_threads(threads)
-    done, note, settings = (config.run_dir / name for name in ("evaluation.json", NOTE, "config.yaml"))
-    complete = done.exists() and note.exists()
-    if not (complete and without_place(settings.read_text(encoding="utf-8")) == without_place(config.to_yaml())):
-        Trainer(config, trackers=[], overwrite=True).fit()
-        note.write_text(json.dumps(where))
-
-
-def without_place(settings: str) -> list[str]:
-    """The lines of a run's settings, without the folder that it lies in, which may have been moved.
-
-    As written: a setting that a run did not have yet would be read as today's default.
-    """
-    return [line for line in settings.splitlines() if not line.startswith("  results_dir:")]
-
-
-def noted(run: FinishedRun) -> dict[str, str]:
-    """Where a run was trained, and the commit of the code."""
-    note: dict[str, str] = json.loads((run.folder / NOTE).read_text())
-    return note
-
-
-def hours_of(run: FinishedRun) -> float:
-    """How long a run took on its cores, from its settings, the first that it writes, to the note."""
-    began, ended = ((run.folder / name).stat().st_mtime for name in ("config.yaml", NOTE))
-    return (ended - began) / 3600
-
-
-def workers(jobs: int) -> ProcessPoolExecutor:
-    """Processes that train, and that end when this one does, even if it is killed."""
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it has ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def finished_runs(configs: Sequence[Config], jobs: int) -> list[FinishedRun]:
-    """The runs of configurations, as many at once as there are jobs; all jobs share the cores."""
-    threads = max(1, own_cores() // jobs)
-    longest_first = sorted(configs, key=lambda config: cost(config)["gflops"], reverse=True)  # no core waits at the end
-    with workers(jobs) as pool:
-        waiting = [pool.submit(train, config, threads, provenance(jobs)) for config in longest_first]
-        runs: dict[Path, FinishedRun] = {}
-        for done, config in zip(waiting, longest_first, strict=True):
-            done.result()
-            runs[config.run_dir] = run = read_run(config.run_dir)
-            print(f"{config.run_name}: rmse {run.rmse:.4f} m", flush=True)
-    return [runs[config.run_dir] for config in configs]
-
-
-def report(run: FinishedRun, split: str, style: str = "standard", seed: int = 0) -> dict[str, float]:
-    """Metrics of the best weights, in rooms of a style that a seed decides."""
-    few = {"train_rooms": 1, "test_rooms" if split == "val" else "val_rooms": 1, "style": style, "seed": seed}
-    rooms = make_config(run.config.model_dump(mode="json"), {"simulation": few})
-    model = load_checkpoint(run.folder / "best.safetensors").model
-    found = evaluate(model, open_dataset("simulated", split=split, config=rooms))
-    return found.metrics | found.decomposition
-
-
-def cost(config: Config) -> dict[str, float]:
-    """Parameters, and floating-point operations (two per multiply-add) of the network for one echo."""
-    model = create_model(config)
-    return {"parameters": parameter_count(model), "gflops": gflops(model)}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
-
-
-def summarise(runs: list[FinishedRun], seeds: Mapping[str, int]) -> dict[str, Any]:
-    """Mean and spread over the runs of every figure, in the test rooms and in the hard ones."""
-    standard, hard = (over_seeds([report(run, "test", style, seeds[style]) for run in runs]) for style in TEST_SEEDS)
-    return standard | {"hard": hard, "val_rmse": [run.val_rmse for run in runs]}
-
-
-def over_seeds(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {name: spread([figure[name] for figure in figures]) for name in figures[0] if name != "images"}
-
-
-def epochs_to(target: float, curves: list[list[float]]) -> float | None:
-    """Mean number of epochs until the validation rmse reaches a target; None where a run never does."""
-    found = [epoch for curve in curves if (epoch := first_epoch(curve, target)) is not None]
-    return statistics.fmean(found) if len(found) == len(curves) else None
-
-
-def machine() -> str:
-    return f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def provenance(jobs: int) -> dict[str, str]:
-    """Where figures come from, and the commit of the code."""
-    return {"machine": f"{machine()}, {jobs} runs at once", "commit": commit()}
-
-
-def table(models: Mapping[str, Any]) -> Table:
-    shown = Table("model", "rmse (m)", "hard rmse", "gain", "corr", "GFLOPs", "epochs\nto U-Net", box=box.SIMPLE_HEAD)
-    for name, summary in models.items():
-        both = [f"{part['rmse']['mean']:.3f} ± {part['rmse']['std']:.3f}" for part in (summary, summary["hard"])]
-        gain, corr = (summary.get(key, {}).get("mean") for key in ("residual_gain", "residual_detail_corr"))
-        shown.add_row(
-            name,
-            *both,
-            "" if gain is None else f"{gain:.1%}",
-            "" if corr is None else f"{corr:.2f}",
-            f"{summary['gflops']:.2f}",
-            epochs_to_unet(summary, models),
-        )
-    return shown
 
 
 def epochs_to_unet(summary: Mapping[str, Any], models: Mapping[str, Any]) -> str:
-    """Epochs that a model took to the U-Net's best, and the U-Net to its own; empty without the U-Net."""
+    """Return the epochs that a model took to the U-Net's best, and the U-Net to its own; empty without the U-Net."""
     if "unet" not in models:
         return ""
     epochs = epochs_to_its_best(summary) if summary is models["unet"] else summary["epochs_to_baseline"]
@@ -272,20 +107,12 @@ def epochs_to_unet(summary: Mapping[str, Any], models: Mapping[str, Any]) -> str
 
 
 def epochs_to_its_best(summary: Mapping[str, Any]) -> float:
-    """Epochs until a model's lowest validation rmse, mean of the seeds."""
+    """Return the epochs until a model's lowest validation rmse, mean of the seeds."""
     return statistics.fmean(1 + curve.index(min(curve)) for curve in summary["val_rmse"])
 
 
-class Target(NamedTuple):
-    """What the default is meant to reach: the target in words, what was measured, and whether it is met."""
-
-    words: str
-    measured: str
-    met: bool | None
-
-
 def targets(models: Mapping[str, Any]) -> list[Target]:
-    """The targets that the models at hand can decide; met is None where the budget was too short to say."""
+    """Return the targets that the models at hand can decide; met is None where the budget was too short to say."""
     default = models["default"]
     found: list[Target] = []
     mean = {
@@ -332,7 +159,7 @@ def targets(models: Mapping[str, Any]) -> list[Target]:
 
 
 def model_markdown(models: Mapping[str, Any]) -> str:
-    """The same figures, and what they say of the targets, as tables for the documentation."""
+    """Return the figures, and what they say of the targets, as tables for the documentation."""
 
     def both(part: Mapping[str, Any], name: str, digits: int = 3) -> str:
         if name not in part:
@@ -354,20 +181,20 @@ def model_markdown(models: Mapping[str, Any]) -> str:
         "GFLOPs": lambda s: f"{s['gflops']:.2f}",
         "parameters": lambda s: f"{s['parameters'] / 1e6:.2f} M",
         "learning rate": lambda s: f"{s['learning_rate']:g}",
-        "trained at commit": lambda s: s["commit"][:7],
     }
-    rows = [["", *models], ["---"] * (len(models) + 1)]
+    rows = [["", *models]]
     rows += [[name, *(cell(summary) for summary in models.values())] for name, cell in columns.items()]
-    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    text = table(rows)
     if "default" in models:
-        text += "\n| target | measured | |\n| --- | --- | --- |\n"
-        verdict = {True: "met", False: "**not met**", None: "open"}
-        text += "".join(f"| {t.words} | {t.measured} | {verdict[t.met]} |\n" for t in targets(models))
+        verdicts = VERDICTS | {None: "open"}
+        text += "\n" + table(
+            [["target", "measured", ""], *([t.words, t.measured, verdicts[t.met]] for t in targets(models))]
+        )
     return text
 
 
 def compare_models(options: argparse.Namespace) -> None:
-    """The main table: every model with its best rate and all seeds."""
+    """Write the main table: every model with its best rate and all seeds."""
     quick, names, seeds = options.quick, once(options.models or MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
     package = make_config(QUICK if quick else {})
@@ -407,25 +234,21 @@ def compare_models(options: argparse.Namespace) -> None:
     for summary in models.values():
         summary["epochs_to_baseline"] = epochs_to(statistics.fmean(best), summary["val_rmse"]) if best else None
     hours = sum(map(hours_of, [*short, *finished])) / options.jobs
-    write(options, {"hours": hours, "budget": budget, "models": models}, model_markdown(models))
+    text = model_markdown(models)
+    result = provenance(options.jobs) | {"hours": hours, "budget": budget, "models": models}
+    write(options.out, result, text)
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
-    Console(highlight=False).print(table(models))
+    print(text)
 
 
 def once(names: Iterable[str]) -> list[str]:
-    """Each name once, in their order."""
+    """Return each name once, in their order."""
     return list(dict.fromkeys(names))
 
 
-def refuse(why: str) -> NoReturn:
-    """End with one sentence, as the package's commands do."""
-    print(f"Error: {why}", file=sys.stderr)
-    sys.exit(2)
-
-
 def earlier(path: Path, budget: dict[str, Any], key: str) -> dict[str, Any]:
-    """What an earlier call with the same budget has written; figures of another budget are not written over."""
+    """Return what an earlier call with the same budget has written; figures of another budget are not written over."""
     written = json.loads(path.read_text()) if path.exists() else {"budget": budget, key: {}}
     if written["budget"] != budget:
         refuse(f"{path} holds figures of another budget. Give another --out, or remove it.")
@@ -434,7 +257,7 @@ def earlier(path: Path, budget: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def ablate(options: argparse.Namespace) -> None:
-    """The variants of the default: one seed each, three of the default itself, which say how much is chance."""
+    """Write the variants of the default: one seed each, three of the default itself, which say how much is chance."""
     others = (options.epochs, options.models, options.rates, options.rooms, options.size, options.test_seed)
     if any(value is not None for value in others):
         refuse(
@@ -446,7 +269,7 @@ def ablate(options: argparse.Namespace) -> None:
     budget = {"epochs": epochs, "quick": options.quick, "learning_rate": rate}
     budget |= {"train_rooms": package.simulation.train_rooms, "output_size": package.data.output_size}
     variants = earlier(options.out, budget, "variants")
-    names = once(options.ablations or list(ABLATIONS)[: 3 if options.quick else None])
+    names = once(options.ablations or list(ABLATIONS)[: 2 if options.quick else None])
     if "default" not in {*names, *variants}:
         refuse(f"{options.out} has no default yet, which the variants are shown against. Ask for it as well.")
     wanted = [(name, seed) for name in names for seed in range(options.seeds if name == "default" else 1)]
@@ -463,23 +286,15 @@ def ablate(options: argparse.Namespace) -> None:
         ]
         variants[name] = over_seeds(judged) | {"changed": ABLATIONS[name], "seeds": len(found)} | noted(found[0])
     variants = {name: variants[name] for name in ABLATIONS if name in variants}
-    write(options, {"budget": budget, "variants": variants}, ablation_markdown(variants))
-
-
-def write(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    """JSON and the table of a campaign, side by side."""
-    with replacing(options.out) as aside:
-        aside.write_text(json.dumps(provenance(options.jobs) | result, indent=2) + "\n")
-    with replacing(options.out.with_suffix(".md")) as aside:
-        aside.write_text(text, encoding="utf-8")
+    result = provenance(options.jobs) | {"budget": budget, "variants": variants}
+    write(options.out, result, ablation_markdown(variants))
 
 
 def ablation_markdown(variants: Mapping[str, Any]) -> str:
-    """The ablations as a table for the documentation."""
+    """Return the ablations as a table for the documentation."""
     rows = [
         ["variant", "changed", "rmse (m)", "against default", "hard rooms (m)", "residual_gain", "corr", "smoothness"]
     ]
-    rows.append(["---"] * len(rows[0]))
     reference = variants["default"]["rmse"]["mean"]
     parts = {"residual_gain": ".1%", "residual_detail_corr": ".2f", "base_smoothness": ".3f"}  # a baseline has none
     for name, variant in variants.items():
@@ -496,46 +311,32 @@ def ablation_markdown(variants: Mapping[str, Any]) -> str:
                 *(format(mean[part], form) if part in mean else "" for part, form in parts.items()),
             ]
         )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no whole number")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not whole(text):
-        raise argparse.ArgumentTypeError("expected is at least 1")
-    return int(text)
+    return table(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
-    parser.add_argument(
+    offered = parser(__doc__)
+    offered.add_argument("--quick", action="store_true", help="tiny rooms, two epochs: shows that the campaign runs")
+    offered.add_argument(
         "--ablations",
         nargs="*",
         choices=list(ABLATIONS),
         metavar="VARIANT",
         help="train these variants of the default instead (all)",
     )
-    parser.add_argument("--epochs", type=positive, help=f"of every run ({EPOCHS})")
-    parser.add_argument("--seeds", type=positive, default=3, help="per model (3)")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
-    parser.add_argument("--rates", nargs="+", type=float, help=f"to search among; one is taken as it is {RATES}")
-    parser.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
-    parser.add_argument("--size", type=int, choices=(64, 128, 256), help="side of the maps in pixels (the package's)")
-    parser.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
-    parser.add_argument("--jobs", type=positive, default=own_cores(), help="runs at once (one per core)")
-    parser.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results; a quick one beside its runs)")
-    options = parser.parse_args()
+    offered.add_argument("--epochs", type=positive, help=f"of every run ({EPOCHS})")
+    offered.add_argument("--seeds", type=positive, default=3, help="per model (3)")
+    offered.add_argument("--models", nargs="+", choices=list(MODELS), help="to train (all)")
+    offered.add_argument("--rates", nargs="+", type=float, help=f"to search among; one is taken as it is {RATES}")
+    offered.add_argument("--rooms", type=positive, help="to train in, after the search (the package's default)")
+    offered.add_argument("--size", type=int, choices=(64, 128, 256), help="side of the maps in pixels (the package's)")
+    offered.add_argument("--test-seed", type=whole, help="that draws the rooms to test in (0, and 1 for the hard ones)")
+    offered.add_argument("--jobs", type=positive, default=own_cores(), help="runs at once (one per core)")
+    offered.add_argument("--runs", type=Path, default=Path("results/accuracy"), help="folder of the runs")
+    offered.add_argument("--out", type=Path, help="JSON to write (in benchmarks/results; a quick one beside its runs)")
+    options = offered.parse_args()
     if not options.out:
-        options.out = options.runs if options.quick else HERE / "results"
+        options.out = options.runs if options.quick else RESULTS
         options.out /= "accuracy.json" if options.ablations is None else "ablations.json"
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -545,4 +346,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,9 +10,7 @@ round ends when the run is complete; weights, metrics, figures and data are then
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
 import random
 import shutil
@@ -25,22 +23,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accuracy import HERE, commit, machine
+from reporting import RESULTS, parser, positive, provenance, refuse, run_script, table, whole, write
 from safetensors import safe_open
 
 from base_residual.cli.main import app
-from base_residual.files.atomic import replacing
 
-ROOMS = {False: 48, True: 8}  # to train on; quick: so few that one process renders them
 SETTINGS = [
     *("--set", "simulation.val_rooms=2", "--set", "simulation.test_rooms=2"),
     *("--set", "data.output_size=32", "--set", "data.max_depth=8", "--set", "model.base_channels=4"),
-    *("--epochs", "3", "--batch-size", "8", "--adaptive", "--warmup-epochs", "1", "--save-every", "0"),
+    *("--batch-size", "8", "--adaptive", "--warmup-epochs", "1", "--save-every", "0"),
     *("--set", "trainer.picture_every=1", "--set", "trainer.precision=fp32", "--device", "cpu", "--resume"),
 ]
 COMPARED = (".jsonl", ".json", ".npy", ".wav", ".csv")
 IMPORTED = ("matplotlib.figure", "scipy.fft", "scipy.sparse")  # by a run, when it needs them
 POLL = 0.0005  # seconds between looks for a file that is being written
+
+
+class Scale(NamedTuple):
+    """How much a run trains: rooms, and epochs in them."""
+
+    rooms: int = 48
+    epochs: int = 3
+
+
+QUICK = Scale(8, 2)  # so few rooms that one process renders them
 
 
 class Kill(NamedTuple):
@@ -50,8 +56,8 @@ class Kill(NamedTuple):
     files: int
 
 
-def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, str]:
-    """Run the command until it ends or is killed; whether it ended, and what it was doing."""
+def attempt(folder: Path, scale: Scale, kill: Kill | None = None) -> tuple[bool, str]:
+    """Run the command until it ends or is killed; return whether it ended, and what it was doing."""
     child = os.fork()  # what takes seconds to import is there already
     if not child:
         os.setsid()
@@ -60,8 +66,8 @@ def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, s
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
         try:
-            where = ["--results-dir", str(folder / "results"), "--set", f"simulation.train_rooms={rooms}"]
-            app(["train", *where, *SETTINGS])
+            where = ["--results-dir", str(folder / "results"), "--epochs", str(scale.epochs)]
+            app(["train", *where, "--set", f"simulation.train_rooms={scale.rooms}", *SETTINGS])
         except SystemExit as end:
             os._exit(int(end.code or 0))
     status = waited(child, folder, kill) if kill else os.waitpid(child, 0)[1]
@@ -76,7 +82,7 @@ def attempt(folder: Path, rooms: int, kill: Kill | None = None) -> tuple[bool, s
 
 
 def waited(child: int, folder: Path, kill: Kill) -> int | None:
-    """The exit status of an attempt that ended first; None when its moment has come."""
+    """Return the exit status of an attempt that ended first; None when its moment has come."""
     start, seen = time.monotonic(), set[Path]()
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -90,13 +96,13 @@ def waited(child: int, folder: Path, kill: Kill) -> int | None:
 
 
 def being_written(folder: Path) -> Iterator[Path]:
-    """Files of the run, and prepared sets, that are not yet in their place."""
+    """Yield files of the run, and prepared sets, that are not yet in their place."""
     yield from (folder / "results").glob("*/.*.partial*")
     yield from (folder / "cache").glob("prepared-*.partial")
 
 
 def doing(folder: Path) -> str:
-    """What a run is at, told from outside."""
+    """Return what a run is at, told from outside."""
     cache = folder / "cache"
     if not any(cache.glob("rooms-*[0-9a-f]")):
         return "rendering"
@@ -108,7 +114,7 @@ def doing(folder: Path) -> str:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """All that a finished run and its data hold, by path."""
+    """Return all that a finished run and its data hold, by path."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -121,17 +127,17 @@ def contents(folder: Path) -> dict[str, object]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What a finished run should not leave lying about."""
+    """Return the half-written files that a run has left behind."""
     return [str(path) for path in folder.rglob("*") if ".partial" in path.name]
 
 
-def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
+def campaign(work: Path, kills: int, seed: int, scale: Scale) -> dict[str, Any]:
     """Kill that many attempts, round by round, and compare each round's end."""
     rng = random.Random(seed)
     folder = work / "run"  # always the same, for the files name it
     folder.mkdir(parents=True)
     start = time.monotonic()
-    attempt(folder, rooms)
+    attempt(folder, scale)
     duration = time.monotonic() - start
     expected = contents(folder)
     struck: Counter[str] = Counter()
@@ -145,7 +151,7 @@ def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
         ended = False
         while not ended:
             kill = Kill(rng.uniform(0, duration / 2), rng.choice([0, 0, 1, 2]))
-            ended, what = attempt(folder, rooms, kill if sum(struck.values()) < kills else None)
+            ended, what = attempt(folder, scale, kill if sum(struck.values()) < kills else None)
             struck.update([what] if what else [])
         found = contents(folder)
         names = sorted(expected.keys() | found.keys())
@@ -165,34 +171,34 @@ def campaign(work: Path, kills: int, seed: int, rooms: int) -> dict[str, Any]:
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The campaign as a table for the documentation."""
-    rows = [["killed while", "times"], ["---", "---"]]
+    """Return the campaign as a table for the documentation."""
+    rows = [["killed while", "times"]]
     rows += [[what, str(count)] for what, count in sorted(found["struck"].items())]
     rows.append(["all", f"{found['kills']}, in {found['rounds']} runs"])
     compared = f"{len(found['differing'])} of {found['rounds'] * found['files_compared']}"
     rows += [["files that differ", compared], ["half-written files left", str(len(found["leftovers"]))]]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return table(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="how many attempts are killed")
-    parser.add_argument("--quick", action="store_true", help="3 kills with a few rooms: shows that it runs")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "kill.json", help="JSON to write")
-    options = parser.parse_args()
+    offered = parser(__doc__)
+    offered.add_argument("--kills", type=positive, default=50, help="how many attempts are killed (50)")
+    offered.add_argument("--quick", action="store_true", help="3 kills with a few rooms: shows that it runs")
+    offered.add_argument("--seed", type=whole, default=0, help="of the moments (0)")
+    offered.add_argument("--out", type=Path, default=RESULTS / "kill.json", help="JSON to write (results/kill.json)")
+    options = offered.parse_args()
+    if not hasattr(os, "fork"):
+        refuse("This system cannot fork a process, which the campaign needs. Run it on Linux or macOS.")
     torch.set_num_threads(1)  # a process with more cannot fork
     for module in IMPORTED:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as work:
-        found = campaign(Path(work), 3 if options.quick else options.kills, options.seed, ROOMS[options.quick])
-    with replacing(options.out) as aside:
-        aside.write_text(json.dumps({"machine": machine(), "commit": commit()} | found, indent=2) + "\n")
-    with replacing(options.out.with_suffix(".md")) as aside:
-        aside.write_text(markdown(found))
+        kills, scale = (3, QUICK) if options.quick else (options.kills, Scale())
+        found = campaign(Path(work), kills, options.seed, scale)
+    write(options.out, provenance() | found, markdown(found))
     print("\n".join([markdown(found), *found["differing"], *found["leftovers"]]))
     raise SystemExit(1 if found["differing"] or found["leftovers"] else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

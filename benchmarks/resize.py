@@ -1,4 +1,4 @@
-"""What resizing a depth map does to the metrics: the same map, the same prediction, four ways of making it smaller.
+"""Show what resizing a depth map does to the metrics: one map, one prediction, four ways of making it smaller.
 
 Real depth maps have holes, stored as 0. A resize that averages them in makes pixels of a few centimetres out of the
 borders of the holes: they count as measured, and an error in metres over a depth in centimetres is what abs_rel is made
@@ -10,9 +10,6 @@ of. The prediction is one depth everywhere, the median of what was measured, so 
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from reporting import HERE, RESULTS, parser, positive, run_script, table, write
 
 from base_residual.data.depth_maps import read_depth, resize_depth
-from base_residual.errors import BaseResidualError
-from base_residual.files.atomic import replacing
 from base_residual.metrics import depth_metrics, valid_pixels
 
-HERE = Path(__file__).parent
 SAMPLE = HERE.parents[1] / "shared/batvision_v2_sample/BatvisionV2/Sample_Location/depth/depth_47.npy"
 MAX_DEPTH = 30.0  # metres
 FAR_ENOUGH = 0.5  # metres: what the second protocol of the literature counts
@@ -56,7 +51,7 @@ WAYS: dict[str, Callable[[Depth, int], Depth]] = {
 
 
 def measure(depth: Depth, size: int) -> dict[str, Any]:
-    """The metrics of a constant prediction against a map that was made smaller in each way.
+    """Return the metrics of a constant prediction against a map that was made smaller in each way.
 
     Args:
         depth: (H, W) in metres, 0 where nothing was measured.
@@ -85,34 +80,29 @@ def measure(depth: Depth, size: int) -> dict[str, Any]:
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The result as a table for the documentation; its last column is abs_rel over the pixels from 0.5 m on."""
+    """Return the result as a table for the documentation; its last column is abs_rel over the pixels from 0.5 m on."""
     far = f"metrics_from_{FAR_ENOUGH}_m"
     head = ["resize", "counted", "nearest (m)", "< 10 cm", "rmse (m)", "abs_rel", "delta1", "from 0.5 m"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for name, way in found["ways"].items():
         pixels = [f"{way['counted']:.1%}", f"{way['nearest_m']:.4f}", f"{way['below_10_cm']:.1%}"]
         figures = [f"{way['metrics'][key]:.3f}" for key in SHOWN]
         rows.append([name, *pixels, *figures, f"{way[far]['abs_rel']:.3f}"])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return table(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=Path, default=SAMPLE, help="depth map, in millimetres (the real recording's)")
-    parser.add_argument("--size", type=int, default=256, help="side of the smaller map, in pixels (256)")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "resize.json", help="JSON to write")
-    options = parser.parse_args()
+    offered = parser(__doc__)
+    offered.add_argument("--depth", type=Path, default=SAMPLE, help="depth map, in millimetres (the real recording's)")
+    offered.add_argument("--size", type=positive, default=256, help="side of the smaller map, in pixels (256)")
+    offered.add_argument(
+        "--out", type=Path, default=RESULTS / "resize.json", help="JSON to write (results/resize.json)"
+    )
+    options = offered.parse_args()
     found = measure(read_depth(options.depth, MAX_DEPTH), options.size)
-    with replacing(options.out) as aside:
-        aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    with replacing(options.out.with_suffix(".md")) as aside:
-        aside.write_text(markdown(found), encoding="utf-8")
+    write(options.out, found, markdown(found))
     print(markdown(found), end="")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BaseResidualError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

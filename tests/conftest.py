@@ -22,6 +22,8 @@ from base_residual.data.sample import EchoDataset
 # Test machines are slow now and then, and a failure has to come back.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+# For `--hypothesis-profile campaign`: other inputs at each call, and a hundred times as many of them.
+settings.register_profile("campaign", deadline=None, max_examples=10_000, print_blob=True)
 
 SHARED = Path(__file__).parents[2] / "shared" / "batvision_v2_sample" / "BatvisionV2"
 

@@ -10,7 +10,7 @@ from base_residual.config.run_layout import STATE
 from base_residual.config.schema import Config
 from base_residual.models.factory import create_model
 from base_residual.training.trainer import Trainer
-from base_residual.training.weight_average import RunningMean
+from base_residual.training.weight_average import WeightAverage
 
 MakeConfig = Callable[..., Config]
 
@@ -18,7 +18,7 @@ MakeConfig = Callable[..., Config]
 def test_the_mean_is_over_all_steps_at_first_and_over_its_span_later(tiny: MakeConfig) -> None:
     model = create_model(tiny()).requires_grad_(False)
     (weights, *_) = model.parameters()
-    mean = RunningMean(model, span=4)
+    mean = WeightAverage(model, span=4)
     (ours, *_) = mean.model.parameters()
     expected = weights.clone()
     for step, keep in enumerate((1 / 10, 2 / 11, 3 / 12), start=1):  # less than 3/4 each
@@ -34,7 +34,7 @@ def test_the_mean_is_over_all_steps_at_first_and_over_its_span_later(tiny: MakeC
 
 def test_a_span_below_one_step_is_the_network_itself(tiny: MakeConfig) -> None:
     model = create_model(tiny()).requires_grad_(False)
-    mean = RunningMean(model, span=0.5)
+    mean = WeightAverage(model, span=0.5)
     for weights in model.parameters():
         weights.add_(1)
     mean.update(1000)

@@ -1,32 +1,34 @@
-"""Files that lie, from whoever made them: each is read or ends in one sentence, within bounded memory and time."""
+"""Files that lie, from whoever made them: each is read or ends in one sentence, within bounded memory and time.
+
+Hypothesis damages and forges files for every reader (lying.py, hostile.py), and a hundred times as many in a campaign:
+
+    python -m pytest tests/test_hostile.py --hypothesis-profile campaign
+"""
 
 from __future__ import annotations
 
-import ast
 import csv
-import importlib
-import json
 import os
-import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import hostile
+import lying
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import write_batvision
+from hostile import bounded
+from hypothesis import HealthCheck, given, settings
 
-import base_residual
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.resolve import load_layer, make_config, parse_setting
 from base_residual.config.schema import Config
 from base_residual.data.batvision import MAX_TABLE, V2, list_recordings
 from base_residual.data.depth_maps import read_depth
+from base_residual.data.download import extract
 from base_residual.data.simulated import simulate
 from base_residual.errors import BaseResidualError, CheckpointError, ConfigError, DataError, RunError
 from base_residual.evaluation.comparison import read_run
@@ -35,41 +37,6 @@ from base_residual.files.npy import map_array
 from base_residual.files.tensors import read_header, write_tensors
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_model
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-INPUTS = 2000
-READERS = ("wav", "npy", "csv", "yaml", "checkpoint", "state", "run", "prepared")
-LINUX = sys.platform == "linux"
-
-
-@pytest.fixture
-def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("fuzz")
-
-
-SLOWER = 10 if sys.gettrace() else 1  # than otherwise, where each line is counted
-
-
-@contextmanager
-def bounded(seconds: float = 5.0, mebibytes: float = 64.0) -> Iterator[None]:
-    """Fails where the block takes more processor time, or holds more memory at once."""
-    mark = Path("/proc/self/clear_refs")
-    if mark.exists():
-        mark.write_text("5")  # the most memory held so far is what is held now
-    start, before = time.process_time(), peak_memory()
-    yield
-    assert time.process_time() - start < seconds * SLOWER
-    assert peak_memory() - before < mebibytes
-
-
-def peak_memory() -> float:
-    """Most memory held so far, in MiB; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 1024
 
 
 def sparse(path: Path, size: int, content: bytes = b"") -> Path:
@@ -80,66 +47,44 @@ def sparse(path: Path, size: int, content: bytes = b"") -> Path:
     return path
 
 
-# The campaign.
+# Every reader.
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_every_reader_works_or_ends_in_its_own_error(
-    fuzz: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
-    reader, share = fuzz.READERS[name].make(tmp_path), fuzz.READERS[name].share
-    limits = fuzz.LIMITS._replace(seconds=fuzz.LIMITS.seconds * SLOWER)
-    kinds: Counter[str] = Counter()
-    for number in range(INPUTS * share // 1000):
-        outcome = fuzz.judge(reader.read, fuzz.make_input(reader, name, 1, number), limits)
-        assert outcome.kind != "failed", (number, outcome.words)
-        assert number >= len(reader.seeds) or outcome.kind == "works", (number, outcome.words)
-        kinds[outcome.kind] += 1
-    assert kinds["works"] > len(reader.seeds)
-    assert kinds["refused"] or name == "prepared"  # a damaged set is made anew
+@pytest.fixture
+def reader(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> hostile.Reader:
+    work, cache = tmp_path / "work", tmp_path / "cache"
+    work.mkdir()
+    monkeypatch.setenv("BRDEPTH_CACHE", str(cache))
+    torch.manual_seed(0)
+    return hostile.READERS[request.param](work)
 
 
-def test_the_campaign_has_every_reader(fuzz: ModuleType) -> None:
-    assert tuple(fuzz.READERS) == READERS
-    assert sum(target.share for target in fuzz.READERS.values()) == 1000
+@pytest.mark.filterwarnings("ignore")  # numbers beyond all bounds overflow on their way to the error
+@pytest.mark.parametrize("reader", hostile.READERS, indirect=True)
+def test_every_reader_works_or_ends_in_its_own_error(reader: hostile.Reader, request: pytest.FixtureRequest) -> None:
+    refused: list[bytes] = []
+
+    @settings(max_examples=int(reader.share * settings().max_examples), suppress_health_check=list(HealthCheck))
+    @given(reader.inputs())
+    def read(data: bytes) -> None:
+        with bounded(mebibytes=256):
+            try:
+                reader.read(data)
+            except BaseResidualError:
+                refused.append(data)
+
+    for valid in reader.valid:
+        reader.read(valid)
+    read()
+    assert refused or "prepared set" in request.node.name  # a damaged one is made anew
 
 
-def test_a_reader_that_breaks_its_promise_is_found(fuzz: ModuleType) -> None:
-    def broken(data: bytes) -> None:
-        raise KeyError("rmse")
-
-    def refusing(data: bytes) -> None:
-        raise DataError("no sound file")
-
-    limits = fuzz.LIMITS._replace(seconds=0.05, resident=32.0)
-    assert fuzz.judge(lambda data: None, b"").kind == "works"
-    assert fuzz.judge(refusing, b"")[:2] == ("refused", "no sound file")
-    assert "KeyError: 'rmse'" in fuzz.judge(broken, b"").words
-    assert "processor time" in fuzz.judge(lambda data: sum(range(10**7)), b"", limits).words
-    if LINUX:
-        grown = int(peak_memory() + 64) * 2**20  # beyond anything that was held before
-        assert "MiB more memory" in fuzz.judge(lambda data: bytearray(grown), b"", limits).words
-
-
-def test_the_campaign_says_what_it_found(fuzz: ModuleType, tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    command = [sys.executable, str(BENCHMARKS / "fuzz.py"), "--readers", "npy", "--inputs", "500", "--out", str(out)]
-    done = subprocess.run([*command, "--failures", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(out.read_text())
-    assert result["readers"]["npy"]["inputs"] == 140
-    assert result["readers"]["npy"]["failed"] == 0
-    assert {"machine", "commit", "seed", "limits"} <= result.keys()
-    assert out.with_suffix(".md").read_text(encoding="utf-8") == fuzz.markdown(result)
-
-
-def test_guided_inputs_reach_new_code_and_are_counted(fuzz: ModuleType, tmp_path: Path) -> None:
-    pytest.importorskip("atheris", reason="coverage-guided fuzzing needs atheris, which is no part of the extras")
-    found = fuzz.campaign("npy", 1, 0, 3, tmp_path)
-    assert found["inputs"] == found["works"] + found["refused"] > 10
-    assert found["failed"] == 0
-    assert found["paths"] > 0
+def test_what_takes_too_much_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="processor time"), bounded(seconds=0.01):
+        sum(range(10**7 * hostile.SLOWER))
+    if sys.platform == "linux":
+        with pytest.raises(AssertionError, match="memory"), bounded(mebibytes=32):
+            assert b"x" * (64 * 2**20)
 
 
 # Recordings.
@@ -301,20 +246,11 @@ def test_a_table_in_another_encoding_or_without_end_is_refused(tmp_path: Path) -
 # Settings.
 
 
-def bomb(kind: str) -> str:
-    """Nine levels of nine aliases each: 9^9 values, or keys, in less than a kilobyte."""
-    lines = ["a: &a [x, x]" if kind == "list" else "a: &a {x: 1}"]
-    for name, before in zip("bcdefghij", "abcdefghi", strict=True):
-        inner = ", ".join(f"*{before}" if kind == "list" else f"k{number}: *{before}" for number in range(9))
-        lines.append(f"{name}: &{name} [{inner}]" if kind == "list" else f"{name}: &{name} {{{inner}}}")
-    return "\n".join([*lines, "loss: *j"])
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (bomb("list"), r"aliases \(\*name\) are not read here; write the value out"),
-        (bomb("mapping"), r"aliases \(\*name\) are not read here"),
+        (lying.bomb("list"), r"aliases \(\*name\) are not read here; write the value out"),
+        (lying.bomb("mapping"), r"aliases \(\*name\) are not read here"),
         ("a: &a {b: 1}\nloss: {<<: [*a, *a]}", "aliases"),
         ("[" * 20_000, "nested too deeply"),
         ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -326,8 +262,8 @@ def bomb(kind: str) -> str:
         ("trainer: {seed: 0x" + "F" * 9000 + "}", "trainer.seed: it is larger than any number"),
         ("trainer: {epochs: [0x" + "F" * 9000 + "]}", "trainer.epochs: .*not such a list"),
         ("loss: {recon: " + "x" * 9000 + "}", r"loss.recon: .*xxx and so on\."),
-        ("loss: {lowpass_share: wide}", "lowpass_share: Input should be a valid number"),
-        ("loss: {lowpass_share: .inf}", "lowpass_share: Input should be a finite number"),
+        ("loss: {lowpass_share: wide}", "lowpass_share is the kernel's share"),
+        ("loss: {lowpass_share: .inf}", "lowpass_share is the kernel's share"),
         ('data: {root: "a\\0b"}', "data.root: it holds characters that cannot be written"),
         ('data: {root: "\\ud800"}', "data.root: it holds characters that cannot be written"),
         ('loss: {"\\ud800": 1}', "name of a setting holds half of a character"),
@@ -390,8 +326,8 @@ def test_a_checkpoint_with_the_settings_of_a_giant_builds_none(tiny: Callable[..
         ("metrics.jsonl", '{"val/rmse": "low"}'),
     ],
 )
-def test_a_run_that_was_tampered_with_is_damaged(fuzz: ModuleType, tmp_path: Path, name: str, content: str) -> None:
-    fuzz.run_reader(tmp_path)
+def test_a_run_that_was_tampered_with_is_damaged(tmp_path: Path, name: str, content: str) -> None:
+    hostile.run(tmp_path)
     folder = tmp_path / "runs" / "bad"
     assert read_run(folder).rmse == 0.5
     (folder / name).write_text(content)
@@ -405,89 +341,19 @@ def test_simulated_rooms_are_not_put_over_something_else(tiny: Callable[..., Con
         simulate(tmp_path, tiny().data, tiny().simulation)
 
 
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    archive, folder = tmp_path / "archive.zip", tmp_path / "out"
+    folder.mkdir()
+    archive.write_bytes(lying.zipped({"x" * 300: b""}))
+    with pytest.raises(DataError, match=r"Cannot extract .*archive\.zip: File name too long"):
+        extract(archive, folder)
+
+
 def test_a_file_is_read_as_far_as_it_may_be(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"12345")
     assert read_at_most(tmp_path / "f", 5) == b"12345"
     with pytest.raises(OSError, match="larger than 4 bytes"):
         read_at_most(tmp_path / "f", 4)
-
-
-# Pickle.
-
-WITHOUT_PICKLE = """
-import _pickle, pickle
-
-def forbidden(*args, **options):
-    raise AssertionError("something was pickled")
-
-class Forbidden:
-    __init__ = forbidden
-
-for module in (pickle, _pickle):
-    for name in ("dump", "dumps", "load", "loads", "_dump", "_dumps", "_load", "_loads"):
-        setattr(module, name, forbidden)
-    for name in ("Pickler", "Unpickler", "_Pickler", "_Unpickler"):
-        setattr(module, name, Forbidden)
-
-from base_residual.cli.main import app
-
-sizes = ["--output-size", "32", "--max-depth", "8"]
-rooms = ["--rooms", "8", "--val-rooms", "2", "--test-rooms", "2", "--poses", "1"]
-settings = ["data.output_size=32", "data.max_depth=8", "model.base_channels=4"]
-train = ["train", "--data-root", "rooms", "--batch-size", "4"] + [word for one in settings for word in ("--set", one)]
-run = "results/base_residual_simulated_BS4_Lr0.002_AdamW_default/best.safetensors"
-for command in (
-    ["simulate", "rooms", *rooms, *sizes],
-    ["prepare", "--data-root", "rooms", *sizes],
-    [*train, "--epochs", "1"],
-    [*train, "--epochs", "2", "--resume"],
-    ["eval", run, "--json"],
-    ["visualize", run],
-):
-    app(command, standalone_mode=False)
-    print("done:", command[0])
-"""
-
-
-def test_nothing_is_pickled_from_preparing_to_the_picture(tmp_path: Path) -> None:
-    environment = os.environ | {"BRDEPTH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PICKLE],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done:") == 6
-    assert list(tmp_path.glob("results/*/*decomposition.png"))
-
-
-def test_no_module_but_the_converter_can_unpickle() -> None:
-    """Neither pickle and its relatives, nor what calls them: `torch.load`, `numpy.load` with `allow_pickle`.
-
-    `replica.py` alone converts a pickle, by an unpickler that admits numpy's arrays and nothing else (test_replica.py).
-    """
-    for path in Path(base_residual.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Import(names=names):
-                    imported = {name.name.split(".")[0] for name in names}
-                case ast.ImportFrom(module=str(module), names=names):
-                    imported = {module.split(".")[0]}
-                    assert not (module == "torch" and {"load", "save"} & {name.name for name in names}), path
-                case ast.Call(keywords=keywords):
-                    allowed = [word.value for word in keywords if word.arg == "allow_pickle"]
-                    assert all(isinstance(value, ast.Constant) and value.value is False for value in allowed), path
-                    continue
-                case ast.Attribute(value=ast.Name(id="torch"), attr=attribute):
-                    assert attribute not in ("load", "save", "hub"), path
-                    continue
-                case _:
-                    continue
-            unpicklers = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-            assert imported & unpicklers <= ({"pickle"} if path.name == "replica.py" else set()), path
 
 
 def test_every_mistake_is_of_one_family() -> None:

@@ -1,3 +1,5 @@
+"""A run that is killed and resumed becomes the run that nobody killed."""
+
 from __future__ import annotations
 
 import json
@@ -7,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-BENCHMARKS = ROOT / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork are needed to kill and to start again")
@@ -21,3 +22,4 @@ def test_a_killed_run_that_is_resumed_is_the_run_that_nobody_killed(tmp_path: Pa
     assert found["kills"] == sum(found["struck"].values()) == 3
     assert found["files_compared"] > 20
     assert found["differing"] == found["leftovers"] == []
+    assert "half-written files left" in out.with_suffix(".md").read_text(encoding="utf-8")

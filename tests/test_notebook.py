@@ -15,7 +15,7 @@ from base_residual.errors import RunError, ShapeError
 from base_residual.evaluation import success_criteria
 from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol
 from base_residual.models.decomposition import ROWS, DepthDecomposition
-from base_residual.training.trainer import FitResult
+from base_residual.training.result import FitResult
 
 FIGURES = {
     "base_positive": 0.2,

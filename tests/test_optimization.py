@@ -14,7 +14,7 @@ from base_residual.errors import ConfigError, TrainingError
 from base_residual.machine import mixed_precision, resolve_device
 from base_residual.models.factory import create_model
 from base_residual.training.optimisation import generator, learning_rate, make_optimizer
-from base_residual.training.step import Updater
+from base_residual.training.step import TrainingStep, make_step
 from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
@@ -29,7 +29,7 @@ def updated(config: Config, batch: EchoBatch) -> dict[str, torch.Tensor]:
     """Weights after two updates from the same start."""
     torch.manual_seed(0)
     model = create_model(config).train()
-    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=2, least=len(batch.ids))
+    updater = make_step(model, make_optimizer(model, config.trainer), config, steps=2, least=len(batch.ids))
     for step in range(2):
         assert torch.isfinite(updater.update(batch, 1, step)).all()
     return model.state_dict()
@@ -42,7 +42,7 @@ def gradients(config: Config, batch: EchoBatch) -> list[torch.Tensor]:
     """
     torch.manual_seed(0)
     model = create_model(config).eval()
-    updater = Updater(model, make_optimizer(model, config.trainer), config, steps=2, least=len(batch.ids))
+    updater = make_step(model, make_optimizer(model, config.trainer), config, steps=2, least=len(batch.ids))
     assert torch.isfinite(updater.update(batch, 1, 0)).all()
     return [weight.grad for weight in model.parameters() if weight.grad is not None]
 
@@ -67,7 +67,7 @@ def test_the_network_hears_rooms_as_large_as_their_maps(tiny: MakeConfig, batch:
     model = create_model(config)
     heard: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
-    Updater(model, make_optimizer(model, config.trainer), config, steps=1, least=8).update(batch, 1, 0)
+    make_step(model, make_optimizer(model, config.trainer), config, steps=1, least=8).update(batch, 1, 0)
     chances = [generator(config.trainer.seed, 1, 0, place) for place in range(8)]
     changed = augment(batch.waveform, batch.depth, 44_100, config.data, chances)
     assert torch.equal(heard[0], stretch(model.features(batch.waveform), changed.size, changed.emitted))
@@ -96,7 +96,7 @@ def test_an_update_reports_the_loss_of_the_whole_batch(tiny: MakeConfig, batch: 
         torch.manual_seed(0)
         config = tiny({"trainer": {"accumulate": count}})
         model = create_model(config).eval()
-        one = Updater(model, make_optimizer(model, config.trainer), config, steps=1, least=8)
+        one = make_step(model, make_optimizer(model, config.trainer), config, steps=1, least=8)
         sums.append(one.update(batch, 1, 0))
     assert sums[0].shape == (5,)
     assert sums[0][-1] == 1  # the step counts
@@ -125,10 +125,10 @@ def test_a_machine_that_cannot_compile_is_told_how_to_train(tiny: MakeConfig, mo
         Trainer(tiny({"trainer": {"compile": True}}), trackers=[]).fit()
 
 
-def updater(config: Config) -> Updater:
+def updater(config: Config) -> TrainingStep:
     torch.manual_seed(0)
     model = create_model(config).train()
-    return Updater(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
+    return make_step(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
 
 
 def test_an_update_asks_no_tensor_for_its_value(
@@ -150,7 +150,7 @@ def test_an_update_asks_no_tensor_for_its_value(
 def test_an_update_does_not_wait_for_the_card(tiny: MakeConfig, batch: EchoBatch) -> None:
     config = tiny()
     model = create_model(config).to("cuda").train()
-    one = Updater(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
+    one = make_step(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
     one.update(batch, 1, 0)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -173,18 +173,18 @@ def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite
 ) -> None:
     one = updater(tiny())
     one.update(batch, 1, 0)
-    assert one.faults() == []
+    assert one.faults.found() == []
     hook = next(one.model.parameters()).register_hook(lambda gradient: torch.full_like(gradient, value))
     before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
     kept = [tensor.clone() for state in one.optimizer.state.values() for tensor in state.values()]
     assert torch.equal(one.update(batch, 1, 1), torch.zeros(5))
-    assert one.faults() == [batch.ids]
+    assert one.faults.found() == [batch.ids]
     assert all(torch.equal(tensor, before[name]) for name, tensor in one.model.state_dict().items())
     now = [tensor for state in one.optimizer.state.values() for tensor in state.values()]
     assert all(torch.equal(*pair) for pair in zip(now, kept, strict=True))
     hook.remove()
     one.update(batch, 1, 1)
-    assert one.faults() == []
+    assert one.faults.found() == []
     assert not torch.equal(next(one.model.parameters()), next(iter(before.values())))
 
 
@@ -194,7 +194,7 @@ def test_a_batch_of_silence_or_of_maps_without_depth_is_no_fault(tiny: MakeConfi
     depth = batch.depth if what == "silent" else torch.zeros_like(batch.depth)
     one = updater(tiny({"data": {"noise": 0.0}}))
     sums = one.update(EchoBatch(waveform, depth, batch.ids), 1, 0)
-    assert one.faults() == []
+    assert one.faults.found() == []
     assert (float(sums[1]) > 0) == (what == "silent")
     assert all(tensor.isfinite().all() for tensor in one.model.state_dict().values())
 

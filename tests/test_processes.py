@@ -26,15 +26,8 @@ from base_residual.evaluation import evaluate
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_model
 from base_residual.training.batches import Batches
-from base_residual.training.distributed import (
-    Processes,
-    SharedNorm,
-    joined,
-    leading,
-    leave_uncompiled,
-    own_device,
-    share_norms,
-)
+from base_residual.training.distributed import Processes, is_first_process, local_device, process_group
+from base_residual.training.sync_batch_norm import SyncBatchNorm, leave_uncompiled, synchronise_batch_norms
 from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
@@ -47,14 +40,14 @@ import torch
 torch.set_num_threads(1)
 import yaml
 from base_residual.config.resolve import make_config
-from base_residual import processes
+from base_residual.training import distributed
 from base_residual.errors import BaseResidualError
 from base_residual.training.trackers import Tracker
 from base_residual.training.trainer import Trainer
 
 def assert_group_has_ended():  # a thread of it that Python ends before would abort it, or keep it for ever
     left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
-    assert processes._unfinished or not left, left
+    assert distributed._unfinished or not left, left
 
 class Signal(Tracker):
     def step(self, epoch, done, steps):
@@ -82,12 +75,14 @@ from base_residual.config.resolve import make_config
 from base_residual.models.factory import load_model
 from base_residual.data import open_dataset
 from base_residual.evaluation import evaluate
-from base_residual.training.distributed import joined
+from base_residual.training.distributed import process_group
 
 config = make_config(yaml.safe_load(Path(sys.argv[1]).read_text()))
-with joined(torch.device("cpu")) as processes:
+with process_group(torch.device("cpu")) as processes:
     rooms = open_dataset("simulated", split="val", config=config)
-    print(json.dumps(evaluate(load_model(sys.argv[3]), rooms, processes=processes).as_dict()))
+    indices = processes.share(len(rooms))
+    found = evaluate(load_model(sys.argv[3]), rooms, indices=indices, gathered=processes.gathered)
+    print(json.dumps(found.as_dict()))
 """
 
 
@@ -254,11 +249,11 @@ def test_a_process_that_ends_before_all_have_met_is_missed_in_one_sentence(monke
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     for device in (torch.device("cpu"), torch.device("cuda", 1)):
-        with pytest.raises(TrainingError, match="Process 1 of 3 has lost another one"), joined(device):
+        with pytest.raises(TrainingError, match="Process 1 of 3 has lost another one"), process_group(device):
             pytest.fail("nobody has met")
     assert current == [torch.device("cuda", 1)]
     monkeypatch.delenv("MASTER_PORT")
-    with pytest.raises(ConfigError, match="MASTER_PORT is not set"), joined(torch.device("cpu")):
+    with pytest.raises(ConfigError, match="MASTER_PORT is not set"), process_group(torch.device("cpu")):
         pytest.fail("nobody knows where to meet")
 
 
@@ -276,9 +271,9 @@ def test_norms_are_replaced_with_the_same_weights_under_the_same_names() -> None
     model(torch.randn(4, 2, 2, 2))
     before, x = model.state_dict(), torch.randn(4, 2, 2, 2)
     expected = model.eval()(x)
-    share_norms(model)
-    assert isinstance(model[1][0], SharedNorm)
-    assert isinstance(model[3], SharedNorm)
+    synchronise_batch_norms(model)
+    assert isinstance(model[1][0], SyncBatchNorm)
+    assert isinstance(model[3], SyncBatchNorm)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(model(x), expected)
 
@@ -302,7 +297,7 @@ def test_a_shared_norm_of_one_process_is_the_plain_one(
     (expected * target).sum().backward()
     statistics = [plain.running_mean.clone(), plain.running_var.clone()]
     plain.reset_running_stats()
-    share_norms(both)
+    synchronise_batch_norms(both)
     found = both[0](inputs[1])
     (found * target).sum().backward()
     torch.testing.assert_close(found, expected)
@@ -317,7 +312,7 @@ def test_a_shared_norm_takes_bf16_and_keeps_its_statistics_in_full_precision(
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     norms = [nn.ModuleList([nn.BatchNorm2d(3).to(device)]) for _ in range(2)]
     for norm in norms:
-        share_norms(norm)
+        synchronise_batch_norms(norm)
     torch.manual_seed(0)
     x = (3 + torch.randn(8, 3, 16, 16, device=device)).bfloat16()
     inputs = [x.float().requires_grad_(), x.clone().requires_grad_()]
@@ -339,7 +334,7 @@ def test_a_shared_norm_knows_a_small_variance_around_a_large_mean(monkeypatch: p
     plain = nn.BatchNorm1d(3)
     plain.running_mean.fill_(200)
     both = nn.ModuleList([copy.deepcopy(plain)])
-    share_norms(both)
+    synchronise_batch_norms(both)
     x = 200 + 0.01 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(both[0](x), plain(x), rtol=0, atol=0.02)  # of numbers about 1; 1 off without
     torch.testing.assert_close(both[0].running_var, plain.running_var, rtol=1e-4, atol=0)
@@ -351,28 +346,28 @@ def test_a_shared_norm_knows_a_small_variance_around_a_large_mean(monkeypatch: p
 
 
 def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert own_device(torch.device("cuda")) == torch.device("cuda")
-    assert leading()
+    assert local_device(torch.device("cuda")) == torch.device("cuda")
+    assert is_first_process()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setenv("RANK", "11")
-    assert leading()  # there is no other
+    assert is_first_process()  # there is no other
     monkeypatch.setenv("WORLD_SIZE", "12")
-    assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
-    assert own_device(torch.device("cuda:1")) == torch.device("cuda", 1)  # alone on its machine
+    assert local_device(torch.device("cuda")) == torch.device("cuda", 3)
+    assert local_device(torch.device("cuda:1")) == torch.device("cuda", 1)  # alone on its machine
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="All processes here would be on cuda:1"):
-        own_device(torch.device("cuda:1"))
-    assert own_device(torch.device("cpu")) == torch.device("cpu")
+        local_device(torch.device("cuda:1"))
+    assert local_device(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(ConfigError, match="Several processes cannot train on mps"):
-        own_device(torch.device("mps"))
-    assert not leading()
+        local_device(torch.device("mps"))
+    assert not is_first_process()
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(ConfigError, match="Process 4 of this machine finds 4 graphics cards"):
-        own_device(torch.device("cuda"))
+        local_device(torch.device("cuda"))
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'many'; expected is a whole number"):
-        leading()
+        is_first_process()
 
 
 @pytest.fixture
@@ -431,7 +426,7 @@ def test_two_nodes_train_together_by_the_documented_command(
 
 
 def test_shared_norms_stay_out_of_a_compilation() -> None:
-    network, x = nn.Sequential(SharedNorm(3)).eval(), torch.zeros(2, 3, 4)
+    network, x = nn.Sequential(SyncBatchNorm(3)).eval(), torch.zeros(2, 3, 4)
     assert torch._dynamo.explain(network)(x).graph_count == 1
     leave_uncompiled(network)
     assert torch._dynamo.explain(network)(x).graph_count == 0

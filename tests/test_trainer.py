@@ -26,7 +26,7 @@ from base_residual.files.tensors import read_header, write_tensors
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.models.network import BaseResidualNet, DepthNet
-from base_residual.training import trainer
+from base_residual.training import interruption, trainer
 from base_residual.training.batches import Batches, make_loader
 from base_residual.training.terminal import ConsoleTracker, epoch_line
 from base_residual.training.trackers import Tracker
@@ -60,11 +60,11 @@ class StopAt(Tracker):
 
 
 def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with trainer.interruptible() as interrupted:
+    with interruption.interruptible() as interrupted:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # in one moment: passed on by torchrun
             os.kill(os.getpid(), number)
         assert interrupted.is_set()
-        monkeypatch.setattr(trainer, "AGAIN", 0.0)
+        monkeypatch.setattr(interruption, "AGAIN", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

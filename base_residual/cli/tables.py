@@ -48,12 +48,13 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         time = f"{spoken(estimate.total_s)} in all, {spoken(estimate.epoch_s)} an epoch, {step}"
     else:
         data, time = "not there yet, so that only a step can be timed", step
+    memory = "unknown here" if estimate.memory_mib is None else f"about {estimate.memory_mib:,.0f} MiB"
     facts = {
         "network": f"{estimate.parameters / 1e6:.2f} M parameters, {estimate.gflops:.2f} GFLOP for one echo",
         "data": data,
         "device": estimate.device,
         "time": f"about {time} ({estimate.time_basis})",
-        "memory": f"about {estimate.memory_mib:,.0f} MiB ({estimate.memory_basis})",
+        "memory": f"{memory} ({estimate.memory_basis})",
     }
     return [
         line

@@ -24,7 +24,7 @@ from base_residual.config.presets import PRESETS, SIZES, Layer
 
 if TYPE_CHECKING:
     from base_residual.config.schema import Config
-    from base_residual.training.trainer import FitResult
+    from base_residual.training.result import FitResult
 
 log = logging.getLogger("base_residual")
 
@@ -102,13 +102,13 @@ def train(
     if dry_run:
         _rehearse(settings, printer)
         return
-    from base_residual.training.distributed import leading
+    from base_residual.training.distributed import is_first_process
     from base_residual.training.terminal import terminal_tracker
     from base_residual.training.trainer import Trainer
 
     trackers = [] if quiet else [terminal_tracker(printer.progress, live)]
     result = Trainer(settings, resume=resume, overwrite=overwrite, trackers=trackers).fit()
-    if leading():
+    if is_first_process():
         _show_result(result, printer)
 
 
@@ -138,9 +138,9 @@ def _rehearse(config: Config, printer: Printer) -> None:
         return  # the settings are valid, which is all that is asked
     from base_residual.cli.tables import estimate_lines
     from base_residual.training.cost_estimate import estimate
-    from base_residual.training.distributed import leading
+    from base_residual.training.distributed import is_first_process
 
-    if not leading():
+    if not is_first_process():
         return
     found = estimate(config)
     printer.show(config.to_yaml().rstrip(), *(f"# {line}" for line in estimate_lines(found)))

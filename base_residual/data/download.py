@@ -272,6 +272,8 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
                     progress(f"Extracting {archive.name}", min(file.tell(), size), size)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, ValueError, RuntimeError) as error:
         raise DataError(f"Cannot extract {archive}: {error}.") from error
+    except OSError as error:  # a name that no file can have, or a disk that cannot be read
+        raise DataError(f"Cannot extract {archive}: {error.strerror or error}.") from error
     if changed:
         log.warning("%s holds other contents of %s, which stays as it is.", archive, abbreviate_names(changed))
 

@@ -16,33 +16,38 @@ from base_residual.errors import DataError
 
 
 def reader(dataset: EchoDataset, workers: int, **how: Any) -> DataLoader[Any]:
-    """A loader of batches, with processes that read or without; `how` is what `DataLoader` takes."""
+    """Make a loader of batches, with processes that read or without; `how` is what `DataLoader` takes."""
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=_serve_on if workers else None,
+        worker_init_fn=_end_with_the_run if workers else None,
         generator=torch.Generator(),  # leaves the global one alone
         **how,
     )
 
 
-def _serve_on(_: int) -> None:
-    """What asks a run to end reaches the processes that read for it as well; they end when the run tells them to."""
+def _end_with_the_run(_: int) -> None:
+    """Let a process that reads end when the run tells it to, and not when others ask the run to end.
+
+    Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job, but the run needs its
+    batches until it has saved where it stands. It ends its readers by a SIGTERM of its own and waits for them, so they
+    cannot ignore that signal. A thread waits for it, because Python's handlers do not say who has sent a signal.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody can tell who asks
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, daemon=True).start()
+        threading.Thread(target=_wait_for_the_run, daemon=True).start()
 
 
-def _end_when_told() -> None:
+def _wait_for_the_run() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
-    os._exit(0)
+    os._exit(0)  # at once, as PyTorch's own handler does, whatever is being read
 
 
 def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
-    """The batches of a loader; an error in one of its processes comes as it was raised there, in one sentence.
+    """Yield the batches of a loader; an error in one of its processes comes as it was raised there, in one sentence.
 
     Raises:
         DataError: a recording cannot be read, or one of the processes has ended.

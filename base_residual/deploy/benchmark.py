@@ -93,7 +93,7 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         latency_p95_ms=float(np.percentile(single, 95)),
         throughput=batch_size / float(np.median(batched)),
         batch_size=batch_size,
-        peak_memory_mib=_peak_memory(device),
+        peak_memory_mib=peak_memory(device),
         device=device_name(device),
         threads=torch.get_num_threads(),
     )
@@ -127,8 +127,8 @@ def _durations(call: Callable[[], None], seconds: float) -> NDArray[np.float64]:
     return np.diff(marks)
 
 
-def _peak_memory(device: torch.device) -> float | None:
-    """Return the peak memory in MiB; None where the system does not tell."""
+def peak_memory(device: torch.device) -> float | None:
+    """Return the most memory in MiB that the process has held, or that was allocated on a card; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":

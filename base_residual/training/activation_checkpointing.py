@@ -1,4 +1,4 @@
-"""Less memory for more time: parts of a network whose insides are computed again when the gradients need them."""
+"""Activation checkpointing: less memory for more time (the setting trainer.recompute)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from base_residual.models.time_encoder import TimeStage
 from base_residual.models.unet import DoubleConv
 
 
-def recompute_stages(network: nn.Module) -> None:
-    """Let the stages of a network compute their insides again for the gradients instead of keeping them in memory.
+def checkpoint_activations(network: nn.Module) -> None:
+    """Let the stages of a network compute their activations again for the gradients instead of keeping them.
 
     Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174, 2016. The results stay the same.
     """
@@ -32,7 +32,7 @@ def _first_and_again(module: nn.Module) -> tuple[AbstractContextManager[None], A
 
 @contextmanager
 def _norms_do_not_learn(module: nn.Module) -> Iterator[None]:
-    """Batch norms keep their running statistics: they have taken this batch in already."""
+    """Keep the running statistics of batch norms, which have taken this batch in already."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

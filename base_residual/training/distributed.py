@@ -1,4 +1,7 @@
-"""What the processes of one training share under torchrun: who they are, their means and sums, their batch norm."""
+"""Several processes that train together under torchrun: who they are, and what they tell each other.
+
+`Processes` is all that the rest of the package needs. What comes after it is how a group begins and, above all, ends.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,38 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from base_residual.errors import ConfigError, TrainingError
 
 
 class Processes(NamedTuple):
-    """This process among those that train together; alone by default, when every method gives back what it got."""
+    """Name this process among those that train together, and let them share.
+
+    Alone, which is the default, every method gives back what it got.
+    """
 
     rank: int = 0
     world: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this one writes and prints for all."""
+        """Tell whether this process writes and prints for all."""
         return self.rank == 0
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """Mean of a tensor over all processes, without gradients."""
+        """Return the mean of a tensor over all processes, without gradients."""
         if self.world == 1:
             return tensor
-        return _added(tensor.detach()) / self.world
+        return summed(tensor.detach()) / self.world
 
     def highest(self, number: int) -> int:
-        """The highest of all processes' numbers. The CPUs wait for each other here, the devices do not."""
+        """Return the highest of all processes' numbers. The CPUs wait for each other here, the devices do not."""
         if self.world == 1:
             return number
         found = _lent(torch.tensor(number))
@@ -46,7 +50,7 @@ class Processes(NamedTuple):
         return int(found)
 
     def gathered(self, tensor: Tensor) -> Tensor:
-        """The rows of all processes' tensors, (N_1 + ... + N_world, ...) in order of rank, on the CPU."""
+        """Return the rows of all processes' tensors, (N_1 + ... + N_world, ...) in order of rank, on the CPU."""
         tensor = tensor.cpu()
         if self.world == 1:
             return tensor
@@ -64,48 +68,27 @@ class Processes(NamedTuple):
         return range(self.rank, count, self.world)
 
     def wait(self) -> None:
-        """Go on when all processes have come this far."""
+        """Wait until all processes have come this far."""
         self.highest(0)
 
 
 ALONE = Processes()
 
 
-# Threads of gloo do the talking. One that lets go of a tensor needs Python for a moment, and so must not do it once
-# Python ends, which would abort the process, nor while the group ends, which waits for its threads: a deadlock.
-_lent_tensors: WeakSet[Tensor] = WeakSet()
-_unfinished: list[dist.ProcessGroup | None] = []  # groups that are never to end, since a thread of theirs may be stuck
-PATIENCE = 1.0  # seconds to wait for such threads; those of a group that has lost a process may hold on for long
-
-
-def _lent(tensor: Tensor) -> Tensor:
-    """The same tensor, remembered for as long as this process or a thread of gloo holds it."""
-    _lent_tensors.add(tensor)
-    return tensor
-
-
-def _added(tensor: Tensor) -> Tensor:
-    """The sum of all processes' tensors, as one that no thread of gloo holds."""
+def summed(tensor: Tensor) -> Tensor:
+    """Return the sum of all processes' tensors, as a tensor that no thread of gloo holds."""
     total = _lent(tensor.clone())
     dist.all_reduce(total)
     return total.clone()
 
 
-def _all_returned() -> bool:
-    """Whether gloo's threads have let go of all that was lent to them, or do so in time."""
-    until = time.monotonic() + PATIENCE
-    while _lent_tensors and time.monotonic() < until:
-        time.sleep(0.001)
-    return not _lent_tensors
-
-
-def leading() -> bool:
-    """Whether this process is the first, or the only one; known before they have met."""
+def is_first_process() -> bool:
+    """Tell whether this process is the first, or the only one; known before they have met."""
     return _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0
 
 
 def _number(name: str, default: int | None = None) -> int:
-    """One of torchrun's numbers from the environment.
+    """Return one of torchrun's numbers from the environment.
 
     Raises:
         ConfigError: it is not there, or no whole number.
@@ -119,8 +102,8 @@ def _number(name: str, default: int | None = None) -> int:
     return int(text)
 
 
-def own_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun, each has a card of its own.
+def local_device(device: torch.device) -> torch.device:
+    """Return the device of this process: under torchrun, each has a card of its own.
 
     Raises:
         ConfigError: there are more processes than cards, all are given the same one, or the device is for one alone.
@@ -140,8 +123,8 @@ def own_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
-    """The processes that torchrun has started, or this one alone.
+def process_group(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that torchrun has started, or stay alone where there is one.
 
     Args:
         device: of this process; CUDA talks over NCCL, everything else over gloo.
@@ -159,8 +142,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         raise ConfigError(
             f"This is process {rank} of {world}, and nobody says where they meet. Start them with torchrun."
         )
-    # Its functions take the group of the moment at which it is imported, as the gradients' averaging does later, for a
-    # default: the group would outlive its end, and threads that still wait for work abort Python when it ends first.
+    # Its functions keep the group of the moment of their import as a default. Imported later, by the averaging of
+    # gradients, they would hold this group beyond its end, and its threads abort a Python that ends before them.
     import_module("torch.distributed.nn")
     if device.type == "cuda" and device.index is not None:  # pinned memory and the like take to the current card
         torch.cuda.set_device(device)
@@ -183,91 +166,29 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Empty the ended calls that an error came through: what they held would keep the group of processes alive."""
+    """Empty the ended calls that an error came through: the tensors in them would keep the group's threads busy."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 
 
-class SharedNorm(_BatchNorm):
-    """Batch norm over the batches of all processes, on any device, so that their number does not change the result.
-
-    Ioffe and Szegedy, ICML 2015; PyTorch's own synchronised one runs on graphics cards alone.
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) to the same shape."""
-        if not self.training:
-            return super().forward(x)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        normal, mean, variance, count = _NormOverAll.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.running_mean, self.eps
-        )
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-        shared: Tensor = normal
-        return shared
+# Threads of gloo hold a tensor that is being sent, and a thread that lets go of it needs Python for a moment. It must
+# not do so once Python has ended, which would abort the process, nor while the group ends, which would wait for it for
+# ever. So every tensor that gloo gets is remembered, and the group ends when its threads hold none of them.
+_lent_tensors: WeakSet[Tensor] = WeakSet()
+_unfinished: list[dist.ProcessGroup | None] = []  # groups that are never to end, since a thread of theirs may be stuck
+PATIENCE = 1.0  # seconds to wait for such threads; those of a group that has lost a process may hold on for long
 
 
-class _NormOverAll(torch.autograd.Function):
-    """A batch less the mean of all processes' batches, over their deviation; their mean, variance and count as well.
-
-    PyTorch's own batch norm for one process makes the passes over the batch: it normalises by a mean and a variance
-    that it is given, and what these add to the gradient is once more a batch norm, with other weights.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, around: Tensor, eps: float) -> tuple[Tensor, ...]:
-        mean, variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
-        # The squares are summed around the running mean, the same in all processes: around 0, those of a mean far from
-        # it would leave nothing of a small variance.
-        away, count = mean - around, x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
-        total = _added(torch.cat([count * away, count * (variance + away.square()), count]))
-        away, square = total[:-1].unflatten(0, (2, -1)) / total[-1]
-        mean, variance, count = around + away, (square - away.square()).clamp(min=0), total[-1]
-        ctx.save_for_backward(x, weight, mean, variance, count)
-        ctx.mark_non_differentiable(mean, variance, count)
-        ctx.eps = eps
-        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance, count = ctx.saved_tensors
-        inverse = (variance + ctx.eps).rsqrt()
-        # A CPU takes the mean and the variance, a card the mean and the inverse deviation.
-        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, mean, inverse, False, ctx.eps, [False, True, True]
-        )
-        scale = weight * inverse
-        by_variance, by_mean = -scale / count * _added(torch.stack([of_weight, of_bias]))
-        of_x = F.batch_norm(x, mean, variance, by_variance, by_mean, eps=ctx.eps)
-        of_x.addcmul_(gradient, scale.view(1, -1, *[1] * (x.ndim - 2)).to(x.dtype))
-        return of_x, of_weight, of_bias, None, None
+def _lent(tensor: Tensor) -> Tensor:
+    """Remember a tensor for as long as this process or a thread of gloo holds it."""
+    _lent_tensors.add(tensor)
+    return tensor
 
 
-def share_norms(module: nn.Module) -> None:
-    """Replace every batch norm in a module by one over all processes, with the same weights under the same names."""
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            shared = SharedNorm(child.num_features, child.eps, child.momentum)
-            shared.weight, shared.bias = child.weight, child.bias
-            shared.running_mean, shared.running_var = child.running_mean, child.running_var
-            shared.num_batches_tracked = child.num_batches_tracked
-            setattr(module, name, shared.train(child.training))
-        else:
-            share_norms(child)
-
-
-def leave_uncompiled(network: nn.Module) -> None:
-    """Keep the shared batch norms of a network out of its compilation, which would begin anew for each of them."""
-    for module in network.modules():
-        if isinstance(module, SharedNorm):
-            module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+def _all_returned() -> bool:
+    """Tell whether gloo's threads have let go of all that was lent to them, or do so in time."""
+    until = time.monotonic() + PATIENCE
+    while _lent_tensors and time.monotonic() < until:
+        time.sleep(0.001)
+    return not _lent_tensors

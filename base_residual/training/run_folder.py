@@ -1,47 +1,37 @@
-"""A run's folder: held by one process at a time, with the state in it that lets the run go on where it stood."""
+"""A run's folder: held by one process at a time, begun with the settings, filled with weights, pictures and figures."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from base_residual.config.resolve import make_config
-from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, REPORT, WANDB_ID, Record
+from base_residual.config.run_layout import (
+    BEST,
+    CONFIG,
+    CURVES,
+    EVALUATION,
+    LAST,
+    METRICS,
+    REPORT,
+    WANDB_ID,
+    picture_name,
+)
 from base_residual.config.schema import Config
-from base_residual.errors import ConfigError, RunError
-from base_residual.files.atomic import discard
-from base_residual.files.json import as_json, from_json
-from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.data.sample import EchoDataset, collate, spread_indices
+from base_residual.errors import RunError
+from base_residual.files.atomic import discard, replacing
+from base_residual.files.json import as_json
+from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.training.distributed import leading
-from base_residual.training.optimizer_state import optimizer_outline, optimizer_tensors, restore_optimizer
+from base_residual.plots.figures import decomposition_figure, panels, save_figure
+from base_residual.training.curves import history_figure
+from base_residual.training.result import FitResult, evaluation_report
+from base_residual.training.run_state import Position
 
-log = logging.getLogger("base_residual")
-
-OWN_TO_A_MACHINE = {
-    "trainer.save_every",
-    "trainer.picture_every",
-    "data.root",
-    "data.num_workers",
-    "trainer.device",
-    "trainer.compile",
-    "trainer.recompute",
-}
-"""Settings that decide how a run goes, and none of its numbers."""
-
-SUMS = 5
+PICTURED = 3  # validation recordings in a decomposition picture
 RUN_FILES = (
     CONFIG,
     METRICS,
@@ -52,36 +42,6 @@ RUN_FILES = (
     REPORT,
     WANDB_ID,
 )
-
-
-@dataclass
-class Position:
-    """Where a run stands: the epoch at work (from 1), its finished steps and their summed losses, what came before.
-
-    `recordings` is how many there are to train on: with their number, the order in which they come would change.
-    """
-
-    epoch: int
-    step: int
-    sums: Tensor  # (SUMS,) total, recon, base, sparse, and how many steps they are the sums of
-    history: list[Record]
-    recordings: int
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch with the lowest validation rmse so far."""
-        return 1 + int(np.argmin([record["val/rmse"] for record in self.history]))
-
-
-class _Place(BaseModel):
-    """A position as it stands in the header of a saved state."""
-
-    model_config = ConfigDict(defer_build=True)  # until a run is resumed
-
-    epoch: int = Field(ge=1)
-    step: int = Field(ge=0)
-    history: list[Record]
-    recordings: int
 
 
 @contextmanager
@@ -139,88 +99,55 @@ def _remove(paths: Iterable[Path]) -> None:
             raise RunError(f"Cannot remove {path}: {error.strerror or error}.") from error
 
 
-def save_state(
-    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer, position: Position
-) -> None:
-    """Write all that a run needs to go on exactly where it stands, as one file.
+def begin_run(config: Config, position: Position, overwrite: bool) -> None:
+    """Write the settings, now that there is something to train on, and a network to train.
 
     Args:
-        path: where to.
         config: of the run.
-        networks: the one in training, and what goes with it.
-        optimizer: of the first.
-        position: where the run stands.
+        position: where it begins.
+        overwrite: remove what an earlier run has left.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: a file cannot be removed or written.
     """
-    tensors = _named(networks) | optimizer_tensors(optimizer)
-    tensors["sums"] = position.sums
-    place = {name: getattr(position, name) for name in _Place.model_fields}
-    write_tensors(path, tensors, {"config": config.model_dump_json(), "position": as_json(place)})
+    run_dir = config.run_dir
+    if overwrite:
+        remove_run(run_dir)
+    if position.epoch <= config.trainer.epochs:  # a run that goes on is not finished, whatever it was before
+        discard(run_dir / EVALUATION)
+    with replacing(run_dir / CONFIG) as aside:
+        aside.write_text(config.to_yaml(), encoding="utf-8")
 
 
-def _named(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:
-    """All tensors of the networks, by the part that each plays and their names in it."""
-    return {
-        f"{part}.{name}": tensor for part, network in networks.items() for name, tensor in network.state_dict().items()
-    }
+def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
+    """Save the weights of the epoch that has just ended as the last ones, and as the best if they are."""
+    epoch = len(position.history)
+    if position.best_epoch == epoch:
+        save_checkpoint(run_dir / BEST, model, epoch, position.history)
+    save_checkpoint(run_dir / LAST, model, epoch, position.history)
 
 
-def restore_state(
-    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer, recordings: int
-) -> Position:
-    """Bring a run's networks and its optimiser to a saved state.
+def save_picture(run_dir: Path, model: DepthNet, val: EchoDataset, epoch: int) -> Path:
+    """Draw what the network makes of some validation recordings; return the picture's path."""
+    samples = [val[index] for index in spread_indices(len(val), PICTURED)]
+    batch = collate(samples)
+    rows = panels(model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
+    figure = decomposition_figure(rows, f"Epoch {epoch}, validation recordings")
+    return save_figure(figure, run_dir / picture_name(epoch))
 
-    Raises:
-        CheckpointError: the file is broken, or holds the weights of another network.
-        RunError: it was saved by a run with other settings or other recordings, or its header is damaged.
+
+def last_picture(run_dir: Path, epochs: int) -> Path:
+    """Return the last picture that a run of so many epochs has left.
+
+    A run that was stopped, and now ends before, has none of its last epoch.
     """
-    header = read_header(path)
-    try:
-        place = from_json(_Place, header["position"])
-        settings = make_config(json.loads(header["config"])).model_dump(mode="json")
-        if len(place.history) != place.epoch - 1:
-            raise ValueError(f"{len(place.history)} epochs are recorded before epoch {place.epoch}")
-        differing = sorted(differing_settings(settings, config.model_dump(mode="json")))
-        if differing:
-            raise RunError(
-                f"{path} was saved with other settings: {', '.join(differing)}. "
-                "Resume with the same ones, or use another --experiment-name."
-            )
-        if place.recordings != recordings:
-            raise RunError(
-                f"{path} was saved by a run on {place.recordings} recordings, and now there are {recordings}. Resume "
-                "with the same ones, or use another --experiment-name."
-            )
-        planned, schedule = settings["trainer"]["epochs"], config.trainer.lr_schedule
-        if planned != config.trainer.epochs and schedule != "constant" and leading():
-            log.warning(
-                "The run was begun with %d epochs and now has %d: its learning rate goes on along the new schedule.",
-                planned,
-                config.trainer.epochs,
-            )
-        outline = _named(networks) | {"sums": torch.zeros(SUMS)}
-        tensors = read_tensors(path, outline, optimizer_outline(optimizer))
-        for part, network in networks.items():
-            network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})
-        restore_optimizer(optimizer, tensors)
-        return Position(place.epoch, place.step, tensors["sums"], place.history, place.recordings)
-    except (AttributeError, ConfigError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
+    pictures = [run_dir / picture_name(epoch) for epoch in range(epochs, 0, -1)]
+    return next((picture for picture in pictures if picture.exists()), pictures[0])
 
 
-def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
-    """Names of the settings that decide a run's numbers and differ between two configurations."""
-    sections = (old.keys() | new.keys()) - {"tracking"}
-    keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}
-    differing = {f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new.get(s, {}).get(k)}
-    return differing - OWN_TO_A_MACHINE - {"trainer.epochs", "trainer.on_fault"}
-
-
-def settings_mark(config: Config) -> int:
-    """A number that tells the settings apart in which processes that train together have to agree."""
-    settings = config.model_dump(mode="json", exclude={"tracking"})
-    named = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
-    text = json.dumps({name: value for name, value in named.items() if name not in OWN_TO_A_MACHINE}, sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])  # what an int64 holds
+def save_evaluation(result: FitResult, title: str) -> None:
+    """Draw the curves, and write the test's figures, with which a run is finished."""
+    save_figure(history_figure(result.history, title), result.run_dir / CURVES)
+    report = evaluation_report(result.test, result.blind, result.criteria)
+    with replacing(result.run_dir / EVALUATION) as aside:
+        aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")

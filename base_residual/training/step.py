@@ -5,36 +5,40 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from base_residual.config.schema import Config
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
-from base_residual.losses import LossTerms, PlainLoss, make_loss
-from base_residual.machine import keep_freed_memory, mixed_precision
+from base_residual.losses import BaseResidualLoss, PlainLoss, make_loss
+from base_residual.machine import mixed_precision
 from base_residual.models.network import DepthNet
-from base_residual.training.activation_checkpointing import recompute_stages
-from base_residual.training.distributed import ALONE, Processes, leave_uncompiled
+from base_residual.training.activation_checkpointing import checkpoint_activations
+from base_residual.training.distributed import ALONE, Processes
+from base_residual.training.faults import Faults
 from base_residual.training.optimisation import generator, learning_rate
-from base_residual.training.weight_average import RunningMean
+from base_residual.training.sync_batch_norm import leave_uncompiled
+from base_residual.training.weight_average import WeightAverage
 
 LESS_MEMORY = "Lower trainer.batch_size, raise trainer.accumulate, or set trainer.recompute=true."
 
 
-class Updater:
-    """Takes batches and changes a network's weights.
+class TrainingStep:
+    """Change a network's weights, one batch after the other; `make_step` makes one from the settings.
 
     A step whose loss or gradient is not finite in any process changes neither the weights, towards which their mean
-    goes on, nor the statistics of batch norms, and is remembered until `faults` is asked. None of it waits for the
-    device.
+    goes on, nor the statistics of batch norms; see `faults`. None of it waits for the device.
 
     Args:
-        model: the network, on its device.
-        optimizer: over its parameters.
+        model: the network in training, on its device.
+        network: what is called for a prediction: `model`, or `model` as compiled and shared by several processes.
+        loss: of a prediction.
+        optimizer: over the model's parameters.
+        average: the mean of the weights, if there is to be one.
         config: of the run.
         steps: updates in an epoch.
         least: recordings of a batch that the process with the fewest gets; no batch goes through in more parts.
@@ -44,45 +48,26 @@ class Updater:
     def __init__(
         self,
         model: DepthNet,
+        network: nn.Module,
+        loss: BaseResidualLoss | PlainLoss,
         optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
         config: Config,
         steps: int,
         least: int,
         processes: Processes = ALONE,
     ) -> None:
-        self.model, self.optimizer, self.config, self.steps, self.processes = model, optimizer, config, steps, processes
+        self.model, self.network, self.loss, self.optimizer, self.average = model, network, loss, optimizer, average
+        self.config, self.steps, self.processes = config, steps, processes
         self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
         self.at_once = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
         self.device = next(model.parameters()).device
-        keep_freed_memory(self.device)
-        # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
-        self.loss = (
-            make_loss(config.loss, processes.mean)
-            if model.has_residual
-            else PlainLoss(config.loss.recon, processes.mean)
-        )
-        span = config.trainer.average * steps
-        self._mean = RunningMean(model, span) if span else None
-        if config.trainer.recompute:
-            recompute_stages(model)
-        self._shared: DistributedDataParallel | None = None
-        if processes.world > 1:
-            cards = [self.device] if self.device.type == "cuda" else None
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of the keyword's next name, which older versions lack
-                self._shared = DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False)
-        network: nn.Module = self._shared or model
-        if config.trainer.compile:
-            leave_uncompiled(network)
-        self._network = torch.compile(network) if config.trainer.compile else network
-        norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
-        self._suspects: list[tuple[Tensor, list[str]]] = []  # whether a step was at fault, and its recordings
+        self.faults = Faults(model, processes)
 
     @property
     def networks(self) -> dict[str, DepthNet]:
         """The network in training, `model`, and the one to judge and keep, `mean`, where weights are averaged."""
-        return {"model": self.model} | ({"mean": self._mean.model} if self._mean else {})
+        return {"model": self.model} | ({"mean": self.average.model} if self.average else {})
 
     @property
     def judged(self) -> DepthNet:
@@ -90,11 +75,11 @@ class Updater:
         return self.networks.get("mean", self.model)
 
     def detaches(self, epoch: int) -> bool:
-        """Whether the reconstruction no longer moves the base in an epoch."""
+        """Tell whether the reconstruction no longer moves the base in an epoch."""
         return self.config.loss.curriculum and epoch > self.config.loss.warmup_epochs
 
     def update(self, batch: EchoBatch, epoch: int, step: int) -> Tensor:
-        """One update with this process's share of a batch.
+        """Take one step with this process's share of a batch.
 
         Args:
             batch: the share; of the whole batch, every `world`-th recording.
@@ -104,62 +89,94 @@ class Updater:
         Returns:
             The loss, its three terms and 1, (5,), on the device; all 0 where the step was at fault.
         """
-        settings = self.config.trainer
+        settings, taken = self.config.trainer, (epoch - 1) * self.steps + step
+        changed = self._augmented(batch, epoch, step)  # (B, 2, T) and (B, 1, S, S)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(taken, settings.epochs * self.steps, settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.faults.begin_step()
+        sums = torch.zeros(4, device=self.device)
+        for part, share in enumerate(self._pixel_shares(changed.depth)):
+            waveform, gt, size, emitted = (values[part :: self.parts] for values in changed)
+            with self._gradients_stay_here(part):
+                features = self.model.features(waveform)
+                if self.config.data.stretch:
+                    features = stretch(features, size, emitted)
+                with mixed_precision(settings.precision, self.device):
+                    decomposition = self.network(features, self.detaches(epoch))
+                total, terms = self.loss(*decomposition, gt)
+                (total * share).backward()
+            sums += torch.stack([total, *terms]).detach() * share
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        fault = self.faults.end_step(norm + sums.sum(), batch.ids)
+        self._change_weights(fault)
+        if self.average:
+            self.average.update(taken + 1)
+        return torch.where(fault, 0, torch.cat([sums, sums.new_ones(1)]))
+
+    def _augmented(self, batch: EchoBatch, epoch: int, step: int) -> Augmented:
+        """Bring a share to the device and change it at random, as the places of its recordings in the batch decide."""
         waveform = batch.waveform.to(self.device, non_blocking=True)
         gt = batch.depth.to(self.device, non_blocking=True)
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
-        chances = [generator(settings.seed, epoch, step, place) for place in places]
-        changed = augment(waveform, gt, self.config.audio.sample_rate, self.config.data, chances)
-        taken = (epoch - 1) * self.steps + step
-        rate = learning_rate(taken, settings.epochs * self.steps, settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        before = [statistic.clone() for statistic in self._statistics]
-        sums = torch.zeros(4, device=self.device)
-        for part, share in enumerate(self._shares(changed.depth)):
-            last = part == self.parts - 1
-            with nullcontext() if last else self._alone():
-                sums += self._backward(Augmented(*(t[part :: self.parts] for t in changed)), epoch, share)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
-        fault = self.processes.mean(1 - torch.isfinite(norm + sums.sum()).float()) > 0
-        for statistic, old in zip(self._statistics, before, strict=True):
-            statistic.copy_(torch.where(fault, old, statistic))
-        self.optimizer.found_inf = fault.float()  # type: ignore[attr-defined]  # a fused optimiser then does nothing
-        # On MPS it took all steps until June 2026 (PyTorch's pull request 186360): the CPU waits there to know.
-        if self.device.type != "mps" or not fault:
-            self.optimizer.step()
-        if self._mean:
-            self._mean.update(taken + 1)
-        self._suspects.append((fault, batch.ids))
-        return torch.where(fault, 0, torch.cat([sums, sums.new_ones(1)]))
+        chances = [generator(self.config.trainer.seed, epoch, step, place) for place in places]
+        return augment(waveform, gt, self.config.audio.sample_rate, self.config.data, chances)
 
-    def faults(self) -> list[list[str]]:
-        """This process's recordings in each step at fault since this was last asked; waits for the device."""
-        found = [ids for fault, ids in self._suspects if fault]
-        self._suspects = []
-        return found
-
-    def _shares(self, gt: Tensor) -> Tensor:
-        """The share of all measured pixels that each part has, (parts,): what its mean weighs in that of the batch."""
+    def _pixel_shares(self, gt: Tensor) -> Tensor:
+        """Return each part's share of all measured pixels, (parts,): the weight of its mean in that of the batch."""
         if self.parts == 1:
             return gt.new_ones(1)
         measured = torch.stack([(gt[part :: self.parts] > 0).sum() for part in range(self.parts)])
         counts = self.processes.mean(measured.float())
         return counts / counts.sum().clamp(min=1e-6)
 
-    def _backward(self, part: Augmented, epoch: int, share: Tensor) -> Tensor:
-        """Add a part's gradients to the others; returns its loss and terms, (4,), as shares of the batch's."""
-        features = self.model.features(part.waveform)
-        if self.config.data.stretch:
-            features = stretch(features, part.size, part.emitted)
-        with mixed_precision(self.config.trainer.precision, self.device):
-            decomposition = self._network(features, self.detaches(epoch))
-        terms: LossTerms
-        total, terms = self.loss(*decomposition, part.depth)
-        (total * share).backward()
-        return torch.stack([total, *terms]).detach() * share
+    def _gradients_stay_here(self, part: int) -> AbstractContextManager[Any]:
+        """Average gradients over the processes in the last part alone, when all of them have been added up."""
+        if self.processes.world == 1 or part == self.parts - 1:
+            return nullcontext()
+        within: AbstractContextManager[Any] = self.network.no_sync()  # type: ignore[operator]
+        return within
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Where gradients are kept for now, and not yet averaged over the processes."""
-        return self._shared.no_sync() if self._shared else nullcontext()
+    def _change_weights(self, fault: Tensor) -> None:
+        """Let the optimiser take its step unless there was a fault."""
+        self.optimizer.found_inf = fault.float()  # type: ignore[attr-defined]  # a fused optimiser then does nothing
+        # On MPS it took all steps until June 2026 (PyTorch's pull request 186360): the CPU waits there to know.
+        if self.device.type != "mps" or not fault:
+            self.optimizer.step()
+
+
+def make_step(
+    model: DepthNet,
+    optimizer: torch.optim.Optimizer,
+    config: Config,
+    steps: int,
+    least: int,
+    processes: Processes = ALONE,
+) -> TrainingStep:
+    """Make the update that the settings describe, with its loss and the mean of the weights; see `TrainingStep`."""
+    # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
+    loss = (
+        make_loss(config.loss, processes.mean) if model.has_residual else PlainLoss(config.loss.recon, processes.mean)
+    )
+    span = config.trainer.average * steps
+    average = WeightAverage(model, span) if span else None  # a copy of the plain network, before it is prepared
+    if config.trainer.recompute:
+        checkpoint_activations(model)
+    network = _prepared(model, config.trainer.compile, processes)
+    return TrainingStep(model, network, loss, optimizer, average, config, steps, least, processes)
+
+
+def _prepared(model: DepthNet, compiled: bool, processes: Processes) -> nn.Module:
+    """Let several processes average a network's gradients, and compile it."""
+    network: nn.Module = model
+    if processes.world > 1:
+        device = next(model.parameters()).device
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the keyword's next name, which older versions lack
+            network = DistributedDataParallel(
+                model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            )
+    if not compiled:
+        return network
+    leave_uncompiled(network)
+    return cast(nn.Module, torch.compile(network))

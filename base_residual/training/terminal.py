@@ -1,35 +1,39 @@
-"""What the terminal shows while a run works: a line per epoch, and progress."""
+"""What the terminal shows while a run works: a line per epoch, and progress bars beneath the lines."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
 from base_residual.losses import LOSS_NAMES
-from base_residual.plots.console import plain_console
 from base_residual.training.trackers import Tracker
+
+REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch with its validation fits into them
 
 
 def epoch_line(record: Record) -> str:
-    """The line that every epoch prints, at most 80 columns wide."""
+    """Return the line that every epoch prints, at most 80 columns wide."""
     total, recon, base, sparse = (record[f"train/loss_{name}"] for name in LOSS_NAMES)
     losses = f"Loss={total:.2f} (recon={recon:.2f}, base={base:.2f}, sparse={sparse:.2f})"
     return f"Epoch {record['epoch']:.0f}: {losses}  val rmse {record['val/rmse']:.3f} m"
 
 
 class ConsoleTracker(Tracker):
-    """The epoch lines, and what is done once before them.
+    """Print the epoch lines, and what is done once before them.
 
     Args:
-        console: where to print.
+        console: where to print; default: standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or plain_console()
+        self._console = console or Console(highlight=False, markup=False)
         self._told: set[str] = set()
         self._picture: Path | None = None
 
@@ -51,26 +55,114 @@ class ConsoleTracker(Tracker):
             self._console.print(f"First picture: {self._picture}", soft_wrap=True)
 
 
+class ProgressTracker(ConsoleTracker):
+    """Print the epoch lines, and draw two bars beneath them: one for all epochs, one for what is being done.
+
+    The figures beside the bars are those of the last finished epoch: the losses of a step would have to be waited for.
+
+    Args:
+        console: a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._epochs = 0
+        self._figures = ""
+        self._whole: TaskID | None = None  # the bar of all epochs
+        self._part: TaskID | None = None  # the bar beneath it
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=console,
+            refresh_per_second=2,
+            speed_estimate_period=REMEMBERED,
+            transient=True,
+            # What others print meanwhile, a warning for example, goes above the bars, unless it leads elsewhere.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        self._bars.start()
+        if what not in self._told:
+            self._new_part(what, total)
+        super().preparing(what, done, total)
+        self._show_part(what, done)
+
+    def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
+        super().start(config, run_dir, history)
+        self._epochs, self._figures = config.trainer.epochs, _figures(history)
+        self._new_part("Starting", None)
+        self._bars.start()
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        whole, past = f"Epoch {epoch} of {self._epochs}", (epoch - 1) * steps + done
+        if self._whole is None:  # a run that goes on has steps behind it, which tell nothing about its pace
+            self._new_part("Starting", steps)
+            self._whole = self._bars.add_task(
+                whole, completed=past - 1, total=self._epochs * steps, figures=self._figures
+            )
+        self._bars.update(self._whole, description=whole, completed=past, figures=self._figures)
+        if done == 1:
+            self._new_part("Starting", steps)
+        self._show_part(f"Step {done} of {steps}" if done < steps else "Validating", done)
+
+    def epoch(self, history: list[Record]) -> None:
+        self._figures = _figures(history)
+        if self._whole is not None:
+            self._bars.update(self._whole, figures=self._figures)
+        if len(history) == self._epochs:
+            self._new_part("Testing", None)
+        super().epoch(history)
+
+    def close(self) -> None:
+        self._bars.stop()
+
+    def _new_part(self, what: str, total: int | None) -> None:
+        """Begin the lower bar anew, with a pace of its own; without a total it only pulses."""
+        if self._part is not None:
+            self._bars.remove_task(self._part)
+        self._part = self._bars.add_task(what, total=total, figures="")
+
+    def _show_part(self, what: str, done: int) -> None:
+        if self._part is not None:
+            self._bars.update(self._part, description=what, completed=done)
+
+
+def _figures(history: list[Record]) -> str:
+    """Return the last finished epoch's loss and validation rmse, and the best rmse."""
+    if not history:
+        return ""
+    errors = [record["val/rmse"] for record in history]
+    best = int(np.argmin(errors))
+    loss = history[-1]["train/loss_total"]
+    return f"loss {loss:.2f}, rmse {errors[-1]:.3f} m, best {errors[best]:.3f} in {best + 1}"
+
+
 def terminal_tracker(console: Console | None = None, live: bool | None = None) -> ConsoleTracker:
-    """Who tells a terminal how a run goes.
+    """Make the one that tells a terminal how a run goes.
 
     Args:
         console: where to print; default: standard output.
-        live: whether to draw a view of the run below the lines; default: in a terminal that can.
+        live: whether to draw bars below the lines; default: in a terminal that can.
 
     Raises:
-        ConfigError: a view is asked for where there is no terminal.
+        ConfigError: bars are asked for where there is no terminal.
     """
-    from base_residual.training.live import LiveTracker, drawable
-
-    console = console or plain_console()
-    if live and not console.file.isatty():
+    console = console or Console(highlight=False, markup=False)
+    drawable = console.file.isatty()  # Rich takes a file for a terminal where the environment says FORCE_COLOR
+    if live and not drawable:
         raise ConfigError("--live draws in a terminal, and the output leads elsewhere. Leave it out to get lines.")
-    return LiveTracker(console) if live or (live is None and drawable(console)) else ConsoleTracker(console)
+    if live is None:
+        live = drawable and console.is_interactive
+    return ProgressTracker(console) if live else ConsoleTracker(console)
 
 
 def spoken(seconds: float) -> str:
-    """A time in its two largest units."""
+    """Return a time in its two largest units."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     whole = round(seconds)

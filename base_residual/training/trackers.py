@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -15,9 +15,6 @@ from base_residual.config.schema import Config
 from base_residual.errors import MissingExtraError, RunError
 from base_residual.files.atomic import replacing
 from base_residual.files.json import as_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger("base_residual")
 
@@ -33,11 +30,6 @@ class Tracker:
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """`done` of `steps` batches of an epoch are through."""
-
-    def losses(self, sums: Tensor) -> None:
-        """After each step: the epoch's losses so far (total, recon, base, sparse) and the number of steps that they are
-        the sums of, (5,), on the device; who reads them waits for it.
-        """
 
     def epoch(self, history: list[Record]) -> None:
         """An epoch is over; its record is the last one."""

@@ -9,11 +9,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from base_residual.models.network import DepthNet
 
 
-class RunningMean:
-    """A copy of a network, in evaluation mode, whose weights and statistics are a mean over the last steps.
+class WeightAverage:
+    """Hold a copy of a network, in evaluation mode, whose weights and statistics are a mean over the last steps.
 
     Late steps weigh most, by an exponential (after Polyak and Juditsky, SIAM J. Control and Optimization 30(4), 1992,
-    whose mean is over all steps).
+    whose mean is over all steps). PyTorch's AveragedModel copies the weights at its first update and counts updates by
+    itself: it would begin anew in every run that is resumed.
 
     Args:
         model: the network in training, on its device.
@@ -28,6 +29,6 @@ class RunningMean:
         self._mean, self._latest = [mean[name] for name in names], [latest[name] for name in names]
 
     def update(self, steps: int) -> None:
-        """Take in what the latest of `steps` steps has made of the network; the mean of few steps is over those."""
+        """Take in the weights after the latest of `steps` steps; the mean of few steps is over those."""
         average = get_ema_multi_avg_fn(min(self._keep, steps / (steps + 9)))
         average(self._mean, self._latest, None)

@@ -18,9 +18,9 @@ from base_residual.models.factory import create_model
 from base_residual.models.network import DepthNet
 from base_residual.training.batches import Batches
 from base_residual.training.optimisation import generator, learning_rate, make_optimizer
-from base_residual.training.step import Updater
+from base_residual.training.step import TrainingStep, make_step
 from base_residual.training.trainer import mean_depth
-from base_residual.training.weight_average import RunningMean
+from base_residual.training.weight_average import WeightAverage
 
 Values = dict[str, Any]
 Array = NDArray[np.float64]
@@ -121,7 +121,7 @@ def running_means() -> Values:
         weight = next(model.parameters())
         with torch.no_grad():
             weight.zero_()
-            mean, found = RunningMean(model, span), []
+            mean, found = WeightAverage(model, span), []
             for step in range(8):
                 weight.fill_(step + 1.0)
                 mean.update(step + 1)
@@ -130,10 +130,10 @@ def running_means() -> Values:
     return values
 
 
-def _updater(*layers: Layer) -> tuple[DepthNet, Updater, Config]:
+def _updater(*layers: Layer) -> tuple[DepthNet, TrainingStep, Config]:
     config = small(*layers)
     model = filled(create_model(config), LEARNING).train()
-    return model, Updater(model, make_optimizer(model, config.trainer), config, steps=4, least=6), config
+    return model, make_step(model, make_optimizer(model, config.trainer), config, steps=4, least=6), config
 
 
 def _by_tensor(name: str, tensors: dict[str, Array]) -> Values:

@@ -1,0 +1,87 @@
+"""What a run has come to, for programs, notebooks and evaluation.json."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from base_residual.config.run_layout import BEST, Record
+from base_residual.evaluation import Criterion, criteria_table
+from base_residual.evaluation.blind import blind_lines
+from base_residual.metrics import Evaluation
+from base_residual.plots.display import show
+from base_residual.plots.figures import as_png
+from base_residual.training.curves import history_figure
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Hold what a run has come to.
+
+    Attributes:
+        run_dir: folder with all that it wrote.
+        history: one record per epoch, as in metrics.jsonl.
+        best_epoch: the epoch with the lowest validation rmse, whose weights are in best.safetensors.
+        test: figures of those weights on the test split.
+        blind: test rmse of the training set's mean map and of its best constant, in metres.
+        criteria: the success criteria.
+        picture: the last decomposition picture.
+    """
+
+    run_dir: Path
+    history: list[Record]
+    best_epoch: int
+    test: Evaluation
+    blind: dict[str, float]
+    criteria: list[Criterion]
+    picture: Path
+
+    @property
+    def best(self) -> Record:
+        """Return the record of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what evaluation.json says and where things are, ready for JSON."""
+        return evaluation_report(self.test, self.blind, self.criteria) | {
+            "best_epoch": self.best_epoch,
+            "epochs": len(self.history),
+            "best": self.best,
+            "run_dir": str(self.run_dir),
+            "checkpoint": str(self.run_dir / BEST),
+            "picture": str(self.picture),
+        }
+
+    def plot(self) -> None:
+        """Draw the curves at once: in a notebook beneath the cell, else in the system's picture viewer.
+
+        Raises:
+            RunError: there is nothing to show them in.
+        """
+        show(history_figure(self.history, self.run_dir.name))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows where a cell ends with a result: curves, figures, success criteria."""
+        lowest = f"validation rmse {self.best['val/rmse']:.3f} m"
+        best = f"The best of {len(self.history)} epochs is {self.best_epoch}, {lowest}."
+        curves = b64encode(as_png(history_figure(self.history))).decode()
+        return "".join(
+            [
+                f"<p><b>{escape(str(self.run_dir))}</b><br>{escape(best)}</p>",
+                f'<img alt="loss and validation rmse over the epochs" style="max-width:100%" '
+                f'src="data:image/png;base64,{curves}">',
+                "<p><b>Test split</b></p>",
+                self.test._repr_html_(),
+                *(f"<p>{escape(line)}</p>" for line in blind_lines(self.test.metrics["rmse"], self.blind)),
+                "<p><b>Success criteria</b></p>",
+                criteria_table(self.criteria, title="").to_html(),
+            ]
+        )
+
+
+def evaluation_report(found: Evaluation, blind: dict[str, float], criteria: list[Criterion]) -> dict[str, Any]:
+    """Return the test split's figures, blind guesses and success criteria, as evaluation.json has them."""
+    return found.as_dict() | {"split": "test", "blind_rmse": blind, "criteria": [c._asdict() for c in criteria]}

@@ -1,0 +1,90 @@
+"""What the benchmarks share: where figures come from, tables in Markdown, JSON with its tables beside it, mistakes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+
+from base_residual.errors import BaseResidualError
+from base_residual.files.atomic import replacing
+from base_residual.machine import device_name
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+VERDICTS = {True: "met", False: "**not met**", None: ""}
+
+
+class Target(NamedTuple):
+    """A target in words, what was measured, and whether it is met; None where that cannot be said."""
+
+    words: str
+    measured: str
+    met: bool | None
+
+
+def machine() -> str:
+    return f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def provenance(jobs: int = 0) -> dict[str, str]:
+    """Return where figures come from: the machine, with as many runs at once as there are jobs, and the commit."""
+    return {"machine": machine() + (f", {jobs} runs at once" if jobs else ""), "commit": commit()}
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of which is the heading, as a table in Markdown."""
+    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in ruled)
+
+
+def write(out: Path, result: Mapping[str, Any], text: str) -> None:
+    """Write a result as JSON, and its tables beside it."""
+    with replacing(out) as aside:
+        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with replacing(out.with_suffix(".md")) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """Return a parser of options that shows a script's docstring as it is written."""
+    return argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def whole(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not whole(text):
+        raise argparse.ArgumentTypeError("expected is at least 1")
+    return int(text)
+
+
+def refuse(why: str) -> NoReturn:
+    """End with one sentence, as the package's commands do."""
+    print(f"Error: {why}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script; an error of the package ends it with one sentence."""
+    try:
+        main()
+    except BaseResidualError as error:
+        refuse(str(error))
