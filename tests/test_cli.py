@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,11 @@ from typer.testing import CliRunner
 
 import base_residual.deploy.onnx
 from base_residual import __version__, load_model
+from base_residual.cli.help_pages import write_parameters
 from base_residual.cli.main import app
-from base_residual.cli.output import Output
+from base_residual.cli.printer import Printer
 from base_residual.config.resolve import make_config
+from base_residual.config.schema import setting_field
 from base_residual.deploy.predict import predict_files
 from base_residual.errors import DataError, TrainingInterrupted
 from base_residual.training.trainer import Trainer
@@ -580,7 +584,7 @@ def test_every_result_can_be_read_by_a_program(
 
 
 def test_what_is_no_number_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(as_json=True, quiet=True).json({"smoothness": float("nan"), "far": float("inf"), "path": Path("a")})
+    Printer(as_json=True, quiet=True).json({"smoothness": float("nan"), "far": float("inf"), "path": Path("a")})
     assert json.loads(capsys.readouterr().out) == {"smoothness": None, "far": None, "path": "a"}
 
 
@@ -742,6 +746,23 @@ def test_help_waits_for_no_heavy_import(arguments: list[str], unwanted: set[str]
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_setting_of_an_option_has_a_field_of_the_same_kind() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    settings = [each for command in commands.values() for each in getattr(command.callback, "settings", {}).values()]
+    assert {setting.key for setting in settings} >= {("loss", "lambda_base"), ("simulation", "train_rooms")}
+    for setting in settings:
+        default = setting_field(*setting.key).get_default()
+        assert default is None or isinstance(default, setting.kind), setting.key
+
+
+def test_an_option_without_a_panel_is_shown_among_the_options() -> None:
+    option = SimpleNamespace(param_type_name="option", get_help_record=lambda _: ("--help", "Show this."))
+    shown: list[object] = []
+    formatter = SimpleNamespace(section=lambda name: nullcontext(shown.append(name)), write_dl=shown.extend)
+    write_parameters([option], None, formatter)  # as the help's own option is in Typer up to 0.24
+    assert shown == ["Options", ("--help", "Show this.")]
 
 
 def test_the_defaults_in_the_help_are_those_in_force() -> None:
