@@ -153,7 +153,7 @@ class LossConfig(Section):
         ge=0,
         le=1,
         exclude=True,  # what acts, and is written, is the kernel that it comes to
-        description="Side of the low-pass box as a share of the map's side, in place of lowpass_kernel.",
+        description="Side of the low-pass box as a share of the map's side, 0 to 1; in place of lowpass_kernel.",
         json_schema_extra={"implied": "1/16"},
     )
     lowpass_kernel: int = Field(
