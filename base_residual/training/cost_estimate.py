@@ -24,8 +24,8 @@ from base_residual.models.network import DepthNet
 from base_residual.training.optimisation import make_optimizer
 from base_residual.training.step import LESS_MEMORY, make_step
 
-FEW = 4  # recordings in the steps that warm up, and tell how many the timed ones can have
-BUDGET = 5.0  # seconds that a timed step may take; one with all recordings of a batch may take as long as it does
+FEW = 4  # recordings in the step that warms up
+PATIENCE = 5.0  # seconds that a step may take and still be followed by another one, of which the faster counts
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ def estimate(config: Config) -> Estimate:
     recordings = count_recordings(config)
     batch_size = min(config.trainer.batch_size, recordings["train"] if recordings else config.trainer.batch_size)
     model = create_model(config).to(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     try:
-        count, step_s, memory = _time_steps(config, model, batch_size)
-        samples = made_up(config, min(count, math.ceil(batch_size / config.trainer.accumulate)))
+        step_s = _time_step(config, model, batch_size)
+        samples = made_up(config, math.ceil(batch_size / config.trainer.accumulate))
         evaluation_s = _seconds(lambda: evaluate(model, samples, batch_size=len(samples)), device) / len(samples)
     except RuntimeError as error:
         if not out_of_memory(error):
@@ -106,9 +108,9 @@ def estimate(config: Config) -> Estimate:
         evaluation_s=evaluation_s,
         epoch_s=epoch_s,
         total_s=total_s,
-        memory_mib=memory,
-        memory_basis=f"{'measured' if count == batch_size else f'from a step of {count}'}: {held}",
-        time_basis=f"measured: steps of {count} made-up recordings; without reading, preparing and pictures",
+        memory_mib=peak_memory(device),
+        memory_basis=f"measured: {held}",
+        time_basis="measured on made-up recordings; without reading, preparing and pictures",
     )
 
 
@@ -141,13 +143,8 @@ def made_up(config: Config, count: int) -> list[EchoSample]:
     ]
 
 
-def _time_steps(config: Config, model: DepthNet, batch_size: int) -> tuple[int, float, float | None]:
-    """Time steps with a whole batch, or with as many recordings as a step can take in good time.
-
-    Returns:
-        Recordings in these steps; seconds for a step with `batch_size`; MiB at the peak of one.
-    """
-    device = next(model.parameters()).device
+def _time_step(config: Config, model: DepthNet, batch_size: int) -> float:
+    """Return the seconds that a step with a whole batch takes, after a small one that warms up."""
     plain = config.model_copy(update={"trainer": config.trainer.model_copy(update={"compile": False})})
     step = make_step(model, make_optimizer(model, plain.trainer), plain, steps=1, least=batch_size)
     samples = made_up(config, batch_size)
@@ -155,20 +152,11 @@ def _time_steps(config: Config, model: DepthNet, batch_size: int) -> tuple[int, 
 
     def timed(count: int) -> float:
         batch = collate(samples[:count])
-        return _seconds(lambda: step.update(batch, epoch=1, step=0), device)
+        return _seconds(lambda: step.update(batch, epoch=1, step=0), step.device)
 
-    few = min(FEW * step.parts, batch_size)
-    per_recording = min(timed(few), timed(few)) / few
-    before = peak_memory(device)
-    affordable = int(BUDGET / per_recording) // step.parts * step.parts
-    count = max(few, min(batch_size, affordable))
-    taken = timed(count)
-    if taken < BUDGET / 2:
-        taken = min(taken, timed(count))
-    after = peak_memory(device)
-    if few < count < batch_size and before is not None and after is not None:
-        after += (after - before) * (batch_size - count) / (count - few)  # each recording takes as much as another
-    return count, taken * batch_size / count, after
+    timed(min(FEW * step.parts, batch_size))
+    taken = timed(batch_size)
+    return min(taken, timed(batch_size)) if taken < PATIENCE else taken
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -22,6 +22,7 @@ from base_residual.data.sample import EchoDataset, abbreviate_names, check_split
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
+from base_residual.losses import LOSS_NAMES
 from base_residual.machine import resolve_device
 from base_residual.metrics import Evaluation
 from base_residual.models.factory import create_model, load_checkpoint
@@ -297,9 +298,7 @@ def epoch_record(epoch: int, losses: Sequence[float], step: TrainingStep, found:
         found: figures of the validation.
     """
     record: Record = {"epoch": epoch}
-    record |= {
-        f"train/loss_{name}": value for name, value in zip(("total", "recon", "base", "sparse"), losses, strict=True)
-    }
+    record |= {f"train/loss_{name}": value for name, value in zip(LOSS_NAMES, losses, strict=True)}
     record |= {f"train/lambda_{name}": value for name, value in step.loss.weights._asdict().items()}
     return record | {f"val/{name}": value for name, value in (found.metrics | found.decomposition).items()}
 
