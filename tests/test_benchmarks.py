@@ -62,7 +62,7 @@ def refused(
 def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
     campaign: Callable[..., Path], refused: Callable[..., str]
 ) -> None:
-    other = ("--seeds", "1", "--rooms", "8", "--test-seed", "5")
+    other = ("--seeds", "1", "--rooms", "6", "--test-seed", "5")
     out = campaign("--models", "unet", *other)
     searched = json.loads(out.read_text())["models"]["unet"]
     assert str(searched["learning_rate"]) in searched["rates_tried"]
@@ -78,7 +78,7 @@ def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
         assert len(summary["val_rmse"]) == 1
     assert 0 < result["hours"] < 1
     assert result["budget"]["quick"] is True
-    assert result["budget"]["train_rooms"] == 8
+    assert result["budget"]["train_rooms"] == 6
     assert result["budget"]["test_seeds"] == {"standard": 5, "hard": 5}
     assert out.with_suffix(".png").exists()
     assert "holds figures of another budget" in refused("--quick", "--out", out)
