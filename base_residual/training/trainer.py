@@ -56,7 +56,9 @@ class Trainer:
 
     Args:
         config: settings; default: the package's, on simulated rooms.
-        train, val, test: datasets to use instead of those that the configuration names.
+        train: dataset to train on, instead of the one that the configuration names.
+        val: the same, to validate on.
+        test: the same, to test on.
         resume: go on where the run's saved state ends; begin where there is none.
         overwrite: remove what an earlier run of the same name has left, once this one can begin.
         trackers: who is told how it goes, beyond those that the configuration asks for; default: the terminal.
