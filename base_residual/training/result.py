@@ -1,4 +1,4 @@
-"""What a run has come to, for programs, notebooks and evaluation.json."""
+"""The result of a run, for programs, notebooks and evaluation.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run works: a line per epoch, and progress bars beneath the lines."""
+"""The terminal's view of a run: a line per epoch, and progress bars beneath the lines."""
 
 from __future__ import annotations
 
