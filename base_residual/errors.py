@@ -38,7 +38,7 @@ class TrainingInterrupted(BaseResidualError):  # noqa: N818 - not a mistake
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is short; PyTorch says so in one way for a card, in another for a CPU."""
+    """Return whether an error says that memory is short; PyTorch words it differently for a card and a CPU."""
     said = f"{type(error).__name__}: {error}"
     return any(words in said for words in ("MemoryError", "out of memory", "can't allocate memory"))
 
