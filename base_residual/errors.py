@@ -38,7 +38,7 @@ class TrainingInterrupted(BaseResidualError):  # noqa: N818 - not a mistake
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, of a card or of the machine; PyTorch says so in a way of its own for each."""
+    """Return whether an error says that memory is short; PyTorch words it differently for a card and a CPU."""
     said = f"{type(error).__name__}: {error}"
     return any(words in said for words in ("MemoryError", "out of memory", "can't allocate memory"))
 

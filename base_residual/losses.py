@@ -32,6 +32,9 @@ class LossTerms(NamedTuple):
     sparse: Tensor
 
 
+LOSS_NAMES = ("total", *LossTerms._fields)
+"""Names of the loss and of its terms in records, figures and tables."""
+
 # The first design's weights, fixed and adaptive.
 FIXED_WEIGHTS = LossWeights(recon=1.0, base=0.8, sparse=0.2)
 WARMUP_WEIGHTS = LossWeights(recon=0.5, base=1.5, sparse=0.3)

@@ -14,7 +14,7 @@ from torch import Tensor
 from base_residual.errors import ShapeError
 from base_residual.files.json import Number
 from base_residual.losses import low_pass
-from base_residual.plots.display import html_table
+from base_residual.plots.tables import Table
 
 MIN_PREDICTION = 0.001  # metres; predictions are clipped to it and to max_depth first
 CACHED_PIXELS = 2**18  # that a CPU works on at a time: more leave its cache, with fewer it waits for PyTorch to start
@@ -259,6 +259,10 @@ class Evaluation:
         figures = {name: self.metrics[name] for name in DEPTH_METRICS} | self.decomposition
         return [(name, with_unit(name, value), better[name]) for name, value in figures.items()]
 
+    def table(self, title: str = "") -> Table:
+        """Return the figures as a table."""
+        return Table(title, ("figure", "value", "better"), self.rows(), right=(1,))
+
     def protocol_line(self) -> str:
         """Return in one line how the figures were taken, and over how many images."""
         images, without = self.metrics["images"], self.metrics["images_without_depth"]
@@ -267,7 +271,7 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows where a cell ends with an evaluation."""
-        return f"{html_table(('figure', 'value', 'better'), self.rows())}<p>{escape(self.protocol_line())}</p>"
+        return f"{self.table().to_html()}<p>{escape(self.protocol_line())}</p>"
 
 
 def with_unit(name: str, value: float) -> str:

@@ -1,7 +1,7 @@
 """Train the package's default, its own network without the decomposition, and the field's recipes on the same rooms.
 
 One command searches each model's learning rate, trains it with every seed for the same number of epochs, tests the
-weights of the best validation epoch on two splits that nothing is chosen by, and writes a table, a figure and JSON.
+weights of the best validation epoch on two splits that nothing is chosen by, and writes JSON and a figure.
 With --ablations it trains variants of the default instead, for fewer epochs, and judges them on validation rooms.
 Runs that are complete, with the same settings, are kept, so that a campaign that was stopped goes on where it ended.
 Models and variants that are not asked for keep the figures that an earlier call with the same budget has written, and
@@ -14,7 +14,7 @@ the commit that they were trained at.
     python benchmarks/accuracy.py --rooms 4500 --epochs 8 --test-seed 3 --out FILE  # more rooms, others to test in
     python benchmarks/accuracy.py --size 256 --out FILE    # maps of full size, for a graphics card
     python benchmarks/accuracy.py --ablations              # results/ablations.json
-    python benchmarks/accuracy.py --ablations kernel-2 kernel-6  # these rows alone
+    python benchmarks/accuracy.py --ablations kernel-2 kernel-6  # these variants alone
     python benchmarks/accuracy.py --quick                  # all models on a few tiny rooms, in some minutes
 """
 
@@ -23,8 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from campaign import (
     report,
     summarise,
 )
-from reporting import RESULTS, VERDICTS, Target, parser, positive, provenance, refuse, run_script, table, whole, write
+from reporting import RESULTS, parser, positive, provenance, refuse, run_script, whole, write
 
 from base_residual.config.presets import FRONT_END_DEFAULTS, PRESETS, SIZES, Layer
 from base_residual.config.resolve import make_config, merge
@@ -98,103 +97,8 @@ RATES = (0.001, 0.002, 0.004)
 SEARCH_EPOCHS = 4
 
 
-def epochs_to_unet(summary: Mapping[str, Any], models: Mapping[str, Any]) -> str:
-    """Return the epochs that a model took to the U-Net's best, and the U-Net to its own; empty without the U-Net."""
-    if "unet" not in models:
-        return ""
-    epochs = epochs_to_its_best(summary) if summary is models["unet"] else summary["epochs_to_baseline"]
-    return "never" if epochs is None else f"{epochs:.1f}"
-
-
-def epochs_to_its_best(summary: Mapping[str, Any]) -> float:
-    """Return the epochs until a model's lowest validation rmse, mean of the seeds."""
-    return statistics.fmean(1 + curve.index(min(curve)) for curve in summary["val_rmse"])
-
-
-def targets(models: Mapping[str, Any]) -> list[Target]:
-    """Return the targets that the models at hand can decide; met is None where the budget was too short to say."""
-    default = models["default"]
-    found: list[Target] = []
-    mean = {
-        name: default[name]["mean"] for name in default if isinstance(default[name], dict) and "mean" in default[name]
-    }
-    if "unet" in models:
-        unet = models["unet"]
-        ahead = 1 - mean["rmse"] / unet["rmse"]["mean"]
-        found.append(Target("rmse at least 20 % below the field's recipe", f"{ahead:.1%} below", ahead >= 0.2))
-        operations = default["gflops"] / unet["gflops"]
-        found.append(Target("at no more than half its operations", f"{operations:.3f} of them", operations <= 0.5))
-    if "plain" in models:
-        ahead = 1 - mean["rmse"] / models["plain"]["rmse"]["mean"]
-        words = "rmse at least 5 % below the same network without the decomposition"
-        found.append(Target(words, f"{ahead:.1%} below", ahead >= 0.05))
-    if "unet" in models:
-        needed = epochs_to_its_best(models["unet"])
-        reached = default["epochs_to_baseline"]
-        said = f"{'never' if reached is None else f'{reached:.1f}'} against {needed:.1f}"
-        met = reached is not None and reached <= 0.75 * needed
-        found.append(Target("at least 25 % fewer epochs to the field's best", said, met))
-    late = [min(curve[:20]) / min(curve) - 1 for curve in default["val_rmse"] if len(curve) > 20]
-    words = "best of the first 20 epochs within 2 % of the best of the run"
-    open_words = f"open, the runs have {len(default['val_rmse'][0])} epochs"
-    found.append(Target(words, f"{max(late):.1%}" if late else open_words, max(late) <= 0.02 if late else None))
-    found += [
-        Target("base_smoothness below 0.1", f"{mean['base_smoothness']:.4f}", mean["base_smoothness"] < 0.1),
-        Target(
-            "base never negative",
-            f"smallest {mean['base_positive']:.3f} m, mean of the seeds",
-            mean["base_positive"] >= 0,
-        ),
-        Target("mean abs(residual) below 1 m", f"{mean['residual_abs_mean']:.3f} m", mean["residual_abs_mean"] < 1),
-        Target("residual_gain above 5 %", f"{mean['residual_gain']:.1%}", mean["residual_gain"] > 0.05),
-        Target(
-            "residual_detail_corr above 0.3", f"{mean['residual_detail_corr']:.3f}", mean["residual_detail_corr"] > 0.3
-        ),
-    ]
-    for name in ("unet", "plain"):
-        if name in models:
-            ahead = 1 - default["hard"]["rmse"]["mean"] / models[name]["hard"]["rmse"]["mean"]
-            found.append(Target(f"ahead of {name} on the harder rooms", f"{ahead:.1%} below", ahead > 0))
-    return found
-
-
-def model_markdown(models: Mapping[str, Any]) -> str:
-    """Return the figures, and what they say of the targets, as tables for the documentation."""
-
-    def both(part: Mapping[str, Any], name: str, digits: int = 3) -> str:
-        if name not in part:
-            return ""
-        return f"{part[name]['mean']:.{digits}f} ± {part[name]['std']:.{digits}f}"
-
-    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "rmse (m)": lambda s: both(s, "rmse"),
-        "mae (m)": lambda s: both(s, "mae"),
-        "hard rooms rmse (m)": lambda s: both(s["hard"], "rmse"),
-        "abs_rel": lambda s: both(s, "abs_rel"),
-        "delta1": lambda s: both(s, "delta1"),
-        "base_rmse (m)": lambda s: both(s, "base_rmse"),
-        "residual_gain": lambda s: both(s, "residual_gain"),
-        "residual_detail_corr": lambda s: both(s, "residual_detail_corr"),
-        "mean abs(residual) (m)": lambda s: both(s, "residual_abs_mean", 4),
-        "base_smoothness": lambda s: both(s, "base_smoothness", 4),
-        "epochs to the U-Net's best": partial(epochs_to_unet, models=models),
-        "GFLOPs": lambda s: f"{s['gflops']:.2f}",
-        "parameters": lambda s: f"{s['parameters'] / 1e6:.2f} M",
-        "learning rate": lambda s: f"{s['learning_rate']:g}",
-    }
-    rows = [["", *models]]
-    rows += [[name, *(cell(summary) for summary in models.values())] for name, cell in columns.items()]
-    text = table(rows)
-    if "default" in models:
-        verdicts = VERDICTS | {None: "open"}
-        text += "\n" + table(
-            [["target", "measured", ""], *([t.words, t.measured, verdicts[t.met]] for t in targets(models))]
-        )
-    return text
-
-
 def compare_models(options: argparse.Namespace) -> None:
-    """Write the main table: every model with its best rate and all seeds."""
+    """Write the figures of every model with its best rate and all seeds."""
     quick, names, seeds = options.quick, once(options.models or MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
     package = make_config(QUICK if quick else {})
@@ -234,12 +138,9 @@ def compare_models(options: argparse.Namespace) -> None:
     for summary in models.values():
         summary["epochs_to_baseline"] = epochs_to(statistics.fmean(best), summary["val_rmse"]) if best else None
     hours = sum(map(hours_of, [*short, *finished])) / options.jobs
-    text = model_markdown(models)
-    result = provenance(options.jobs) | {"hours": hours, "budget": budget, "models": models}
-    write(options.out, result, text)
+    write(options.out, provenance(options.jobs) | {"hours": hours, "budget": budget, "models": models})
     curves = {name: summary["val_rmse"] for name, summary in models.items()}
     save_figure(comparison_figure(curves), options.out.with_suffix(".png"))
-    print(text)
 
 
 def once(names: Iterable[str]) -> list[str]:
@@ -286,32 +187,7 @@ def ablate(options: argparse.Namespace) -> None:
         ]
         variants[name] = over_seeds(judged) | {"changed": ABLATIONS[name], "seeds": len(found)} | noted(found[0])
     variants = {name: variants[name] for name in ABLATIONS if name in variants}
-    result = provenance(options.jobs) | {"budget": budget, "variants": variants}
-    write(options.out, result, ablation_markdown(variants))
-
-
-def ablation_markdown(variants: Mapping[str, Any]) -> str:
-    """Return the ablations as a table for the documentation."""
-    rows = [
-        ["variant", "changed", "rmse (m)", "against default", "hard rooms (m)", "residual_gain", "corr", "smoothness"]
-    ]
-    reference = variants["default"]["rmse"]["mean"]
-    parts = {"residual_gain": ".1%", "residual_detail_corr": ".2f", "base_smoothness": ".3f"}  # a baseline has none
-    for name, variant in variants.items():
-        changed = [f"{s}.{key}={value}" for s, keys in variant["changed"].items() for key, value in keys.items()]
-        mean = {key: value["mean"] for key, value in variant.items() if isinstance(value, dict) and "mean" in value}
-        rmse = f"{mean['rmse']:.3f}" + (f" ± {variant['rmse']['std']:.3f}" if name == "default" else "")
-        rows.append(
-            [
-                name,
-                ", ".join(changed),
-                rmse,
-                f"{mean['rmse'] / reference - 1:+.1%}",
-                f"{mean['hard_rmse']:.3f}",
-                *(format(mean[part], form) if part in mean else "" for part, form in parts.items()),
-            ]
-        )
-    return table(rows)
+    write(options.out, provenance(options.jobs) | {"budget": budget, "variants": variants})
 
 
 def main() -> None:

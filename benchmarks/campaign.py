@@ -28,7 +28,12 @@ from base_residual.training.trainer import Trainer
 
 QUICK: Layer = {
     "data": {"output_size": 32, "max_depth": 8.0},
-    "simulation": {"train_rooms": 16, "val_rooms": 4, "test_rooms": 4, "poses": 1},
+    "simulation": {
+        "train_rooms": 8,
+        "val_rooms": 2,
+        "test_rooms": 2,
+        "poses": 1,
+    },  # so few that one process renders them
     "model": {"base_channels": 4},
     "trainer": {"epochs": 2, "batch_size": 8},
 }

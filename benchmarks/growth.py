@@ -94,8 +94,8 @@ def growth(root: Path, sizes: Sizes) -> dict[str, Any]:
     panels["processes"] = {"x": "processes, with one thread each", "y": "samples/s of training", "at": [1, 2]}
     panels["processes"]["series"] = {"package": [one, together], "runs that share nothing": [one, alone]}
     if LINUX:
-        counts = [SPLITS[split] * sizes.recordings for split in sizes.has_residual]
+        counts = [SPLITS[split] * sizes.recordings for split in sizes.splits]
         panels["memory"] = {"x": "recordings", "y": "peak memory (MB)", "at": counts}
         batch = max(1, sizes.batch // 8)  # so that the heap settles
-        panels["memory"]["series"] = memory(root, config, batch, sizes.has_residual)
+        panels["memory"]["series"] = memory(root, config, batch, sizes.splits)
     return panels

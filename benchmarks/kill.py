@@ -18,12 +18,12 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from reporting import RESULTS, parser, positive, provenance, refuse, run_script, table, whole, write
+from reporting import RESULTS, parser, positive, provenance, refuse, run_script, whole, write
 from safetensors import safe_open
 
 from base_residual.cli.main import app
@@ -170,16 +170,6 @@ def campaign(work: Path, kills: int, seed: int, scale: Scale) -> dict[str, Any]:
     }
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """Return the campaign as a table for the documentation."""
-    rows = [["killed while", "times"]]
-    rows += [[what, str(count)] for what, count in sorted(found["struck"].items())]
-    rows.append(["all", f"{found['kills']}, in {found['rounds']} runs"])
-    compared = f"{len(found['differing'])} of {found['rounds'] * found['files_compared']}"
-    rows += [["files that differ", compared], ["half-written files left", str(len(found["leftovers"]))]]
-    return table(rows)
-
-
 def main() -> None:
     offered = parser(__doc__)
     offered.add_argument("--kills", type=positive, default=50, help="how many attempts are killed (50)")
@@ -195,8 +185,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         kills, scale = (3, QUICK) if options.quick else (options.kills, Scale())
         found = campaign(Path(work), kills, options.seed, scale)
-    write(options.out, provenance() | found, markdown(found))
-    print("\n".join([markdown(found), *found["differing"], *found["leftovers"]]))
+    for path in [*found["differing"], *found["leftovers"]]:
+        print(path)
+    write(options.out, provenance() | found)
     raise SystemExit(1 if found["differing"] or found["leftovers"] else 0)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where figures come from, tables in Markdown, JSON with its tables beside it, mistakes."""
+"""What the benchmarks share: where figures come from, JSON, options and mistakes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,15 +18,6 @@ from base_residual.machine import device_name
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-VERDICTS = {True: "met", False: "**not met**", None: ""}
-
-
-class Target(NamedTuple):
-    """A target in words, what was measured, and whether it is met; None where that cannot be said."""
-
-    words: str
-    measured: str
-    met: bool | None
 
 
 def machine() -> str:
@@ -43,18 +34,11 @@ def provenance(jobs: int = 0) -> dict[str, str]:
     return {"machine": machine() + (f", {jobs} runs at once" if jobs else ""), "commit": commit()}
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows, the first of which is the heading, as a table in Markdown."""
-    ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(row)} |\n" for row in ruled)
-
-
-def write(out: Path, result: Mapping[str, Any], text: str) -> None:
-    """Write a result as JSON, and its tables beside it."""
+def write(out: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as JSON, of which `docs/tables.py` makes the tables of the documentation."""
     with replacing(out) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    with replacing(out.with_suffix(".md")) as aside:
-        aside.write_text(text, encoding="utf-8")
+    print(f"Wrote {out}.")
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:

@@ -2,8 +2,8 @@
 
 Both ways take turns in one process (A B A B ...), and a ratio is the median of the turns' ratios, so that whatever else
 the machine does slows both; that of several processes is of the medians of each. The recordings are generated: noise
-that decays, and slanted walls with holes, in the layout of BatVision V2, read from a warm page cache. Writes JSON and
-tables. A graphics card is measured where there is one.
+that decays, and slanted walls with holes, in the layout of BatVision V2, read from a warm page cache. A graphics card
+is measured where there is one.
 
     python benchmarks/speed.py            # the committed result, results/speed.json, in about twenty minutes
     python benchmarks/speed.py --quick    # a few tiny recordings and networks: shows that it runs
@@ -20,12 +20,12 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import reference
 import torch
 from growth import growth
-from reporting import RESULTS, VERDICTS, Target, parser, provenance, run_script, table, write
+from reporting import RESULTS, parser, provenance, run_script, write
 from timing import medians, over, reading, repeated, take_turns
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
@@ -53,7 +53,6 @@ from base_residual.models.factory import create_model
 from base_residual.models.network import DepthNet
 
 EPOCH = 1_911  # recordings of BatVision V2 to train on
-WAYS = ("reference", "default")  # to train
 
 
 def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
@@ -155,34 +154,6 @@ def named(sizes: Sizes) -> dict[str, dict[str, float | None]]:
     }
 
 
-# What came of it.
-
-
-class Goal(NamedTuple):
-    """A figure in words, what it is meant to be at least or at most, and its unit."""
-
-    words: str
-    least: float | None = None
-    most: float | None = None
-    unit: str = " times"
-
-
-GOALS = {
-    "loader_ratio": Goal("reading a prepared set", least=50),
-    "loader_spectrogram_ratio": Goal("reading it and making spectrograms of it"),
-    "first_epoch_ratio": Goal("preparing it and reading it once", least=1),
-    "train_ratio_default": Goal("training the default", least=10),
-    "echo_ratio": Goal("from one echo to a map"),
-    "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
-    "onnx_ms": Goal("from one echo to a map in ONNX Runtime", most=30, unit=" ms"),
-    "processes_ratio": Goal("training in two processes with a core each, of one", least=1.8),
-    "processes_share": Goal("the same, of two runs that share nothing"),
-    "simulate_per_s": Goal("simulated poses on all cores", least=100, unit="/s"),
-    "import_ratio": Goal("time to import the package, of that of torch alone", most=1.2),
-    "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
-}
-
-
 def headline(speeds: Mapping[str, Any], processes: Mapping[str, list[float]]) -> dict[str, float]:
     """Return the figures that have a target, and those beside them."""
     echo, start = medians(speeds["echo"]), medians(speeds["start"])
@@ -201,43 +172,6 @@ def headline(speeds: Mapping[str, Any], processes: Mapping[str, list[float]]) ->
         "processes_ratio": two / one,
         "processes_share": two / processes["runs that share nothing"][1],
     }
-
-
-def targets(ratios: Mapping[str, float]) -> list[Target]:
-    """Return what was measured, and whether it is as it is meant to be; met is None where nothing is asked."""
-    found = []
-    for name, goal in GOALS.items():
-        value, bound = ratios.get(name), goal.least or goal.most
-        words = f"{goal.words}, at {'least' if goal.least else 'most'} {bound:g}{goal.unit}" if bound else goal.words
-        met = None
-        if value is not None and bound is not None:
-            met = value >= bound if goal.least else value <= bound
-        found.append(Target(words, "not run" if value is None else f"{shown(value)}{goal.unit}", met))
-    return found
-
-
-def shown(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """Return the figures as tables for the documentation."""
-    rows = [["times as fast as the reference, if nothing else is said", "measured", ""]]
-    tables = [rows + [[one.words, one.measured, VERDICTS[one.met]] for one in targets(result["ratios"])]]
-    for panel in result["growth"].values():
-        rows = [[f"{panel['y']}, by {panel['x']}", *map(str, panel["at"])]]
-        tables.append(rows + [[name, *map(shown, values)] for name, values in panel["series"].items()])
-    rows = [["size", "parameters", "GFLOPs", "one echo (ms)", "rmse in the ablations (m)"]]
-    for name, cost in result["sizes"].items():
-        rmse = "not run" if cost["rmse"] is None else f"{cost['rmse']:.3f}"
-        rows.append([name, f"{cost['parameters'] / 1e6:.2f} M", shown(cost["gflops"]), shown(cost["echo_ms"]), rmse])
-    tables.append(rows)
-    step, card = result["per_second"]["step"], result["card"]
-    tables.append([["steps on the processor", "samples/s"], *([name, shown(step[name])] for name in WAYS)])
-    if card:
-        rows = [[f"steps on {card['device']}", "samples/s", f"seconds for {EPOCH:,} recordings"]]
-        tables.append(rows + [[name, shown(card["step"][name]), shown(card["epoch_s"][name])] for name in WAYS])
-    return "\n".join(map(table, tables))
 
 
 def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
@@ -302,15 +236,6 @@ def profile(sizes: Sizes, device: torch.device) -> dict[str, dict[str, float]]:
     return found
 
 
-def profile_table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the operations that take at least a fiftieth of a step of one of the networks."""
-    names = list(dict.fromkeys(key for ops in found.values() for key, share in ops.items() if share >= 0.02))
-    rows = [["operation", *found]]
-    rows += [[f"`{name}`", *(f"{ops.get(name, 0):.1%}" for ops in found.values())] for name in names]
-    rest = (sum(share for key, share in ops.items() if key not in names) for ops in found.values())
-    return table([*rows, ["all others", *(f"{share:.1%}" for share in rest)]])
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--quick", action="store_true", help="tiny recordings and networks: shows that it runs")
@@ -324,11 +249,13 @@ def main() -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         found = profile(sizes, device)
         where = provenance() | ({"machine": torch.cuda.get_device_name()} if device.type == "cuda" else {})
-        write(out, where | {"shares": found}, profile_table(found))
+        write(out, where | {"shares": found})
         return
     with tempfile.TemporaryDirectory() as work:
         result = measure(Path(work), sizes)
-    write(out, provenance() | {"measured": sizes._asdict()} | result, markdown(result))
+    for name, ratio in result["ratios"].items():
+        print(f"{name}: {ratio:.3g}")
+    write(out, provenance() | {"measured": sizes._asdict()} | result)
 
 
 if __name__ == "__main__":

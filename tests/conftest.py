@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.figure import Figure
 
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.config.presets import SPLITS, Layer
@@ -18,6 +19,7 @@ from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset
+from base_residual.training import run_folder
 
 # Test machines are slow now and then, and a failure has to come back.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -36,8 +38,15 @@ TINY: Layer = {
 }
 
 
-# Whole campaigns, in their quick forms: one that begins last would leave the other cores with nothing to do.
-LONG = {"test_benchmarks.py", "test_kill.py", "test_processes.py", "test_speed_benchmark.py"}
+# With tests of many seconds: one that begins last would leave the other cores with nothing to do.
+LONG = {
+    "test_benchmarks.py",
+    "test_examples.py",
+    "test_export.py",
+    "test_kill.py",
+    "test_processes.py",
+    "test_speed_benchmark.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,26 +54,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, in which all their processes share the tiny rooms."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRDEPTH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BRDEPTH_CACHE", str(cache))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("COLUMNS", "80")
         patch.setenv("OMP_NUM_THREADS", "1")  # of what tests start; of themselves see below
         patch.delenv("BRDEPTH_DATA", raising=False)
+        torch.set_num_threads(1)  # before any fixture trains: threads of several processes wait for each other
         yield
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # tests run side by side, one per core
+    torch.set_num_threads(1)  # whatever the test before has set
+
+
+# A tiny run takes a quarter of the time if what it draws is an empty sheet of the right size, with one recording on it.
+DRAW, PICTURED = Figure.draw, run_folder.PICTURED
+DRAWN = {"test_docs.py", "test_visualize.py"}  # where pictures are looked at
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_sheets() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", lambda *_: None)
+        patch.setattr(run_folder, "PICTURED", 1)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that looks at pictures: they are drawn, as in a user's run."""
+    monkeypatch.setattr(Figure, "draw", DRAW)
+    monkeypatch.setattr(run_folder, "PICTURED", PICTURED)
 
 
 @pytest.fixture(autouse=True)
-def _pictures_as_they_fall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting a picture's parts to each other takes longer than a tiny run trains: only where they are looked at."""
-    if request.path.name != "test_visualize.py":
-        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+def _drawn_where_looked_at(request: pytest.FixtureRequest) -> None:
+    if request.path.name in DRAWN:
+        request.getfixturevalue("drawn")
 
 
 @pytest.fixture

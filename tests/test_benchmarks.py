@@ -17,16 +17,6 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-RESULTS = {
-    "accuracy": ("accuracy", "model_markdown", "models"),
-    "fresh": ("accuracy", "model_markdown", "models"),
-    "brief": ("accuracy", "model_markdown", "models"),
-    "ablations": ("accuracy", "ablation_markdown", "variants"),
-    "speed": ("speed", "markdown", None),
-    "profile": ("speed", "profile_table", "shares"),
-    "kill": ("kill", "markdown", None),
-    "resize": ("resize", "markdown", None),
-}
 
 
 @pytest.fixture
@@ -72,7 +62,7 @@ def refused(
 def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
     campaign: Callable[..., Path], refused: Callable[..., str]
 ) -> None:
-    other = ("--seeds", "1", "--rooms", "8", "--test-seed", "5")
+    other = ("--seeds", "1", "--rooms", "6", "--test-seed", "5")
     out = campaign("--models", "unet", *other)
     searched = json.loads(out.read_text())["models"]["unet"]
     assert str(searched["learning_rate"]) in searched["rates_tried"]
@@ -88,10 +78,9 @@ def test_the_accuracy_campaign_runs_in_its_quick_form_and_keeps_what_it_has(
         assert len(summary["val_rmse"]) == 1
     assert 0 < result["hours"] < 1
     assert result["budget"]["quick"] is True
-    assert result["budget"]["train_rooms"] == 8
+    assert result["budget"]["train_rooms"] == 6
     assert result["budget"]["test_seeds"] == {"standard": 5, "hard": 5}
     assert out.with_suffix(".png").exists()
-    assert "residual_gain" in out.with_suffix(".md").read_text()
     assert "holds figures of another budget" in refused("--quick", "--out", out)
     assert json.loads(out.read_text()) == result
 
@@ -108,7 +97,6 @@ def test_the_ablations_run_in_their_quick_form(campaign: Callable[..., Path]) ->
     assert rows["waveform"]["seeds"] == 1
     assert rows["waveform"]["changed"] == {"audio": {"front_end": "waveform"}, "data": {"stretch": 0.0}}
     assert rows["waveform"]["hard_rmse"]["mean"] > 0
-    assert "audio.front_end=waveform" in out.with_suffix(".md").read_text()
 
 
 def test_a_run_has_the_rooms_and_the_size_that_are_asked_for(
@@ -192,32 +180,3 @@ def test_a_script_helps_and_refuses(
     said = capsys.readouterr()
     assert ended.value.code == (0 if words == ["--help"] else 2)
     assert f"python benchmarks/{name}.py" in said.out or "expected one argument" in said.err
-
-
-@pytest.mark.parametrize("name", RESULTS)
-def test_the_committed_tables_come_back_from_the_committed_figures(
-    name: str, script: Callable[[str], ModuleType]
-) -> None:
-    module, render, key = RESULTS[name]
-    committed = BENCHMARKS / "results" / f"{name}.json"
-    figures = json.loads(committed.read_text())
-    text = getattr(script(module), render)(figures[key] if key else figures)
-    assert text == committed.with_suffix(".md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(("rmse", "gflops", "met"), [(0.79, 0.5, True), (0.81, 0.51, False)])
-def test_a_target_is_met_by_the_figures_alone(
-    rmse: float, gflops: float, met: bool, script: Callable[[str], ModuleType]
-) -> None:
-    names = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
-    default = {name: {"mean": 0.06} for name in names} | {"rmse": {"mean": rmse}, "hard": {"rmse": {"mean": rmse}}}
-    default |= {"gflops": gflops, "val_rmse": [[rmse]], "epochs_to_baseline": 3 if met else 4}
-    unet = {"rmse": {"mean": 1.0}, "hard": {"rmse": {"mean": 0.8}}, "gflops": 1.0, "val_rmse": [[1, 1, 1, 0.9]]}
-    found = {one.words: one.met for one in script("accuracy").targets({"unet": unet, "default": default})}
-    assert found["rmse at least 20 % below the field's recipe"] is met
-    assert found["at no more than half its operations"] is met
-    assert found["at least 25 % fewer epochs to the field's best"] is met
-    assert found["ahead of unet on the harder rooms"] is met
-    assert found["residual_gain above 5 %"] is True
-    assert found["residual_detail_corr above 0.3"] is False
-    assert found["best of the first 20 epochs within 2 % of the best of the run"] is None

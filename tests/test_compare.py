@@ -3,32 +3,40 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 from test_cli import brdepth, sentence
 
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config
+from base_residual.config.presets import Layer
+from base_residual.config.resolve import load_layer, make_config
 from base_residual.errors import RunError
 from base_residual.evaluation.comparison import compare_runs, read_run, used_settings
 from base_residual.training.trainer import Trainer
 
 
-@pytest.fixture
-def folders(tiny: Callable[..., Config]) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run of the default and one of the U-Net."""
-    return {
-        name: Trainer(
-            tiny({"model": {"name": name}, "loss": {"lambda_sparse": weight}, "tracking": {"experiment_name": name}}),
-            trackers=[],
-        )
-        .fit()
-        .run_dir
-        for name, weight in (("base_residual", 0.1), ("unet", 0.02))
-    }
+    results = {"tracking": {"results_dir": str(tmp_path_factory.mktemp("results"))}}
+    own = {name: {"model": {"name": name}, "tracking": {"experiment_name": name}} for name in ("base_residual", "unet")}
+    return {name: Trainer(make_config(TINY, results, layer), trackers=[]).fit().run_dir for name, layer in own.items()}
+
+
+@pytest.fixture
+def folders(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """Copies of the finished runs, which a test may change."""
+    return {name: Path(shutil.copytree(run, tmp_path / "results" / run.name)) for name, run in trained.items()}
+
+
+def copied(run: Path, to: Path, **changed: Layer) -> Path:
+    """A copy of a run that was trained with other settings, as its config.yaml says."""
+    shutil.copytree(run, to)
+    config = make_config(load_layer(run / "config.yaml"), changed)
+    (to / "config.yaml").write_text(config.to_yaml())
+    return to
 
 
 def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -77,14 +85,15 @@ def test_a_lead_is_judged_on_the_same_data_and_not_among_baselines(folders: dict
 
 
 def test_many_runs_fit_into_80_columns(folders: dict[str, Path], tmp_path: Path) -> None:
-    runs = [shutil.copytree(folders["base_residual"], tmp_path / f"base_residual_{n}") for n in range(12)]
-    for number, run in enumerate(runs):
-        settings = (
-            (run / "config.yaml")
-            .read_text()
-            .replace("experiment_name: base_residual", f"experiment_name: run-{number:02d}")
+    runs = [
+        copied(
+            folders["base_residual"],
+            tmp_path / f"base_residual_{number}",
+            loss={"lambda_sparse": 0.1 + number % 2 / 10},
+            tracking={"experiment_name": f"run-{number:02d}"},
         )
-        (run / "config.yaml").write_text(settings.replace("lambda_sparse: 0.1", f"lambda_sparse: 0.{1 + number % 2}"))
+        for number in range(12)
+    ]
     output = brdepth("compare", *runs, "--out", tmp_path / "c.png")
     assert max(len(line) for line in output.splitlines() if "Picture" not in line) <= 80
     for heading in ("converged", "reached", "delta1"):
@@ -100,13 +109,10 @@ def test_tables_are_there_even_if_the_picture_cannot_be_written(folders: dict[st
     assert "Error: Cannot write" in output
 
 
-def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_path: Path) -> None:
+def test_runs_are_told_apart_by_what_differs(folders: dict[str, Path], tmp_path: Path) -> None:
+    run = folders["base_residual"]
     first, second = (
-        Trainer(
-            tiny({"tracking": {"results_dir": str(tmp_path / name)}, "loss": {"lambda_sparse": weight}}), trackers=[]
-        )
-        .fit()
-        .run_dir
+        copied(run, tmp_path / name / run.name, loss={"lambda_sparse": weight})
         for name, weight in (("one", 0.0), ("two", 0.5))
     )
     comparison = compare_runs([first, second])
@@ -116,8 +122,7 @@ def test_runs_are_told_apart_by_what_differs(tiny: Callable[..., Config], tmp_pa
     assert "What differs" in output
     assert re.search(r"loss.lambda_sparse\s+0.0\s+0.5", output)
     assert json.loads(brdepth("compare", first, second, "--json"))["differing"] == comparison.differing
-    unet = Trainer(tiny({"model": {"name": "unet"}}), trackers=[]).fit().run_dir
-    assert compare_runs([first, second, unet]).differing["loss.lambda_sparse"] == [0.0, 0.5, "-"]
+    assert compare_runs([first, second, folders["unet"]]).differing["loss.lambda_sparse"] == [0.0, 0.5, "-"]
 
 
 def test_a_setting_differs_only_where_something_is_done_with_it() -> None:
@@ -131,16 +136,16 @@ def test_a_setting_differs_only_where_something_is_done_with_it() -> None:
     assert default == {f"{section}.{name}" for section, values in sections for name in values}
 
 
-def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:
-    longer = {"trainer": {"epochs": 3}, "simulation": {"train_rooms": 24}, "tracking": {"experiment_name": "longer"}}
-    run = Trainer(tiny(longer), trackers=[]).fit().run_dir
+def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path], tmp_path: Path) -> None:
+    longer = {"trainer": {"epochs": 3}, "simulation": {"train_rooms": 24}}
+    run = copied(folders["base_residual"], tmp_path / "longer", **longer)
     comparison = compare_runs([run, folders["unet"]])
     lead = comparison.criteria(comparison.runs[0])[2]
     assert lead.met is None
     assert "not the same budget: 3 epochs in 24 rooms, the baseline 2 epochs in 16 rooms" in lead.figure
 
 
-def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path], tiny: Callable[..., Config]) -> None:
+def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path]) -> None:
     report = folders["unet"] / "evaluation.json"
     changed = json.loads(report.read_text())
     changed["protocol"]["min_depth"] = 0.5

@@ -45,9 +45,9 @@ def fill(disk: Path, left: int) -> Path:
     return filler
 
 
-def train(results: Path, epochs: int, *options: object, code: int = 0) -> str:
-    constant = ("--set", "trainer.lr_schedule=constant", "--set", "trainer.picture_every=1", "--save-every", 0)
-    where = ("--results-dir", results, "--epochs", epochs)
+def train(results: Path, epochs: int, *options: object, save_every: int = 0, code: int = 0) -> str:
+    constant = ("--set", "trainer.lr_schedule=constant", "--set", "trainer.picture_every=1")
+    where = ("--results-dir", results, "--epochs", epochs, "--save-every", save_every)
     return brdepth("train", *TINY_OPTIONS, *where, *constant, "--resume", *options, code=code)
 
 
@@ -59,7 +59,6 @@ def weights(results: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of a run after its first epoch, to be copied."""
-    torch.set_num_threads(1)  # as in every test: more of them add up in another order
     results = tmp_path_factory.mktemp("begun")
     train(results, 1)
     return results
@@ -67,27 +66,31 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     results = tmp_path_factory.mktemp("undisturbed")
     train(results, 2)
     return results
 
 
-@pytest.mark.parametrize("left", [0, 40_000, 160_000, 500_000])
+@pytest.mark.parametrize(
+    ("left", "save_every", "lacking"),
+    [(0, 0, STATE), (500_000, 1000, "best.safetensors"), (1_500_000, 1000, STATE)],  # after a step, after an epoch
+)
 def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
-    disk: Path, begun: Path, undisturbed: Path, left: int
+    disk: Path, begun: Path, undisturbed: Path, left: int, save_every: int, lacking: str
 ) -> None:
     shutil.copytree(begun, disk / "results")
     (run,) = (disk / "results").iterdir()
     filler = fill(disk, left)
-    assert FULL in sentence(train(disk / "results", 2, code=2))
+    said = sentence(train(disk / "results", 2, save_every=save_every, code=2))
+    assert FULL in said
+    assert lacking in said
     assert not list(run.glob(".*"))  # neither a half of a file nor the lock
     assert weights(disk / "results")
     filler.unlink()
     train(disk / "results", 2)
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
-    for name, value in weights(undisturbed).items():
-        assert torch.equal(weights(disk / "results")[name], value)
+    expected, found = weights(undisturbed), weights(disk / "results")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_disk_that_is_full_from_the_start_is_named(disk: Path) -> None:

@@ -143,6 +143,15 @@ def test_the_tables_of_the_pages_are_those_of_the_measured_figures(monkeypatch: 
         assert tables.written(page) == page, f"{name}: run python docs/tables.py"
 
 
+def test_a_figure_is_judged_by_its_own_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    goal = importlib.import_module("tables").Goal
+    for bound, better, worse in (({"least": 2}, 2, 1.9), ({"most": 2}, 2, 2.1), ({"least": 0}, 0, -0.1)):
+        assert goal("a", **bound).row(better)[-1] == "met"
+        assert goal("a", **bound).row(worse)[-1] == "**missed**"
+    assert goal("a").row(3)[-1] == ""
+
+
 def test_the_code_for_notebooks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base_residual, "make_config", lambda layer: make_config(merge(layer, TINY)), raising=False)

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 from conftest import TINY
+from test_cli import brdepth
 from torch import Tensor
 
 from base_residual.acoustics.framing import echo_frames
@@ -67,16 +68,20 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The default network, tiny, as the example exports and runs it: the file lies alone in its folder."""
+    """The default network, tiny, as the command exports it and the example runs it: the file lies alone."""
     torch.manual_seed(0)
     model = create_model(make_config(TINY))
     folder, out = tmp_path_factory.mktemp("given"), tmp_path_factory.mktemp("exported") / "model.onnx"
     save_checkpoint(folder / "best.safetensors", model, 1, [])
     soundfile.write(folder / "echo.wav", sample_echoes(1, FRAMES - 300, 44_100)[0].T.numpy(), 44_100, "FLOAT")
-    with redirect_stdout(StringIO()) as told:
+    assert brdepth("export", folder / "best.safetensors", "--out", out).startswith(f"ONNX: {out} (")
+    places = []
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as told:
+        patch.setattr(export, "export_onnx", lambda _, path: places.append(path))  # it is there, and took long
         runpy.run_path(str(EXAMPLE))["main"](
             [str(folder / "best.safetensors"), str(folder / "echo.wav"), f"--out={out}"]
         )
+    assert places == [out]
     return Exported(model, out, session(out), folder / "echo.wav", told.getvalue())
 
 

@@ -31,6 +31,7 @@ from base_residual.training.sync_batch_norm import SyncBatchNorm, leave_uncompil
 from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
+Start = Callable[..., "list[Process]"]
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
 DEVICES = ["cpu", pytest.param("cuda", marks=CARD)]
 WORKER = """
@@ -86,29 +87,123 @@ with process_group(torch.device("cpu")) as processes:
 """
 
 
-def start(
-    config: Config, folder: Path, world: int, *arguments: str, program: str = WORKER
-) -> list[subprocess.Popen[str]]:
-    """As many processes as asked for, which train together or run another program."""
-    (folder / "settings.yaml").write_text(config.to_yaml())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, str(folder / "settings.yaml"), str(folder / "where"), *arguments]
-    return [
-        subprocess.Popen(
-            command,
-            env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+# Has imported what the programs import, and forks a process for each order; a new interpreter takes seconds for it.
+NURSERY = """
+import json
+import os
+import sys
+import matplotlib.backends.backend_agg
+import scipy.signal
+import torch._dynamo
+import yaml
+from matplotlib.figure import Figure
+import base_residual.training.trainer
+from base_residual.training import run_folder
+
+Figure.draw, run_folder.PICTURED = lambda *_: None, 1  # nobody looks at the pictures
+for line in sys.stdin:
+    order = json.loads(line)
+    if isinstance(order, int):
+        pid, status = os.waitpid(order, os.WNOHANG)
+        answer = os.waitstatus_to_exitcode(status) if pid else None
+    else:
+        answer = os.fork()
+        if not answer:
+            os.environ.update(order["environment"])
+            sys.argv = ["-c", *order["arguments"]]
+            with open(order["said"], "w") as said:
+                os.dup2(said.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+            exec(order["program"], {"__name__": "__main__"})
+            sys.exit()
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class Nursery:
+    """A process that forks others."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for rank in range(world)
-    ]
+
+    def ask(self, order: dict[str, object] | int) -> int | None:
+        """The number of a new process, or the exit code of one, which is None while it runs."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
 
-def finish(workers: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
+class Forked:
+    """A process out of the nursery, with what tests use of a subprocess.Popen."""
+
+    def __init__(self, nursery: Nursery, said: Path, **order: object) -> None:
+        self.nursery, self.said, self.returncode = nursery, said, None
+        self.pid = nursery.ask(order | {"said": str(said)})
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self.nursery.ask(self.pid)
+        return self.returncode
+
+    def communicate(self, timeout: float = 120) -> tuple[str, None]:
+        give_up = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < give_up, self.said.read_text()
+            time.sleep(0.01)
+        return self.said.read_text(), None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+Process = Forked | subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    one = Nursery()
+    yield one
+    one.process.communicate(timeout=60)  # it ends when there is nothing more to read
+
+
+@pytest.fixture
+def start(nursery: Nursery) -> Callable[..., list[Process]]:
+    """Starts as many processes as asked for, which train together or run another program."""
+
+    def fork(
+        config: Config, folder: Path, world: int, *arguments: str, program: str = WORKER, fresh: bool = False
+    ) -> list[Process]:
+        (folder / "settings.yaml").write_text(config.to_yaml())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+        given = [str(folder / "settings.yaml"), str(folder / "where"), *arguments]
+        workers: list[Process] = []
+        for rank in range(world):
+            own = meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if fresh:  # a new interpreter, as torchrun starts it
+                command, piped = [sys.executable, "-c", program, *given], subprocess.PIPE
+                workers.append(
+                    subprocess.Popen(command, env=os.environ | own, stdout=piped, stderr=subprocess.STDOUT, text=True)
+                )
+            else:
+                said = folder / f"said{port}-{rank}"
+                workers.append(Forked(nursery, said, environment=own, arguments=given, program=program))
+        return workers
+
+    return fork
+
+
+def finish(workers: list[Process], code: int = 0) -> list[str]:
     """What each of them printed, once all have ended with that exit code."""
     try:
         said = [worker.communicate(timeout=240)[0] for worker in workers]
@@ -133,12 +228,12 @@ def assert_close(one: list[dict[str, float]], other: list[dict[str, float]]) -> 
         assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-4)
 
 
-def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Path) -> None:
+def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Path, start: Start) -> None:
     # 5 validation rooms and batches of 7: the shares are not equal, and the curve is the same nevertheless.
     sizes = {"simulation": {"val_rooms": 5}, "trainer": {"batch_size": 7, "epochs": 3}}
     alone, together = (tiny(GENTLE, sizes, {"tracking": {"experiment_name": name}}) for name in ("alone", "together"))
     Trainer(alone, trackers=[]).fit()
-    finish(start(together, tmp_path, 2))
+    finish(start(together, tmp_path, 2, fresh=True))
     assert_close(history(together), history(alone))
     one, two = (json.loads((c.run_dir / "evaluation.json").read_text())["metrics"] for c in (alone, together))
     assert two == pytest.approx(one, rel=2e-3)
@@ -146,13 +241,13 @@ def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Pa
     assert names == {path.name for path in alone.run_dir.iterdir()}
 
 
-def test_unequal_shares_go_through_in_as_many_parts(tiny: MakeConfig, tmp_path: Path) -> None:
+def test_unequal_shares_go_through_in_as_many_parts(tiny: MakeConfig, tmp_path: Path, start: Start) -> None:
     config = tiny({"trainer": {"batch_size": 7, "accumulate": 4, "epochs": 1}})  # shares of 4 and of 3
     finish(start(config, tmp_path, 2))
     assert len(history(config)) == 1
 
 
-def test_several_processes_evaluate_to_the_same_figures(tiny: MakeConfig, tmp_path: Path) -> None:
+def test_several_processes_evaluate_to_the_same_figures(tiny: MakeConfig, tmp_path: Path, start: Start) -> None:
     config, model = tiny(), tmp_path / "model.safetensors"
     torch.manual_seed(0)
     save_checkpoint(model, create_model(config), 1, [])
@@ -164,7 +259,7 @@ def test_several_processes_evaluate_to_the_same_figures(tiny: MakeConfig, tmp_pa
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_number(
-    tiny: MakeConfig, tmp_path: Path
+    tiny: MakeConfig, tmp_path: Path, start: Start
 ) -> None:
     whole, killed = (
         tiny(GENTLE, {"trainer": {"epochs": 4}, "tracking": {"experiment_name": name}}) for name in ("whole", "killed")
@@ -188,7 +283,9 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_with_another_numbe
     assert_close(history(killed), history(whole))
 
 
-def test_a_run_that_was_interrupted_is_saved_at_the_same_step_by_all(tiny: MakeConfig, tmp_path: Path) -> None:
+def test_a_run_that_was_interrupted_is_saved_at_the_same_step_by_all(
+    tiny: MakeConfig, tmp_path: Path, start: Start
+) -> None:
     # The other one computes its stages again, with all that the processes tell each other in them.
     whole, stopped = (
         tiny(GENTLE, {"trainer": {"epochs": 4, "recompute": again}, "tracking": {"experiment_name": name}})
@@ -209,7 +306,7 @@ def test_a_run_that_was_interrupted_is_saved_at_the_same_step_by_all(tiny: MakeC
     assert_close(history(stopped), history(whole))
 
 
-def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: Path) -> None:
+def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: Path, start: Start) -> None:
     config = tiny({"trainer": {"epochs": 1}})
     Trainer(config, trackers=[]).fit()
     before = load_file(config.run_dir / "last.safetensors")
@@ -221,7 +318,7 @@ def test_a_folder_that_is_taken_ends_all_processes(tiny: MakeConfig, tmp_path: P
 
 @pytest.mark.parametrize(("words", "seed"), [((), 0), (("--resume",), 0), ((), 1)])
 def test_machines_with_other_folders_or_settings_do_not_train_together(
-    tiny: MakeConfig, tmp_path: Path, words: tuple[str, ...], seed: int
+    tiny: MakeConfig, tmp_path: Path, start: Start, words: tuple[str, ...], seed: int
 ) -> None:
     def in_folder(name: str, epochs: int, seed: int = 0) -> Config:
         trainer = {"epochs": epochs, "lr_schedule": "constant", "seed": seed}

@@ -57,17 +57,24 @@ def test_the_speed_benchmark_runs_in_its_quick_form(
             return in_processes(task, *words, processes=processes, **environment)
         return getattr(child, task)(*map(str, words))
 
+    def started_here(words: list[str], **_: object) -> None:
+        """Runs the program of a start in this process, which spares three imports of torch."""
+        assert words[1] in ("-c", "-m")
+        if words[1] == "-c":
+            exec(words[2], {})
+
     out = tmp_path / "out.json"
+    monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=started_here, DEVNULL=None))
     monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path))  # the benchmark sets it, too
     monkeypatch.setattr(growth, "child", measured_here)
     # An export takes as long as all the rest, and test_export.py has it.
     monkeypatch.setattr(speed, "onnx_session", lambda *_: SimpleNamespace(run=lambda outputs, inputs: [inputs]))
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--out", str(out)])
     speed.main()
-    result = json.loads(out.read_text())
+    result, committed = (json.loads(path.read_text()) for path in (out, BENCHMARKS / "results" / "speed.json"))
     assert result["machine"]
     assert result["commit"]
-    assert set(result["ratios"]) == set(speed.GOALS)
+    assert result["ratios"].keys() == committed["ratios"].keys()
     assert {"batch_size", "image_side", "processes"} <= set(result["growth"])
     assert ("memory" in result["growth"]) == (sys.platform == "linux")
     assert list(result["sizes"]) == ["tiny", "small", "base", "original"]
@@ -79,7 +86,6 @@ def test_the_speed_benchmark_runs_in_its_quick_form(
     measured = list(numbers([result["ratios"], result["per_second"], result["card"] or {}, series, costs]))
     assert measured
     assert all(math.isfinite(value) and value > 0 for value in measured)
-    assert out.with_suffix(".md").read_text(encoding="utf-8") == speed.markdown(result)
 
 
 def test_the_profile_says_where_all_the_time_of_a_step_goes(
@@ -89,13 +95,11 @@ def test_the_profile_says_where_all_the_time_of_a_step_goes(
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--profile", "--out", str(out)])
     speed.main()
     found = json.loads(out.read_text())["shares"]
-    assert tuple(found) == speed.WAYS
+    assert list(found) == ["reference", "default"]
     for operations in found.values():
         assert sum(operations.values()) == pytest.approx(1)
         assert list(operations.values()) == sorted(operations.values(), reverse=True)
         assert "aten::convolution_backward" in operations
-    *_, last = speed.profile_table({"a": {"x": 0.9, "y": 0.1 - 0.015, "z": 0.015}}).splitlines()
-    assert last == "| all others | 1.5% |"
 
 
 def test_the_reference_network_has_the_size_of_the_fields(reference: ModuleType) -> None:
@@ -115,23 +119,3 @@ def test_the_reference_reads_what_the_package_reads(tmp_path: Path, reference: M
     assert depth.shape == (1, *ours.depth.shape)
     away = np.s_[12:, 12:]  # from the hole, which the reference's resize lets bleed into its neighbours
     torch.testing.assert_close(depth[0][away], ours.depth[away], rtol=0.02, atol=0)
-
-
-def test_a_figure_is_judged_by_its_own_direction(speed: ModuleType) -> None:
-    at_bounds = {name: goal.least or goal.most or 1.0 for name, goal in speed.GOALS.items()}
-    bound = {name for name, goal in speed.GOALS.items() if goal.least or goal.most}
-    verdicts = {name: target.met for name, target in zip(speed.GOALS, speed.targets(at_bounds), strict=True)}
-    assert verdicts == {name: True if name in bound else None for name in speed.GOALS}
-    worse = {name: value * (0.9 if speed.GOALS[name].least else 1.1) for name, value in at_bounds.items()}
-    assert [target.met for target in speed.targets(worse)].count(False) == len(bound)
-    assert {target.measured for target in speed.targets({})} == {"not run"}
-    assert {target.met for target in speed.targets({})} == {None}
-
-
-def test_the_tables_show_a_card_where_there_was_one(speed: ModuleType) -> None:
-    result = json.loads((BENCHMARKS / "results" / "speed.json").read_text())
-    assert "steps on Card 1" not in speed.markdown(result | {"card": None})
-    figures = {name: place + 1.0 for place, name in enumerate(speed.WAYS)}
-    text = speed.markdown(result | {"card": {"device": "Card 1", "step": figures, "epoch_s": figures}})
-    assert "| steps on Card 1 | samples/s | seconds for 1,911 recordings |" in text
-    assert "| default | 2 | 2 |" in text

@@ -18,11 +18,10 @@ import pytest
 from rich.console import Console
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
-from base_residual.cli.command import Notes
-from base_residual.cli.tables import criteria_table
+from base_residual.cli.main import Notes
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
-from base_residual.evaluation import Criterion
+from base_residual.evaluation import Criterion, criteria_table
 from base_residual.training.terminal import ConsoleTracker, ProgressTracker, epoch_line, terminal_tracker
 
 COLOURS = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-9]|9[0-7])(?:;[0-9]+)*m")
@@ -165,7 +164,7 @@ def test_a_run_in_a_terminal_is_drawn_without_colours_where_none_are_wanted(tmp_
 
 def test_colours_are_for_terminals_whose_owner_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def printed(file: io.StringIO) -> str:
-        Console(file=file, width=80, highlight=False).print(criteria_table([Criterion("first", True, "1 m")]))
+        Console(file=file, width=80, highlight=False).print(criteria_table([Criterion("first", True, "1 m")]).to_rich())
         return file.getvalue()
 
     assert COLOURS.search(printed(Terminal()))

@@ -69,6 +69,7 @@ def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_behind_what_the_design_lists(tiny: MakeConfig) -> None:
     config = tiny({"tracking": {"experiment_name": "first"}, "trainer": {"picture_every": 1}})
     result = fit(config)
@@ -147,18 +148,18 @@ def test_training_does_not_touch_the_global_random_state(tiny: MakeConfig) -> No
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 2), (2, 1)])
-def test_ctrl_c_saves_and_resuming_gives_the_uninterrupted_run(tiny: MakeConfig, epoch: int, step: int) -> None:
+def test_ctrl_c_saves_and_resuming_gives_the_uninterrupted_run(tiny: MakeConfig) -> None:
     adaptive = {"loss": {"adaptive": True, "warmup_epochs": 1}}
     whole = fit(tiny(adaptive, {"tracking": {"experiment_name": "whole"}}))
-    config = tiny(adaptive, {"tracking": {"experiment_name": "cut"}})
-    with pytest.raises(TrainingInterrupted, match=f"Stopped in epoch {epoch} after {step} of 2 steps.*--resume"):
-        Trainer(config, trackers=[StopAt(epoch, step)]).fit()
-    resumed = fit(config, resume=True)
-    assert resumed.history == whole.history
-    assert same(weights(resumed.run_dir), weights(whole.run_dir))
-    assert same(weights(resumed.run_dir, "best"), weights(whole.run_dir, "best"))
-    assert (resumed.run_dir / "metrics.jsonl").read_bytes() == (whole.run_dir / "metrics.jsonl").read_bytes()
+    for epoch, step in ((1, 1), (1, 2), (2, 1)):
+        config = tiny(adaptive, {"tracking": {"experiment_name": f"cut-{epoch}-{step}"}})
+        with pytest.raises(TrainingInterrupted, match=f"Stopped in epoch {epoch} after {step} of 2 steps.*--resume"):
+            Trainer(config, trackers=[StopAt(epoch, step)]).fit()
+        resumed = fit(config, resume=True)
+        assert resumed.history == whole.history
+        assert same(weights(resumed.run_dir), weights(whole.run_dir))
+        assert same(weights(resumed.run_dir, "best"), weights(whole.run_dir, "best"))
+        assert (resumed.run_dir / "metrics.jsonl").read_bytes() == (whole.run_dir / "metrics.jsonl").read_bytes()
 
 
 def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_done(tiny: MakeConfig) -> None:
@@ -425,14 +426,14 @@ def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
     """A network that was trained on those samples alone."""
     config = tiny(
         {
-            "trainer": {"epochs": 60, "learning_rate": 0.005, "picture_every": 1000, "save_every": 1000},
-            "data": {"mirror": False},
+            "trainer": {"epochs": 6, "learning_rate": 0.005, "average": 0, "picture_every": 1000, "save_every": 1000},
+            "data": {"mirror": False, "stretch": 0.0},
             "model": {"base_channels": 8, "base_grid": 8},
             "loss": {"lambda_sparse": 0.0, "lambda_base": 0.2},
             "tracking": {"experiment_name": name},
         }
     )
-    result = fit(config, train=samples, val=samples[:1], test=samples)
+    result = fit(config, train=10 * samples, val=samples[:1], test=samples)  # 60 steps
     return load_checkpoint(result.run_dir / "last.safetensors").model
 
 

@@ -86,13 +86,11 @@ def test_a_prediction_of_nothing_can_be_drawn() -> None:
 
 
 def test_the_curves_show_all_terms_and_the_validation() -> None:
-    terms = {f"train/loss_{name}": 1.0 for name in ("total", "recon", "base", "sparse")}
-    history = [
-        {"epoch": float(epoch), "val/rmse": 1 / epoch, "val/base_rmse": 1.1 / epoch} | terms for epoch in (1, 2, 3)
-    ]
-    figure = curves_figure(history, "run")
+    losses = {name: [3.0, 2.0, 1.0] for name in ("total", "recon", "base", "sparse")}
+    figure = curves_figure(losses, {"final": [1.0, 0.5, 0.3], "base alone": [1.1, 0.6, 0.4]}, "run")
     labels = [[line.get_label() for line in axis.lines] for axis in figure.axes]
     assert labels == [["total", "recon", "base", "sparse"], ["final", "base alone"]]
+    assert [list(line.get_xdata()) for axis in figure.axes for line in axis.lines] == [[1, 2, 3]] * 6
 
 
 def test_names_that_the_font_or_the_formulas_do_not_know_are_drawn(tmp_path: Path) -> None:

@@ -8,35 +8,36 @@ from typing import Annotated
 
 import typer
 
-from base_residual.cli.command import Command
-from base_residual.cli.options import (
+from base_residual.cli.help_pages import Command
+from base_residual.cli.printer import Printer
+from base_residual.cli.setting_options import Setting, with_settings
+from base_residual.cli.shared_options import (
     AssignOption,
     ConfigOption,
     JsonOption,
     QuietOption,
     completing,
-    given_settings,
-    setting,
     settings_beneath,
 )
-from base_residual.cli.output import Output
-from base_residual.config.presets import SPLITS
+from base_residual.config.presets import SPLITS, Layer
 
 app = typer.Typer()
 
 
 @app.command(cls=Command)
+@with_settings(
+    Setting(int, lambda config: config.simulation.train_rooms, "rooms"),
+    Setting(int, lambda config: config.simulation.val_rooms),
+    Setting(int, lambda config: config.simulation.test_rooms),
+    Setting(int, lambda config: config.simulation.poses),
+    Setting(str, lambda config: config.simulation.style),
+    Setting(int, lambda config: config.simulation.seed),
+    Setting(int, lambda config: config.data.output_size),
+    Setting(float, lambda config: config.data.max_depth),
+)
 def simulate(
-    ctx: typer.Context,
     root: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
-    rooms: Annotated[int | None, setting("simulation.train_rooms")] = None,
-    val_rooms: Annotated[int | None, setting("simulation.val_rooms")] = None,
-    test_rooms: Annotated[int | None, setting("simulation.test_rooms")] = None,
-    poses: Annotated[int | None, setting("simulation.poses")] = None,
-    style: Annotated[str | None, setting("simulation.style")] = None,
-    seed: Annotated[int | None, setting("simulation.seed")] = None,
-    output_size: Annotated[int | None, setting("data.output_size")] = None,
-    max_depth: Annotated[float | None, setting("data.max_depth")] = None,
+    given: Layer,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Render part I of N alone, for job arrays; the last one completes OUT.")
     ] = "1/1",
@@ -49,26 +50,27 @@ def simulate(
     from base_residual.data.simulated import Shard
     from base_residual.data.simulated import simulate as render
 
-    given = given_settings(ctx)
     settings = make_config(given)
-    out = Output(as_json, quiet)
-    with counting(out.progress) as progress:
+    printer = Printer(as_json, quiet)
+    with counting(printer.progress) as progress:
         complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
-    out.json({"root": root, "shard": shard, "complete": complete})
+    printer.json({"root": root, "shard": shard, "complete": complete})
     if complete:
         same = "".join(f" --set data.{name}={value}" for name, value in given.get("data", {}).items())
-        out.show(f"Rooms: {root}", f"Train: brdepth train --data-root {quote(str(root))}{same}")
+        printer.show(f"Rooms: {root}", f"Train: brdepth train --data-root {quote(str(root))}{same}")
     else:
-        out.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
+        printer.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")
 
 
 @app.command(cls=Command)
+@with_settings(
+    Setting(str, lambda config: config.data.name, "dataset"),
+    Setting(Path, lambda config: config.data.root, "data_root"),
+    Setting(int, lambda config: config.data.output_size),
+    Setting(float, lambda config: config.data.max_depth),
+)
 def prepare(
-    ctx: typer.Context,
-    dataset: Annotated[str | None, setting("data.name")] = None,
-    data_root: Annotated[Path | None, setting("data.root")] = None,
-    output_size: Annotated[int | None, setting("data.output_size")] = None,
-    max_depth: Annotated[float | None, setting("data.max_depth")] = None,
+    given: Layer,
     config: ConfigOption = None,
     assign: AssignOption = None,
     as_json: JsonOption = False,
@@ -80,17 +82,17 @@ def prepare(
     from base_residual.data import open_dataset
     from base_residual.data.prepared import PreparedSet
 
-    out, made = Output(as_json, quiet), {}
+    printer, made = Printer(as_json, quiet), {}
     file, assigned = settings_beneath(config, assign)
-    settings = make_config(*assigned, given_settings(ctx), {"data": {"prepare": True}}, file=file)
+    settings = make_config(*assigned, given, {"data": {"prepare": True}}, file=file)
     for split in SPLITS:
-        with counting(out.progress) as progress:
+        with counting(printer.progress) as progress:
             found = open_dataset(settings.data.name, settings.data.root, split, settings, progress)
         assert isinstance(found, PreparedSet)
         size = sum(path.stat().st_size for path in found.folder.iterdir())
         made[split] = {"recordings": len(found), "bytes": size, "folder": found.folder}
-        out.show(f"{split}: {len(found)} recordings, {size / 2**20:.0f} MiB, {found.folder}")
-    out.json(made)
+        printer.show(f"{split}: {len(found)} recordings, {size / 2**20:.0f} MiB, {found.folder}")
+    printer.json(made)
 
 
 @app.command(cls=Command)
@@ -117,25 +119,25 @@ def download(
     from base_residual.cli.tables import files_table
     from base_residual.data import download as source
 
-    out, address = Output(as_json, quiet), (server or source.SERVER).rstrip("/")
+    printer, address = Printer(as_json, quiet), (server or source.SERVER).rstrip("/")
     files = source.list_files(dataset, address)
     listing = [{"name": file.name, "bytes": file.size} for file in files]
-    out.show(files_table(files))
+    printer.show(files_table(files))
     if as_json and not yes:  # a program is not asked
-        out.json({"files": listing, "roots": []})
+        printer.json({"files": listing, "roots": []})
         return
     if not yes and not _agreed(f"Download into {folder}, and extract there?"):
         raise typer.Exit(1)
-    with counting(out.progress, in_bytes=True) as progress:
+    with counting(printer.progress, in_bytes=True) as progress:
         source.download(files, folder, only.split(",") if only else (), address, progress)
     roots = source.find_roots(folder, dataset)
-    out.json({"files": listing, "roots": roots})
+    printer.json({"files": listing, "roots": roots})
     for root in roots:
-        out.show(f"Dataset: {root}", f"Check:   brdepth check-data {quote(str(root))}")
+        printer.show(f"Dataset: {root}", f"Check:   brdepth check-data {quote(str(root))}")
 
 
 def _agreed(question: str) -> bool:
-    """Whether somebody at the terminal says yes.
+    """Ask at the terminal, and return whether somebody says yes.
 
     Raises:
         ConfigError: there is nobody to ask.
@@ -163,11 +165,11 @@ def convert(
     from base_residual.cli.progress import counting
     from base_residual.data.replica import convert_replica
 
-    out = Output(as_json, quiet)
-    with counting(out.progress) as progress:
+    printer = Printer(as_json, quiet)
+    with counting(printer.progress) as progress:
         count = convert_replica(observations, echoes, root, progress)
-    out.json({"recordings": count, "root": root})
-    out.show(
+    printer.json({"recordings": count, "root": root})
+    printer.show(
         f"Recordings: {count}, in {root}", f"Train: brdepth train --dataset replica --data-root {quote(str(root))}"
     )
 
@@ -185,11 +187,11 @@ def check(
     from base_residual.cli.tables import findings_table
     from base_residual.data.check import check_data
 
-    out = Output(as_json, quiet)
-    with counting(out.progress) as progress:
+    printer = Printer(as_json, quiet)
+    with counting(printer.progress) as progress:
         findings = check_data(root, progress)
-    out.json(findings.as_dict())
-    out.show(findings_table(findings), *(f"Problem: {problem}" for problem in findings.problems))
-    out.show("No problems." if not findings.problems else f"{len(findings.problems)} problems.")
+    printer.json(findings.as_dict())
+    printer.show(findings_table(findings), *(f"Problem: {problem}" for problem in findings.problems))
+    printer.show("No problems." if not findings.problems else f"{len(findings.problems)} problems.")
     if findings.problems:
         raise typer.Exit(1)

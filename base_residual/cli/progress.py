@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 
 def working(console: Console, in_bytes: bool = False) -> Progress:
-    """A progress bar that goes away when it is done and shows nothing where there is no terminal."""
+    """Return a progress bar that goes away when it is done, and shows nothing where there is no terminal."""
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), amount, TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal or console.quiet)
@@ -18,7 +18,7 @@ def working(console: Console, in_bytes: bool = False) -> Progress:
 
 @contextmanager
 def counting(console: Console, in_bytes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar as a function of what is being done, how many are done, and of how many."""
+    """Draw a progress bar; gives a function to call with what is being done, how many are done, and of how many."""
     with working(console, in_bytes) as progress:
         task = progress.add_task("Starting", total=None)
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)

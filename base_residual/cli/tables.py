@@ -6,64 +6,37 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.filesize import decimal
-from rich.table import Column, Table
-from rich.text import Text
 
 from base_residual.config.presets import SPLITS
 from base_residual.data.check import Findings
 from base_residual.deploy.benchmark import Cost
-from base_residual.evaluation import Criterion
+from base_residual.evaluation import criteria_table
 from base_residual.evaluation.comparison import Comparison
-from base_residual.metrics import Evaluation
+from base_residual.plots.tables import Table
 from base_residual.training.terminal import spoken
 
 if TYPE_CHECKING:
     from base_residual.data.download import RemoteFile
     from base_residual.training.cost_estimate import Estimate
 
-FEW_RUNS = 3  # of which each has a column of its own in 80
-
-
-def metrics_table(evaluation: Evaluation, title: str) -> Table:
-    """The depth metrics, and the decomposition figures where there are any, as one narrow table."""
-    table = Table(
-        *("figure", Column("value", justify="right"), "better"),
-        title=title,
-        title_justify="left",
-        min_width=len(title),  # so that it is in one line, where there is room
-        box=box.SIMPLE_HEAD,
-    )
-    for row in evaluation.rows():
-        table.add_row(*row)
-    return table
-
-
-def criteria_table(criteria: Sequence[Criterion]) -> Table:
-    """The success criteria with their verdicts."""
-    table = Table("", "criterion", "figure", title="Success criteria", title_justify="left", box=box.SIMPLE_HEAD)
-    for criterion in criteria:
-        colour = {True: "green", False: "red", None: "yellow"}[criterion.met]
-        table.add_row(Text(criterion.verdict, colour), criterion.name, criterion.figure)
-    return table
+FEW_RUNS = 3  # of which each has a column of its own in 80 characters
 
 
 def cost_table(cost: Cost, title: str) -> Table:
-    """What a model costs on one device."""
-    table = Table(
-        "", Column("", justify="right"), title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False
-    )
+    """Return what a model costs on one device."""
     memory = "not known" if cost.peak_memory_mib is None else f"{cost.peak_memory_mib:,.0f} MiB"
-    table.add_row("parameters", f"{cost.parameters / 1e6:.2f} M")
-    table.add_row("operations for one echo", f"{cost.gflops:.2f} GFLOP")
-    table.add_row("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms")
-    table.add_row("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms")
-    table.add_row(f"throughput, {cost.batch_size} at a time", f"{cost.throughput:,.0f} echoes/s")
-    table.add_row("peak memory", memory)
-    table.add_row("device", cost.device)
-    table.add_row("threads", str(cost.threads))
-    return table
+    rows = [
+        ("parameters", f"{cost.parameters / 1e6:.2f} M"),
+        ("operations for one echo", f"{cost.gflops:.2f} GFLOP"),
+        ("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms"),
+        ("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms"),
+        (f"throughput, {cost.batch_size} at a time", f"{cost.throughput:,.0f} echoes/s"),
+        ("peak memory", memory),
+        ("device", cost.device),
+        ("threads", str(cost.threads)),
+    ]
+    return Table(title, ("", ""), rows, right=(1,))
 
 
 def estimate_lines(estimate: Estimate) -> list[str]:
@@ -91,67 +64,51 @@ def estimate_lines(estimate: Estimate) -> list[str]:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Runs side by side first; then what their settings differ in, if they do, and the verdicts on each of them."""
-    reference, names = comparison.reference, comparison.names
-    against = names[comparison.runs.index(reference)]
-    rows = [comparison.row(run) for run in comparison.runs]
-    columns = [
-        Column("run", overflow="fold"),
-        *(Column(name, justify="right", no_wrap=True, min_width=len(name)) for name in rows[0]),
-    ]
-    table = Table(
-        *columns,
-        title=f"Test split, against {against}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-    )
-    for name, row in zip(names, rows, strict=True):
-        table.add_row(name, *row.values())
-    wide = len(names) <= FEW_RUNS
-    columns = [Column(name, overflow="fold") for name in ("setting", *(names if wide else ("value", "runs")))]
-    differing = Table(*columns, title="What differs", title_justify="left", box=box.SIMPLE_HEAD)
-    for setting, values in comparison.differing.items():
-        given = [str(value) for value in values]
-        if wide:
-            differing.add_row(setting, *given)
-            continue
-        for value in dict.fromkeys(given):
-            having = (name for name, own in zip(names, given, strict=True) if own == value)
-            differing.add_row(setting, value, ", ".join(having))
-    tables = [table, differing] if comparison.differing else [table]
-    for name, run in zip(names, comparison.runs, strict=True):
-        verdicts = criteria_table(comparison.criteria(run))
-        verdicts.title = f"Success criteria: {name}"
-        tables.append(verdicts)
+    """Return the runs side by side first; then what their settings differ in, if they do, and each one's verdicts."""
+    tables = [comparison.runs_table()]
+    if comparison.differing:
+        few = len(comparison.runs) <= FEW_RUNS
+        tables.append(comparison.differing_table() if few else long_differing_table(comparison))
+    for name, run in zip(comparison.names, comparison.runs, strict=True):
+        tables.append(criteria_table(comparison.criteria(run), f"Success criteria: {name}"))
     return tables
 
 
+def long_differing_table(comparison: Comparison) -> Table:
+    """Return the settings that differ, a row for each value: for more runs than there is room for columns."""
+    rows = []
+    for setting, values in comparison.differing.items():
+        given = [str(value) for value in values]
+        for value in dict.fromkeys(given):
+            having = (name for name, own in zip(comparison.names, given, strict=True) if own == value)
+            rows.append((setting, value, ", ".join(having)))
+    return Table("What differs", ("setting", "value", "runs"), rows)
+
+
 def files_table(files: Sequence[RemoteFile]) -> Table:
-    """What is to be downloaded."""
-    total = decimal(sum(file.size for file in files))
-    columns = Column("file", footer=f"{len(files)} files"), Column("size", footer=total, justify="right")
-    table = Table(*columns, box=box.SIMPLE_HEAD, show_footer=True)
-    for file in files:
-        table.add_row(file.name, decimal(file.size))
-    return table
+    """Return what is to be downloaded, and how much that is in all."""
+    rows = [(file.name, decimal(file.size)) for file in files]
+    total = (f"{len(files)} files", decimal(sum(file.size for file in files)))
+    return Table("", ("file", "size"), [*rows, ("", ""), total], right=(1,))
 
 
 def findings_table(findings: Findings) -> Table:
-    """What a dataset holds."""
-    table = Table("", "", title="Dataset", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    """Return what a dataset holds."""
+    rows = []
     for location in sorted({location for location, _ in findings.recordings}):
         counts = (f"{split} {findings.recordings[location, split]}" for split in SPLITS)
-        table.add_row(location, ", ".join(counts))
+        rows.append((location, ", ".join(counts)))
     rates = (f"{rate} ({count} files)" for rate, count in findings.sample_rates.most_common())
     formats = (f"{name} ({count} files)" for name, count in findings.formats.most_common())
-    table.add_row("sample rate (Hz)", ", ".join(rates))
-    table.add_row("format", ", ".join(formats))
     shapes = (f"{height} x {width} ({count} files)" for (height, width), count in findings.shapes.most_common())
-    table.add_row("depth maps", ", ".join(shapes))
+    rows += [
+        ("sample rate (Hz)", ", ".join(rates)),
+        ("format", ", ".join(formats)),
+        ("depth maps", ", ".join(shapes)),
+    ]
     if findings.farthest:
-        table.add_row("measured depth", f"{findings.nearest:.3f} to {findings.farthest:.3f} m")
-    table.add_row("invalid pixels", f"{findings.invalid_share:.1%}")
+        rows.append(("measured depth", f"{findings.nearest:.3f} to {findings.farthest:.3f} m"))
+    rows.append(("invalid pixels", f"{findings.invalid_share:.1%}"))
     if findings.shared:
-        table.add_row("in several splits", f"{findings.shared} recordings: a test on what was trained on")
-    return table
+        rows.append(("in several splits", f"{findings.shared} recordings: a test on what was trained on"))
+    return Table("Dataset", ("", ""), rows)

@@ -125,7 +125,7 @@ def _section(layer: Mapping[str, Any], name: str) -> Any:
 
 
 def load_layer(path: Path) -> Layer:
-    """The settings in a YAML file, not yet validated.
+    """Read the settings in a YAML file, not yet validated.
 
     Raises:
         ConfigError: the file is missing, is no YAML or holds something else than sections.
@@ -151,7 +151,7 @@ def load_layer(path: Path) -> Layer:
 
 
 def parse_setting(text: str) -> Layer:
-    """`"trainer.epochs=3"` as a layer; the value is read as YAML.
+    """Return `"trainer.epochs=3"` as a layer; the value is read as YAML.
 
     Raises:
         ConfigError: the text has no such form.
@@ -169,7 +169,7 @@ def parse_setting(text: str) -> Layer:
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error as plain sentences: which setting, what came, what was expected."""
+    """Return a validation error as plain sentences: which setting, what came, what was expected."""
     sentences = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
@@ -187,7 +187,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as it stands in a sentence: cut short where it is long."""
+    """Return a value as it stands in a sentence: cut short where it is long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of more digits than Python writes, brackets in brackets

@@ -19,7 +19,7 @@ MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 
 class Section(BaseModel):
-    """A frozen group of settings that names the nearest known one when it meets an unknown one."""
+    """A frozen group of settings; it answers an unknown one with the nearest known one."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -51,7 +51,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Where recordings come from and what a depth map looks like."""
+    """The dataset, its depth maps, and how training varies them."""
 
     name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
     root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
@@ -92,7 +92,7 @@ class SimulationConfig(Section):
 
 
 class AudioConfig(Section):
-    """What the network hears: the front end and its window."""
+    """The front end, which makes a network's features of a waveform."""
 
     front_end: Literal["spectrogram", "mel", "waveform", "matched"] = Field(
         "matched", description="What is made of a waveform before the network sees it."
@@ -153,7 +153,7 @@ class LossConfig(Section):
         ge=0,
         le=1,
         exclude=True,  # what acts, and is written, is the kernel that it comes to
-        description="Side of the low-pass box as a share of the map's side, in place of lowpass_kernel.",
+        description="Side of the low-pass box as a share of the map's side, 0 to 1; in place of lowpass_kernel.",
         json_schema_extra={"implied": "1/16"},
     )
     lowpass_kernel: int = Field(
@@ -207,7 +207,7 @@ class TrainerConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where a run is written, and who else is told."""
+    """The run's folder, and services that follow the run."""
 
     experiment_name: str = Field(
         "default",
@@ -252,7 +252,7 @@ class Config(Section):
 
     @property
     def run_name(self) -> str:
-        """Name of the run's folder."""
+        """Return the name of the run's folder."""
         trainer = self.trainer
         return (
             f"{self.model.name}_{self.data.name}_BS{trainer.batch_size}_Lr{trainer.learning_rate:g}"
@@ -261,17 +261,17 @@ class Config(Section):
 
     @property
     def run_dir(self) -> Path:
-        """Folder that this run is written to."""
+        """Return the folder that this run is written to."""
         return self.tracking.results_dir / self.run_name
 
     def to_yaml(self) -> str:
-        """The complete settings as YAML, which `load_config` reads back."""
+        """Return the complete settings as YAML, which `load_layer` and `make_config` read back."""
         from base_residual.files.yaml import as_yaml  # slow to import
 
         return as_yaml(self.model_dump(mode="json"))
 
 
 def setting_field(section: str, name: str) -> FieldInfo:
-    """How the setting `section.name` is defined."""
+    """Return the definition of the setting `section.name`."""
     found: FieldInfo = Config.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
     return found

@@ -14,6 +14,7 @@ from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names
 from base_residual.errors import ConfigError, DataError
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.network import DepthNet, evaluating
+from base_residual.plots.tables import Table
 
 LOWPASS_SHARE = (
     1 / 16
@@ -23,6 +24,7 @@ IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
 JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
 AHEAD = 0.05  # share by which rmse must lie below the plain network's
+NO_BASELINE = "needs a run with --model unet, and compare"
 
 
 class Criterion(NamedTuple):
@@ -36,6 +38,12 @@ class Criterion(NamedTuple):
     def verdict(self) -> str:
         """Return the verdict in a word."""
         return {True: "yes", False: "NO", None: "open"}[self.met]
+
+
+def criteria_table(criteria: Iterable[Criterion], title: str = "Success criteria") -> Table:
+    """Return the criteria with their verdicts as a table."""
+    rows = [(criterion.verdict, criterion.name, criterion.figure) for criterion in criteria]
+    return Table(title, ("", "criterion", "figure"), rows, colours={"yes": "green", "NO": "red", "open": "yellow"})
 
 
 @torch.inference_mode()
@@ -121,7 +129,7 @@ def _score(
 
 def why_undecided(model: str) -> str:
     """Return the reason why a run of that model alone does not say how far it is ahead of the U-Net."""
-    return "it is the baseline" if model == "unet" else "needs a run with --model unet, and compare"
+    return "it is the baseline" if model == "unet" else NO_BASELINE
 
 
 def success_criteria(
@@ -129,9 +137,9 @@ def success_criteria(
     val_rmse: Sequence[float] = (),
     baseline_rmse: float | None = None,
     baseline_name: str = "U-Net baseline",
-    undecided: str = why_undecided("base_residual"),
+    undecided: str = NO_BASELINE,
 ) -> list[Criterion]:
-    """The five criteria of a run, each with its figure.
+    """Judge a run by the five criteria, each with its figure.
 
     Args:
         evaluation: of the run's model.

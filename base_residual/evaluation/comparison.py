@@ -1,4 +1,4 @@
-"""Putting finished runs side by side: read from their folders, judged against the plain network among them."""
+"""Finished runs side by side: read from their folders, judged against the plain network among them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, success_criteria, why_undecided
 from base_residual.files.atomic import read_at_most
 from base_residual.files.json import Number, from_json
+from base_residual.losses import LOSS_NAMES
 from base_residual.metrics import DEPTH_METRICS, Evaluation
+from base_residual.plots.tables import Table
 
 MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
@@ -26,19 +28,19 @@ OF_THE_PARTS = {  # settings that a baseline does nothing with
     *(f"model.{name}" for name in ("base_decoder", "base_grid", "residual_bound")),
 }
 OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
-EVERY_EPOCH = ("val/rmse", *(f"train/loss_{term}" for term in ("total", "recon", "base", "sparse")))
+EVERY_EPOCH = ("val/rmse", *(f"train/loss_{name}" for name in LOSS_NAMES))
 
 
 @dataclass(frozen=True)
 class Blind:
-    """The part of evaluation.json about predictions that hear nothing: rmse in metres by name."""
+    """The rmse in metres of predictions that hear nothing, by name: a part of evaluation.json."""
 
     blind_rmse: dict[str, Number]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run has left in its folder.
+    """A finished run, as its folder holds it.
 
     Attributes:
         folder: of the run.
@@ -56,30 +58,30 @@ class FinishedRun:
 
     @property
     def val_rmse(self) -> list[float]:
-        """Validation rmse of each epoch, in metres."""
+        """Return the validation rmse of each epoch, in metres."""
         return [record["val/rmse"] for record in self.history]
 
     @property
     def rmse(self) -> float:
-        """Test rmse, in metres."""
+        """Return the test rmse, in metres."""
         return self.test.metrics["rmse"]
 
     def converged_at(self) -> int | None:
-        """The first epoch (from 1) whose validation rmse is within 2 % of the run's best."""
+        """Return the first epoch (from 1) whose validation rmse is within 2 % of the run's best."""
         return self.reached(min(self.val_rmse) * (1 + CONVERGED_WITHIN))
 
     def reached(self, target: float) -> int | None:
-        """The first epoch (from 1) whose validation rmse is at most `target` metres."""
+        """Return the first epoch (from 1) whose validation rmse is at most `target` metres."""
         return first_epoch(self.val_rmse, target)
 
 
 def first_epoch(curve: Sequence[float], target: float) -> int | None:
-    """The first epoch (from 1) of a curve that is at most `target`; None where none is."""
+    """Return the first epoch (from 1) of a curve that is at most `target`; None where none is."""
     return next((epoch for epoch, value in enumerate(curve, start=1) if value <= target), None)
 
 
 def used_settings(config: Config) -> dict[str, Any]:
-    """The settings that a run does something with, but for where it is tracked, by their dotted name."""
+    """Return the settings that a run does something with, but for where it is tracked, by their dotted name."""
     of_the_parts = set() if config.model.name == "base_residual" else OF_THE_PARTS
     unused = of_the_parts | (OF_THE_TIME_ENCODER if config.model.encoder == "unet" else set())
     sections = config.model_dump(mode="json", exclude={"tracking"})
@@ -96,7 +98,7 @@ class Comparison:
 
     @property
     def names(self) -> list[str]:
-        """What tells the runs apart, as short as that can be said: experiment, model and experiment, or folders."""
+        """Return what tells the runs apart, in short: their experiments, models and experiments, or folders."""
         for name in (
             lambda run: run.config.tracking.experiment_name,
             lambda run: f"{run.config.model.name} {run.config.tracking.experiment_name}",
@@ -111,7 +113,7 @@ class Comparison:
 
     @property
     def differing(self) -> dict[str, list[Any]]:
-        """The settings that are not the same in all runs, by their dotted name: the value in each run.
+        """Return the settings that are not the same in all runs, by their dotted name: the value in each run.
 
         `UNUSED` where a run does nothing with a setting: a baseline has no parts that a loss could hold apart.
         """
@@ -122,33 +124,41 @@ class Comparison:
         return {name: values[name] for name, given in used.items() if any(value != given[0] for value in given)}
 
     def ahead(self, run: FinishedRun) -> float:
-        """Share by which a run's test rmse lies below the reference's; negative where it lies above."""
+        """Return the share by which a run's test rmse lies below the reference's; negative where it lies above."""
         return 1 - run.rmse / self.reference.rmse
 
     def epochs_to_reference(self, run: FinishedRun) -> int | None:
-        """Epochs until a run's validation rmse reaches the reference's best; None where it never does."""
+        """Return the epochs until a run's validation rmse reaches the reference's best; None where it never does."""
         return run.reached(min(self.reference.val_rmse))
 
     def criteria(self, run: FinishedRun) -> list[Criterion]:
-        """The success criteria of a run; the lead is judged only against a baseline that had the same budget."""
-        name = self.reference.config.model.name
-        if name not in BASELINES:
-            return success_criteria(run.test, run.val_rmse, undecided=why_undecided(run.config.model.name))
-        mine, theirs = (_budget(each) for each in (run, self.reference))
-        # What hears nothing is as good with the same maps, wherever their folder lies.
-        others = self.reference.blind
-        alike = all(isclose(value, others.get(name, nan), rel_tol=1e-5) for name, value in run.blind.items())
-        why = "" if alike else "the baseline has learnt from other depth maps, or was tested on others"
-        if mine != theirs:
-            why = f"not the same budget: {mine}, the baseline {theirs}"
-        if run.config.model.name == name:
-            why = "it is the baseline" if run is self.reference else f"it is a {BASELINES[name]} as well"
+        """Judge a run by the success criteria; its lead only against a baseline that had the same budget."""
+        why = self.why_lead_is_open(run)
         return success_criteria(
-            run.test, run.val_rmse, None if why else self.reference.rmse, BASELINES[name], undecided=why
+            run.test,
+            run.val_rmse,
+            baseline_rmse=None if why else self.reference.rmse,
+            baseline_name=BASELINES.get(self.reference.config.model.name, BASELINES["unet"]),
+            undecided=why or "",
         )
 
+    def why_lead_is_open(self, run: FinishedRun) -> str | None:
+        """Return the reason why a run's lead over the baseline is not judged; None where it is."""
+        model, baseline = run.config.model.name, self.reference.config.model.name
+        if baseline not in BASELINES:
+            return why_undecided(model)
+        if run is self.reference:
+            return "it is the baseline"
+        if model == baseline:
+            return f"it is a {BASELINES[baseline]} as well"
+        if _budget(run) != _budget(self.reference):
+            return f"not the same budget: {_budget(run)}, the baseline {_budget(self.reference)}"
+        if not _on_the_same_maps(run, self.reference):
+            return "the baseline has learnt from other depth maps, or was tested on others"
+        return None
+
     def row(self, run: FinishedRun) -> dict[str, str]:
-        """What a table of runs says about one of them, by column; empty where a run has no such figure."""
+        """Return a run's row in a table of runs, by column; empty where a run has no such figure."""
         metrics, figures = run.test.metrics, run.test.decomposition
         reached = self.epochs_to_reference(run)
         return {
@@ -161,8 +171,21 @@ class Comparison:
             "reached": "never" if reached is None else f"{reached}",
         }
 
+    def runs_table(self) -> Table:
+        """Return the runs side by side."""
+        names = self.names
+        against = names[self.runs.index(self.reference)]
+        rows = [self.row(run) for run in self.runs]
+        cells = [(name, *row.values()) for name, row in zip(names, rows, strict=True)]
+        return Table(f"Test split, against {against}", ("run", *rows[0]), cells, right=range(1, 1 + len(rows[0])))
+
+    def differing_table(self) -> Table:
+        """Return the settings that differ, a column for each run."""
+        rows = [(name, *map(str, values)) for name, values in self.differing.items()]
+        return Table("What differs", ("setting", *self.names), rows)
+
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Return all of it, ready for JSON."""
         return {
             "reference": str(self.reference.folder),
             "differing": self.differing,
@@ -207,7 +230,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:
-    """Number of first parts that all paths share."""
+    """Count the first parts that all paths share."""
     return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
 
 
@@ -223,17 +246,22 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 
 def _tested_on(run: FinishedRun) -> tuple[Any, ...]:
-    """What two runs must have in common for their figures to compare."""
+    """Return what two runs must have in common for their figures to compare."""
     counts = [run.test.metrics.get(name) for name in ("images", "images_without_depth")]
     rooms = run.config.simulation.model_dump(exclude={"train_rooms"})  # each room has a seed of its own
     return run.test.protocol, run.config.data.name, rooms, *counts
 
 
 def _budget(run: FinishedRun) -> str:
-    """What a run has been given to learn from, in words."""
+    """Return what a run has been given to learn from, in words."""
     epochs, data = f"{run.config.trainer.epochs} epochs", run.config.data
     rendered = data.name == "simulated" and data.root is None
     return f"{epochs} in {run.config.simulation.train_rooms} rooms" if rendered else epochs
+
+
+def _on_the_same_maps(run: FinishedRun, other: FinishedRun) -> bool:
+    """Return whether two runs had the same depth maps: what hears nothing is as good then, wherever their folder is."""
+    return all(isclose(rmse, other.blind.get(name, nan), rel_tol=1e-5) for name, rmse in run.blind.items())
 
 
 def read_runs(folders: Sequence[Path]) -> Comparison:

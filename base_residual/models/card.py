@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import resources
 from string import Template
 
@@ -12,6 +12,7 @@ from base_residual.config.schema import Config
 from base_residual.data import PUBLISHED
 from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol, with_unit
 from base_residual.models.checkpoint import StoredNet
+from base_residual.plots.tables import Table
 from base_residual.version import __version__
 
 TITLES = {
@@ -115,21 +116,16 @@ def _training(model: StoredNet, config: Config) -> str:
 def _figures(model: StoredNet, evaluation: Evaluation | None) -> str:
     if evaluation is not None:
         counted = evaluation.protocol_line().partition(":")[0]
-        table = _table(("figure", "value", "better"), evaluation.rows())
-        return f"Of the evaluation that was given, over {counted}.\n\n{table}"
+        return f"Of the evaluation that was given, over {counted}.\n\n{evaluation.table().to_markdown()}"
     if not model.provenance.history:
         return "None were taken."
     record = model.provenance.history[-1]
     taken = [name for name in DEPTH_METRICS if f"val/{name}" in record]
-    figures = [(name, with_unit(name, record[f"val/{name}"])) for name in taken]
+    figures = Table("", ("figure", "value"), [(name, with_unit(name, record[f"val/{name}"])) for name in taken])
     return (
         f"Of the validation split after epoch {model.provenance.epoch}, which flatter a little where they have "
-        f"chosen the epoch. No figures of a test split were given.\n\n{_table(('figure', 'value'), figures)}"
+        f"chosen the epoch. No figures of a test split were given.\n\n{figures.to_markdown()}"
     )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
 
 
 def _limits(config: Config) -> Iterator[str]:

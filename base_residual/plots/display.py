@@ -1,11 +1,9 @@
-"""Figures and tables in a notebook; in a script, figures in the system's own viewer."""
+"""Figures in a notebook; in a script, in the system's own viewer."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from base_residual.errors import RunError
@@ -34,13 +32,6 @@ def show(figure: Figure) -> None:
             "There is neither a notebook nor a picture viewer to show this in. Write it into a file with "
             "base_residual.plots.figures.save_figure."
         )
-
-
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an HTML table in the notebook's own style."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _in_notebook() -> bool:

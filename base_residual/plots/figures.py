@@ -24,6 +24,8 @@ DEPTH_COLOURS = "viridis"
 SIGNED_COLOURS = "RdBu"
 HOLE = "0.85"  # light grey, where nothing was measured
 OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # endings that are refused
+LOSS_STYLES = ("k-", "C0-", "C2-", "C3-")  # of the loss and its terms
+RMSE_STYLES = ("k-", "C2--")  # of the whole prediction and its base
 MAX_LABEL = 36  # characters beside a row
 MAX_TITLE = 26  # characters above each column
 MIN_SCALE = 0.01  # metres; end of the residual's colour scale at least, so that a tiny residual stays pale
@@ -124,27 +126,24 @@ def replace_missing_glyphs(name: str) -> str:
     return "".join(letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
 
-def curves_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
-    """Draw the loss and its terms, and the validation rmse of base and final, over the epochs.
+def curves_figure(
+    losses: Mapping[str, Sequence[float]], rmse: Mapping[str, Sequence[float]], title: str = ""
+) -> Figure:
+    """Draw the loss and its terms, and validation rmse, over the epochs.
 
     Args:
-        history: one record per epoch, as in metrics.jsonl.
+        losses: by name, the training loss and then its terms, in metres per epoch.
+        rmse: by name, that of the whole prediction and then of its parts, in metres per epoch.
         title: of the figure.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs = [record["epoch"] for record in history]
-    for name, style in {"total": "k-", "recon": "C0-", "base": "C2-", "sparse": "C3-"}.items():
-        left.plot(
-            epochs, [record[f"train/loss_{name}"] for record in history], style, marker="o", ms=3, label=name, lw=1.6
-        )
+    for axis, curves, styles in ((left, losses, LOSS_STYLES), (right, rmse, RMSE_STYLES)):
+        for (name, values), style in zip(curves.items(), styles, strict=False):
+            axis.plot(range(1, len(values) + 1), values, style, marker="o", ms=3, label=name, lw=1.6)
     left.set(xlabel="epoch", ylabel="m", title="training loss and its terms")
-    right.plot(epochs, [record["val/rmse"] for record in history], "ko-", ms=3, label="final", lw=1.6)
-    if history and "val/base_rmse" in history[0]:
-        base = [record["val/base_rmse"] for record in history]
-        right.plot(epochs, base, "C2o--", ms=3, label="base alone", lw=1.6)
     right.set(xlabel="epoch", ylabel="rmse (m)", title="validation")
     for axis in (left, right):
         axis.set_ylim(0, 1.08 * max(float(np.max(line.get_ydata())) for line in axis.lines))

@@ -31,7 +31,7 @@ SAME_SCORE = 0.01  # share by which the rmse of today may differ from that of th
 
 @dataclass(frozen=True)
 class Gallery:
-    """What a page shows of the rooms.
+    """The rooms that a page shows.
 
     Attributes:
         missing: why a run is not in it, by its name.

@@ -15,7 +15,9 @@ from base_residual.errors import MissingExtraError
 from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.atomic import replacing
+from base_residual.losses import LOSS_NAMES
 from base_residual.plots.figures import DEPTH_COLOURS, HOLE, SIGNED_COLOURS
+from base_residual.plots.tables import Table
 from base_residual.report.gallery import Gallery
 from base_residual.version import __version__
 
@@ -41,14 +43,6 @@ class Line(NamedTuple):
     style: int
 
 
-class Table(NamedTuple):
-    """Rows of a name and cells; `heads` is above both."""
-
-    title: str
-    heads: list[str]
-    rows: list[tuple[str, list[str]]]
-
-
 class Chart(NamedTuple):
     """Curves over the epochs; `key` is the name of its place in the page, `item` what the plotting library draws."""
 
@@ -59,20 +53,17 @@ class Chart(NamedTuple):
 
     @property
     def numbers(self) -> Table:
-        """The same as numbers, for those who cannot see it."""
+        """Return the same as numbers, for those who cannot see it."""
         epochs = zip_longest(*(line.values for line in self.lines))
-        return Table(
-            self.title,
-            ["epoch", *(line.name for line in self.lines)],
-            [
-                (str(epoch), ["" if value is None else f"{value:.4f}" for value in values])
-                for epoch, values in enumerate(epochs, start=1)
-            ],
-        )
+        rows = [
+            (str(epoch), *("" if value is None else f"{value:.4f}" for value in values))
+            for epoch, values in enumerate(epochs, start=1)
+        ]
+        return Table(self.title, ("epoch", *(line.name for line in self.lines)), rows)
 
 
 def require_extra() -> None:
-    """Make sure that a report can be drawn before anything is computed for it.
+    """Refuse, before anything is computed, where a report cannot be drawn.
 
     Raises:
         MissingExtraError: bokeh is not installed.
@@ -114,7 +105,7 @@ def write_report(comparison: Comparison, gallery: Gallery, path: Path) -> Path:
         protocol=comparison.reference.test.protocol_line(),
         explained=EXPLAINED,
         blind_lines=blind_lines,
-        tables=_tables(comparison),
+        figures=_figures_table(comparison),
         charts=_charts(runs),
         colours=COLOURS,
         dashes=DASHES,
@@ -126,37 +117,19 @@ def write_report(comparison: Comparison, gallery: Gallery, path: Path) -> Path:
     return path
 
 
-def _tables(comparison: Comparison) -> dict[str, Table]:
-    """The runs side by side, every figure of the test split, and the settings in which the runs differ."""
-    names, runs = comparison.names, comparison.runs
-    against = names[runs.index(comparison.reference)]
-    rows = {name: comparison.row(run) for name, run in zip(names, runs, strict=True)}
-    figures = [{name: (value, better) for name, value, better in run.test.rows()} for run in runs]
+def _figures_table(comparison: Comparison) -> Table:
+    """Return every figure of the test split, a column for each run; empty where a run has no such figure."""
+    figures = [{name: (value, better) for name, value, better in run.test.rows()} for run in comparison.runs]
     every = {name: better for table in figures for name, (_, better) in table.items()}
-    return {
-        "runs": Table(
-            f"Test split, against {against}",
-            ["run", *rows[against]],
-            [(name, list(row.values())) for name, row in rows.items()],
-        ),
-        "figures": Table(
-            "Test split",
-            ["figure", "better", *names],
-            [
-                (name, [better, *(table[name][0] if name in table else "" for table in figures)])
-                for name, better in every.items()
-            ],
-        ),
-        "differing": Table(
-            "What differs",
-            ["setting", *names],
-            [(setting, [str(value) for value in values]) for setting, values in comparison.differing.items()],
-        ),
-    }
+    rows = [
+        (name, better, *(table[name][0] if name in table else "" for table in figures))
+        for name, better in every.items()
+    ]
+    return Table("Test split", ("figure", "better", *comparison.names), rows)
 
 
 def _charts(runs: Sequence[tuple[str, FinishedRun]]) -> dict[str, list[Chart]]:
-    """The page's charts by section; a section without anything to show is empty."""
+    """Return the page's charts by section; a section without anything to show is empty."""
 
     def curves(key: str) -> list[Line]:
         return [
@@ -168,7 +141,7 @@ def _charts(runs: Sequence[tuple[str, FinishedRun]]) -> dict[str, list[Chart]]:
     residual = curves("val/residual_abs_mean")
     losses = []
     for place, (name, run) in enumerate(runs):
-        terms = ("total", "recon", "base", "sparse") if run.test.decomposition else ("total",)
+        terms = LOSS_NAMES if run.test.decomposition else LOSS_NAMES[:1]
         lines = [
             Line(term, [record[f"train/loss_{term}"] for record in run.history], style)
             for style, term in enumerate(terms)
@@ -229,7 +202,7 @@ def _chart(key: str, title: str, lines: list[Line], unit: str, *, from_zero: boo
 
 
 def _palettes() -> dict[str, Any]:
-    """The colours of `visualize`, as 256 red, green and blue values each."""
+    """Return the colours of `visualize`, as 256 red, green and blue values each."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 

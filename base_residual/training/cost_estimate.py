@@ -1,4 +1,4 @@
-"""What a training will cost: one or two of its steps and a validation, on made-up recordings of the right shape."""
+"""The cost of a training, from one or two of its steps and a validation on made-up recordings of the right shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has come to, for programs, notebooks and evaluation.json."""
+"""The result of a run, for programs, notebooks and evaluation.json."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from base_residual.config.run_layout import BEST, Record
-from base_residual.evaluation import Criterion
+from base_residual.evaluation import Criterion, criteria_table
 from base_residual.evaluation.blind import blind_lines
 from base_residual.metrics import Evaluation
-from base_residual.plots.display import html_table, show
-from base_residual.plots.figures import as_png, curves_figure
+from base_residual.plots.display import show
+from base_residual.plots.figures import as_png
+from base_residual.training.curves import history_figure
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,13 @@ class FitResult:
         Raises:
             RunError: there is nothing to show them in.
         """
-        show(curves_figure(self.history, self.run_dir.name))
+        show(history_figure(self.history, self.run_dir.name))
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows where a cell ends with a result: curves, figures, success criteria."""
         lowest = f"validation rmse {self.best['val/rmse']:.3f} m"
         best = f"The best of {len(self.history)} epochs is {self.best_epoch}, {lowest}."
-        verdicts = [(criterion.verdict, criterion.name, criterion.figure) for criterion in self.criteria]
-        curves = b64encode(as_png(curves_figure(self.history))).decode()
+        curves = b64encode(as_png(history_figure(self.history))).decode()
         return "".join(
             [
                 f"<p><b>{escape(str(self.run_dir))}</b><br>{escape(best)}</p>",
@@ -77,7 +77,7 @@ class FitResult:
                 self.test._repr_html_(),
                 *(f"<p>{escape(line)}</p>" for line in blind_lines(self.test.metrics["rmse"], self.blind)),
                 "<p><b>Success criteria</b></p>",
-                html_table(("", "criterion", "figure"), verdicts),
+                criteria_table(self.criteria, title="").to_html(),
             ]
         )
 

@@ -26,7 +26,8 @@ from base_residual.files.atomic import discard, replacing
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import curves_figure, decomposition_figure, panels, save_figure
+from base_residual.plots.figures import decomposition_figure, panels, save_figure
+from base_residual.training.curves import history_figure
 from base_residual.training.result import FitResult, evaluation_report
 from base_residual.training.run_state import Position
 
@@ -146,7 +147,7 @@ def last_picture(run_dir: Path, epochs: int) -> Path:
 
 def save_evaluation(result: FitResult, title: str) -> None:
     """Draw the curves, and write the test's figures, with which a run is finished."""
-    save_figure(curves_figure(result.history, title), result.run_dir / CURVES)
+    save_figure(history_figure(result.history, title), result.run_dir / CURVES)
     report = evaluation_report(result.test, result.blind, result.criteria)
     with replacing(result.run_dir / EVALUATION) as aside:
         aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")

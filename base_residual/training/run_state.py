@@ -1,4 +1,4 @@
-"""Where a run stands, saved as one file from which it goes on exactly there."""
+"""The state of a run, saved as one file from which the run goes on exactly where it stood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run works: a line per epoch, and progress bars beneath the lines."""
+"""The terminal's view of a run: a line per epoch, and progress bars beneath the lines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
+from base_residual.losses import LOSS_NAMES
 from base_residual.training.trackers import Tracker
 
 REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch with its validation fits into them
@@ -19,7 +20,7 @@ REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch w
 
 def epoch_line(record: Record) -> str:
     """Return the line that every epoch prints, at most 80 columns wide."""
-    total, recon, base, sparse = (record[f"train/loss_{name}"] for name in ("total", "recon", "base", "sparse"))
+    total, recon, base, sparse = (record[f"train/loss_{name}"] for name in LOSS_NAMES)
     losses = f"Loss={total:.2f} (recon={recon:.2f}, base={base:.2f}, sparse={sparse:.2f})"
     return f"Epoch {record['epoch']:.0f}: {losses}  val rmse {record['val/rmse']:.3f} m"
 

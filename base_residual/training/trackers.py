@@ -1,4 +1,4 @@
-"""Who is told how a run goes: metrics.jsonl always, Weights & Biases and TensorBoard when asked."""
+"""Trackers are told how a run goes: metrics.jsonl always, Weights & Biases and TensorBoard when asked."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class WeightsAndBiases(Tracker):
 
 
 def _identity(run_dir: Path) -> str:
-    """What Weights & Biases knows a run by: the same when it goes on, another one when it is replaced."""
+    """Return a run's id at Weights & Biases: a resumed run keeps it, a run that replaces another gets a new one."""
     path = run_dir / WANDB_ID
     if not path.exists():
         with replacing(path) as aside:
@@ -117,7 +117,7 @@ def _identity(run_dir: Path) -> str:
 
 
 def _wandb_login() -> bool:
-    """Whether a key for Weights & Biases lies in the user's netrc."""
+    """Return whether the user's netrc holds a key for Weights & Biases."""
     return any(
         (Path.home() / name).is_file() and "api.wandb.ai" in (Path.home() / name).read_text(errors="replace")
         for name in (".netrc", "_netrc")

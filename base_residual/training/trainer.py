@@ -22,6 +22,7 @@ from base_residual.data.sample import EchoDataset, abbreviate_names, check_split
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
+from base_residual.losses import LOSS_NAMES
 from base_residual.machine import resolve_device
 from base_residual.metrics import Evaluation
 from base_residual.models.factory import create_model, load_checkpoint
@@ -55,7 +56,9 @@ class Trainer:
 
     Args:
         config: settings; default: the package's, on simulated rooms.
-        train, val, test: datasets to use instead of those that the configuration names.
+        train: dataset to train on, instead of the one that the configuration names.
+        val: the same, to validate on.
+        test: the same, to test on.
         resume: go on where the run's saved state ends; begin where there is none.
         overwrite: remove what an earlier run of the same name has left, once this one can begin.
         trackers: who is told how it goes, beyond those that the configuration asks for; default: the terminal.
@@ -297,9 +300,7 @@ def epoch_record(epoch: int, losses: Sequence[float], step: TrainingStep, found:
         found: figures of the validation.
     """
     record: Record = {"epoch": epoch}
-    record |= {
-        f"train/loss_{name}": value for name, value in zip(("total", "recon", "base", "sparse"), losses, strict=True)
-    }
+    record |= {f"train/loss_{name}": value for name, value in zip(LOSS_NAMES, losses, strict=True)}
     record |= {f"train/lambda_{name}": value for name, value in step.loss.weights._asdict().items()}
     return record | {f"val/{name}": value for name, value in (found.metrics | found.decomposition).items()}
 

@@ -1,4 +1,4 @@
-"""Where a command prints: what it found on standard output, how it goes beside that, and as JSON when asked."""
+"""Printing of a command's results: tables and sentences, or one JSON object where `--json` asks for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from base_residual.plots.tables import Table
 
-class Output(NamedTuple):
-    """What `--json` and `--quiet` say.
+
+class Printer(NamedTuple):
+    """Prints what a command has found, as `--json` and `--quiet` ask for.
 
     Attributes:
         as_json: standard output holds one JSON object and nothing else; progress goes to standard error.
@@ -22,25 +24,26 @@ class Output(NamedTuple):
 
     @property
     def progress(self) -> Console:
-        """Where a command draws how far it is."""
+        """Return the console on which a command draws how far it is."""
         from base_residual.plots.console import plain_console
 
         return plain_console(stderr=self.as_json, quiet=self.quiet)
 
-    def show(self, *things: RenderableType) -> None:
+    def show(self, *things: Table | RenderableType) -> None:
         """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
         if self.as_json or self.quiet:
             return
         from base_residual.plots.console import plain_console
+        from base_residual.plots.tables import Table
 
         for thing in things:
             if isinstance(thing, str):
                 print(thing)
             else:
-                plain_console().print(thing)
+                plain_console().print(thing.to_rich() if isinstance(thing, Table) else thing)
 
     def json(self, found: Mapping[str, Any]) -> None:
-        """Print what a program may read."""
+        """Print one JSON object, where it is asked for."""
         if self.as_json:
             from base_residual.files.json import as_json
 

@@ -1,0 +1,207 @@
+"""The commands of `brdepth` that use a trained model: score it, draw with it, predict, export and time it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from base_residual.cli.help_pages import Command
+from base_residual.cli.printer import Printer
+from base_residual.cli.shared_options import (
+    CheckpointArgument,
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RootOption,
+    SplitOption,
+    completing,
+)
+from base_residual.config.names import listed
+from base_residual.config.presets import Layer
+from base_residual.errors import ConfigError
+
+if TYPE_CHECKING:
+    from base_residual.config.schema import Config
+    from base_residual.data.sample import EchoDataset
+    from base_residual.models.checkpoint import Checkpoint
+    from base_residual.models.network import DepthNet
+
+FORMATS = ("onnx",)  # that a checkpoint is exported to
+
+app = typer.Typer()
+
+
+@app.command("eval", cls=Command)
+def evaluate_checkpoint(
+    checkpoint: CheckpointArgument,
+    dataset: DatasetOption = None,
+    data_root: RootOption = None,
+    split: SplitOption = "test",
+    min_depth: Annotated[float, typer.Option(min=0.0, help="Count only pixels at least this far, in metres.")] = 0.0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
+    from rich.text import Text
+
+    from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
+
+    printer = Printer(as_json, quiet)
+    loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
+    found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
+    curve, why = [record["val/rmse"] for record in loaded.history], why_undecided(loaded.config.model.name)
+    criteria = success_criteria(found, curve, undecided=why)
+    verdicts = [criterion._asdict() for criterion in criteria]
+    about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
+    printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "criteria": verdicts})
+    of = _other_data(loaded.config, config) or config.data.name
+    printer.show(found.table(f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
+    printer.show(Text(found.protocol_line()), criteria_table(criteria))
+
+
+@app.command(cls=Command)
+def visualize(
+    ctx: typer.Context,
+    checkpoint: CheckpointArgument,
+    dataset: DatasetOption = None,
+    data_root: RootOption = None,
+    split: SplitOption = "test",
+    count: Annotated[int, typer.Option(min=1, max=32, help="Recordings to show, spread over the split.")] = 4,
+    audio: Annotated[
+        list[Path] | None, typer.Option(metavar="ECHO.wav", help="Recordings of your own instead; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file to write.", show_default="beside the checkpoint")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw base | residual | final | ground truth."""
+    from base_residual.plots.figures import decomposition_figure, panels, save_figure
+
+    printer, other = Printer(as_json, quiet), ""
+    if audio:
+        from base_residual.deploy.predict import picture_files
+
+        idle = [name for name in ("dataset", "data_root", "split", "count") if _is_given(ctx, name)]
+        if idle:
+            raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing beside --audio; leave one of them out.")
+        loaded = _load_checkpoint(checkpoint, device)
+        rows = picture_files(loaded.model, audio)
+    else:
+        from base_residual.data.sample import collate, spread_indices
+
+        loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
+        other = _other_data(loaded.config, config)
+        shown = [samples[index] for index in spread_indices(len(samples), count)]
+        batch = collate(shown)
+        rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
+    shows = audio[0].stem if audio else f"{other}_{split}" if other else split
+    name = f"{checkpoint.stem}_{shows}_decomposition.png"
+    figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}{other and f', {other}'}")
+    picture = save_figure(figure, out or checkpoint.with_name(name))
+    printer.json({"picture": picture})
+    printer.show(f"Picture: {picture}")
+
+
+@app.command(cls=Command)
+def predict(
+    checkpoint: CheckpointArgument,
+    echoes: Annotated[list[Path], typer.Argument(metavar="ECHO.wav", help="Two-channel recordings, left ear first.")],
+    out: Annotated[Path, typer.Option(help="Folder for the depth maps and pictures.")] = Path("predictions"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Predict depth for recordings of your own: a .npy map in metres and a picture each."""
+    from base_residual.deploy.predict import write_predictions
+
+    printer = Printer(as_json, quiet)
+    written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out)
+    rows = [{"recording": echo, "depth": a, "picture": b} for echo, (a, b) in zip(echoes, written, strict=True)]
+    printer.json({"predictions": rows})
+    printer.show(*(f"{array}  {picture}" for array, picture in written))
+
+
+@app.command(cls=Command)
+def export(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="beside the checkpoint")] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="|".join(FORMATS), help="Format to write.", autocompletion=completing(FORMATS)
+        ),
+    ] = FORMATS[0],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a checkpoint as ONNX, waveform in and depth out, and check that ONNX Runtime gets the same depth."""
+    from base_residual.deploy.onnx import export_onnx
+
+    if kind not in FORMATS:
+        raise ConfigError(f"Unknown format '{kind}'. Known are {listed(kind, FORMATS)}")
+    path = export_onnx(_load_checkpoint(checkpoint, "cpu").model, out or checkpoint.with_suffix(".onnx"))
+    printer, size = Printer(as_json, quiet), path.stat().st_size
+    printer.json({"onnx": path, "bytes": size})
+    printer.show(f"ONNX: {path} ({size / 2**20:.1f} MiB)")
+
+
+@app.command(cls=Command)
+def benchmark(
+    checkpoint: CheckpointArgument,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Echoes at a time, for the throughput.")] = 32,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure what a checkpoint costs on this machine: latency, throughput, memory, operations."""
+    from base_residual.cli.tables import cost_table
+    from base_residual.deploy.benchmark import measure
+
+    cost = measure(_load_checkpoint(checkpoint, device).model, batch_size)
+    printer = Printer(as_json, quiet)
+    printer.json(cost.as_dict())
+    printer.show(cost_table(cost, checkpoint.name))
+
+
+def _load_checkpoint(path: Path, device: str) -> Checkpoint[DepthNet]:
+    from base_residual.machine import resolve_device
+    from base_residual.models.factory import load_checkpoint
+
+    return load_checkpoint(path, resolve_device(device))
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Return whether an option was typed, rather than left at its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _other_data(own: Config, used: Config) -> str:
+    """Return the name of the data that a checkpoint is tried on, if it is not that of its own run."""
+    if (used.data.name, used.data.root) == (own.data.name, own.data.root):
+        return ""
+    return used.data.root.resolve().name if used.data.root else used.data.name
+
+
+def _load(
+    path: Path, dataset: str | None, data_root: Path | None, split: str, device: str, printer: Printer
+) -> tuple[Checkpoint[DepthNet], Config, EchoDataset]:
+    """Load a checkpoint, and a split of its dataset or of the one that is given, with the settings of that."""
+    from base_residual.cli.progress import counting
+    from base_residual.config.resolve import make_config
+    from base_residual.data import open_dataset
+
+    loaded = _load_checkpoint(path, device)
+    given: Layer = {}
+    if dataset is not None:
+        given["name"] = dataset
+    if data_root is not None or given.get("name", loaded.config.data.name) != loaded.config.data.name:
+        given["root"] = data_root  # the run's folder holds another dataset
+    config = make_config(loaded.config.model_dump(mode="json"), {"data": given})
+    with counting(printer.progress) as progress:
+        return loaded, config, open_dataset(config.data.name, config.data.root, split, config, progress)
