@@ -106,11 +106,18 @@ def test_the_constant_is_the_best_of_all(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(found <= rmse(guess.constant + shift) + 1e-6 for shift in (-0.5, -0.02, 0.02, 0.5))
 
 
+def test_the_constant_leans_to_the_maps_that_vary_least() -> None:
+    assert BlindGuess.from_dataset(maps(torch.full((2, 2), 0.5))).constant == pytest.approx(0.5)
+    # Means 2 and 4 m, spreads 1 and 2 m: the slopes of both rmse are equal where (c - 2) / 1 = (4 - c) / 2.
+    varied = maps(torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[2.0, 6.0], [2.0, 6.0]]))
+    assert BlindGuess.from_dataset(varied).constant == pytest.approx(8 / 3, abs=0.01)
+
+
 def test_guesses_are_judged_by_the_pixels_that_are_far_enough() -> None:
-    near, far = torch.full((2, 4), 1.0), torch.full((2, 4), 3.0)
+    near, far = torch.full((2, 4), 0.9), torch.full((2, 4), 3.0)
     guess = BlindGuess(torch.full((1, 4, 4), 2.5), 2.0)
     found = [guess.rmse_on(maps(torch.cat([near, far])), 12.0, *least) for least in ((), (2.0,))]
-    assert found[0] == pytest.approx({"mean_map": math.sqrt((1.5**2 + 0.5**2) / 2), "constant": 1.0})
+    assert found[0] == pytest.approx({"mean_map": math.sqrt((1.6**2 + 0.5**2) / 2), "constant": math.sqrt((1.1**2 + 1) / 2)})
     assert found[1] == pytest.approx({"mean_map": 0.5, "constant": 1.0})
     assert guess.rmse_on(maps(torch.cat([far, far])), 2.25)["mean_map"] == pytest.approx(
         0.75
