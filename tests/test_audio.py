@@ -12,7 +12,7 @@ import torch
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.emission import align_onset, direct_sound, find_emission, find_onset
 from base_residual.acoustics.framing import echo_frames, fit_echo
-from base_residual.acoustics.front_end import EchoFrontEnd, mel_filters
+from base_residual.acoustics.front_end import EchoFrontEnd, _moving_mean, mel_filters
 from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.schema import AudioConfig
@@ -202,6 +202,10 @@ def test_the_direct_template_knows_an_emitted_sound_that_is_no_chirp() -> None:
     assert float((late.amax(1) - late.median(1).values).min()) > float(
         (by_chirp.amax(1) - by_chirp.median(1).values).max()
     )
+
+
+def test_a_moving_mean_at_the_edge_is_over_what_is_there() -> None:
+    torch.testing.assert_close(_moving_mean(torch.ones(1, 2, 20)), torch.ones(1, 2, 20))
 
 
 def test_coherence_is_one_for_equal_ears_and_small_for_strangers() -> None:

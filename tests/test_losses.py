@@ -12,6 +12,7 @@ from base_residual.losses import (
     AdaptiveBaseResidualLoss,
     BaseResidualLoss,
     LossWeights,
+    PlainLoss,
     ReconKind,
     decomposition_terms,
     low_pass,
@@ -238,8 +239,26 @@ def test_the_documented_defaults() -> None:
         assert adaptive.weights == weights
 
 
-def test_a_warm_up_of_no_epochs_is_over_at_once() -> None:
+def test_a_warm_up_of_no_epochs_is_over_at_once_and_one_of_an_epoch_is_not() -> None:
     assert AdaptiveBaseResidualLoss(warmup_epochs=0).weights == (1.0, 0.5, 0.3)
+    assert AdaptiveBaseResidualLoss(warmup_epochs=1).weights == (0.5, 1.5, 0.3)
+
+
+@pytest.mark.parametrize("recon", ["l1", "rmse"])
+@pytest.mark.parametrize("nearest", [None, 2.0])
+def test_the_loss_of_a_plain_network_is_the_reconstruction_alone(recon: ReconKind, nearest: float | None) -> None:
+    scene = random_scene(10)
+    mask = None if nearest is None else scene["gt"] > nearest
+    _, expected = BaseResidualLoss(recon=recon, count=lambda here: 2 * here)(**scene, valid_mask=mask)
+    plain = PlainLoss(recon, count=lambda here: 2 * here)
+    total, terms = plain(**scene, valid_mask=mask)
+    assert (total, *terms) == (expected.recon, expected.recon, 0, 0)
+    assert plain.weights == (1.0, 0.0, 0.0)
+
+
+def test_a_plain_network_costs_the_mean_error_unless_told_otherwise() -> None:
+    scene = random_scene(11)
+    assert PlainLoss()(**scene)[0] == BaseResidualLoss()(**scene)[1].recon
 
 
 def test_fixed_weights_do_not_care_which_epoch_it_is() -> None:
