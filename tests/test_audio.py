@@ -13,7 +13,7 @@ from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.emission import align_onset, direct_sound, find_emission, find_onset
 from base_residual.acoustics.framing import echo_frames, fit_echo
 from base_residual.acoustics.front_end import EchoFrontEnd, _moving_mean, mel_filters
-from base_residual.acoustics.matched_filter import compress
+from base_residual.acoustics.matched_filter import analytic_weights, compress
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.schema import AudioConfig
 from base_residual.errors import DataError, ShapeError
@@ -180,6 +180,15 @@ def test_aligned_echoes_begin_at_the_same_frame_and_keep_what_follows(lead: int)
     assert torch.equal(align_onset(echo[1], lead), aligned[1])  # one by one, too
 
 
+@pytest.mark.parametrize(
+    ("length", "weights"), [(4, [1, 2, 1, 0]), (5, [1, 2, 2, 0, 0]), (9, [1, 2, 2, 2, 2, 0, 0, 0, 0])]
+)
+def test_an_analytic_signal_has_twice_what_lies_between_0_hz_and_the_highest_frequency(
+    length: int, weights: list[float]
+) -> None:
+    assert analytic_weights(length, torch.device("cpu")).tolist() == weights
+
+
 def test_each_echo_is_compressed_with_its_own_template() -> None:
     echo, templates = torch.randn(3, 2, 500), torch.randn(3, 40)
     together = compress(echo, templates)
@@ -245,9 +254,15 @@ def test_a_tone_lights_up_its_mel_band() -> None:
     assert peaks[-1] > 200
 
 
-def test_echoes_of_another_shape_are_refused() -> None:
+@pytest.mark.parametrize("shape", [(2, 1000), (1000, 2), (1, 3, 1000)])
+def test_echoes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="2 ears"):
-        front_end("matched")(torch.zeros(2, 1000))
+        front_end("matched")(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_a_front_end_has_nothing_that_a_checkpoint_would_keep(name: str) -> None:
+    assert not front_end(name).state_dict()
 
 
 def test_a_recording_begins_with_its_chirp_or_with_the_silence_before_it() -> None:

@@ -117,7 +117,9 @@ def test_guesses_are_judged_by_the_pixels_that_are_far_enough() -> None:
     near, far = torch.full((2, 4), 0.9), torch.full((2, 4), 3.0)
     guess = BlindGuess(torch.full((1, 4, 4), 2.5), 2.0)
     found = [guess.rmse_on(maps(torch.cat([near, far])), 12.0, *least) for least in ((), (2.0,))]
-    assert found[0] == pytest.approx({"mean_map": math.sqrt((1.6**2 + 0.5**2) / 2), "constant": math.sqrt((1.1**2 + 1) / 2)})
+    assert found[0] == pytest.approx(
+        {"mean_map": math.sqrt((1.6**2 + 0.5**2) / 2), "constant": math.sqrt((1.1**2 + 1) / 2)}
+    )
     assert found[1] == pytest.approx({"mean_map": 0.5, "constant": 1.0})
     assert guess.rmse_on(maps(torch.cat([far, far])), 2.25)["mean_map"] == pytest.approx(
         0.75
