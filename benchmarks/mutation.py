@@ -2,9 +2,10 @@
 
 mutmut changes the bodies of functions. cosmic-ray changes what mutmut leaves alone: constants, the defaults of classes
 and decorated functions. Neither changes the texts of errors. Both work in a copy of the checkout under
-`build/mutation`, go on where they were stopped, and try again what no test has noticed, with the tests as they are now.
-This is right while tests are only added; after other changes to tests, remove the copy. `mutation.toml` says which
-tests a module has, and why a change that they do not notice may pass. `python docs/tables.py` writes the table.
+`build/mutation`, go on where they were stopped, and try again, with the tests as they are now, what no test has noticed
+and no reason explains. This is right while tests are only added; after other changes to tests, remove the copy.
+`mutation.toml` says which tests a module has, and why they do not notice a change. `python docs/tables.py` writes the
+table.
 
     pip install mutmut==3.8.1 cosmic-ray==8.7.0
     python benchmarks/mutation.py            # all modules that have changed since their result
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import chdir
 from importlib import import_module
 from multiprocessing import get_context
@@ -95,9 +96,6 @@ def workplace(module: str) -> Path:
         lines = ["", "[tool.mutmut]", *(f"{key} = {json.dumps(value)}" for key, value in options.items()), ""]
         with (aside / "pyproject.toml").open("a", encoding="utf-8") as file:
             file.write("\n".join(lines))
-        for place in (BUILD, aside):  # the tests look for the real recording beside their checkout
-            if not (place / "shared").exists() and (ROOT.parent / "shared").exists():
-                (place / "shared").symlink_to((ROOT.parent / "shared").resolve())
         (aside / "mutants").mkdir()  # Python forgets a folder to import from that is not there when it starts
         aside.rename(folder)
     shutil.copy2(ROOT / "base_residual" / module, folder / "base_residual" / module)  # cosmic-ray may have been killed
@@ -127,13 +125,19 @@ def by_mutmut(module: str, folder: Path, jobs: int) -> Iterator[Found]:
     data = SourceFileMutationData(path=Path("base_residual") / module)
     with chdir(folder):
         data.load()
-        known = data.exit_code_by_key
-        left = [name for name, code in known.items() if status_by_exit_code[code] not in NOTICED]
+
+        def tried() -> dict[str, Found]:
+            return {
+                name: (status_by_exit_code[code], *changed(get_diff_for_mutant(name, path=data.path)))
+                for name, code in data.exit_code_by_key.items()
+            }
+
+        known = tried()
+        left = [name for name, found in known.items() if unsettled(module, found)]
         if left or not known:
             start(folder, folder / "mutants", "mutmut", "run", "--max-children", str(jobs), *left)
             data.load()
-        for name, code in data.exit_code_by_key.items():
-            yield status_by_exit_code[code], *changed(get_diff_for_mutant(name, path=data.path))
+        yield from tried().values()
 
 
 def by_cosmic_ray(module: str, folder: Path) -> Iterator[Found]:
@@ -154,21 +158,24 @@ def by_cosmic_ray(module: str, folder: Path) -> Iterator[Found]:
     mutating.run_tests = in_a_fork  # so that PyTorch is loaded once, and not for each change
     command = shlex.join(["-x", *PYTEST, *SETTINGS["modules"][module]])
     with use_db(session, WorkDB.Mode.open) as database, chdir(folder):
-        results = dict(database.results)
-        left = [
-            item
-            for item in database.work_items
-            if item.job_id not in results or results[item.job_id].test_outcome == TestOutcome.SURVIVED
-        ]
+
+        def tried() -> dict[str, Found]:
+            return {
+                job: (result.output or result.test_outcome.value, *changed(result.diff or ""))
+                for job, result in database.results
+                if result.worker_outcome != WorkerOutcome.SKIPPED
+            }
+
+        settled = {job for job, _ in database.results}
+        settled -= {job for job, found in tried().items() if unsettled(module, found)}
+        left = [item for item in database.work_items if item.job_id not in settled]
         sys.dont_write_bytecode = False
         if left and in_a_fork(command, LONGEST)[0] != TestOutcome.SURVIVED:
             sys.exit(f"The tests of {module} fail before anything is changed.")
         sys.dont_write_bytecode = True  # two changes within a second could be taken for each other
         for item in left:
             database.set_result(item.job_id, mutating.mutate_and_test(item.mutations, command, LONGEST))
-        for _, result in database.results:
-            if result.worker_outcome != WorkerOutcome.SKIPPED:
-                yield (result.output or result.test_outcome.value), *changed(result.diff or "")
+        yield from tried().values()
 
 
 def in_a_fork(command: str, longest: float) -> tuple[Any, str]:
@@ -192,14 +199,14 @@ def in_a_fork(command: str, longest: float) -> tuple[Any, str]:
     return (TestOutcome.KILLED if child.exitcode else TestOutcome.SURVIVED), ""
 
 
-def unexplained(module: str, found: Mapping[str, Any]) -> list[Found]:
-    """Return the survivors for which `mutation.toml` has no reason, neither for their line nor for their kind."""
+def unsettled(module: str, found: Found) -> bool:
+    """Tell whether a change has to be tried: no test has noticed it, and `mutation.toml` has no reason why."""
+    outcome, before, after = found
+    if outcome in NOTICED:
+        return False
     reasons, kinds = SETTINGS["survivors"].get(module, {}), "|".join(SETTINGS["kinds"])
-    return [
-        (outcome, before, after)
-        for outcome, before, after in found["survivors"]
-        if not reasons.keys() & {before, after} and not re.search(kinds, f"{before} -> {after}")
-    ]
+    explained = reasons.keys() & {before, after} or re.search(kinds, f"{before} -> {after}")
+    return outcome not in ("survived", "no tests") or not explained
 
 
 def main() -> None:
@@ -229,8 +236,9 @@ def main() -> None:
     for module, found in results.items():
         every, survivors = sum(found["outcomes"].values()), len(found["survivors"])
         print(f"{module}: {every - survivors} of {every} changes noticed, {1 - survivors / every:.1%}")
-        for outcome, before, after in unexplained(module, found):
-            print(f"    {outcome}: {before}\n        {after}")
+        for outcome, before, after in found["survivors"]:
+            if unsettled(module, (outcome, before, after)):
+                print(f"    {outcome}: {before}\n        {after}")
         lines = {line for survivor in found["survivors"] for line in survivor[1:]}
         for line in SETTINGS["survivors"].get(module, {}).keys() - lines:
             print(f"    No survivor needs the reason for {line!r} any more.")
