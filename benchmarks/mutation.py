@@ -84,7 +84,7 @@ def fingerprint(module: str, *, tests: bool) -> str:
 
 
 def workplace(module: str) -> Path:
-    """Return the copy of the checkout in which a module is changed, with the tests as they are now."""
+    """Return the copy of the checkout in which a module is changed, with the package and the tests as they are now."""
     folder = BUILD / f"{module.replace('/', '-').removesuffix('.py')}-{fingerprint(module, tests=False)}"
     if not folder.exists():
         aside = folder.with_suffix(".partial")
@@ -98,8 +98,8 @@ def workplace(module: str) -> Path:
             file.write("\n".join(lines))
         (aside / "mutants").mkdir()  # Python forgets a folder to import from that is not there when it starts
         aside.rename(folder)
-    shutil.copy2(ROOT / "base_residual" / module, folder / "base_residual" / module)  # cosmic-ray may have been killed
-    shutil.copytree(ROOT / "tests", folder / "tests", dirs_exist_ok=True)
+    for part in ("base_residual", "tests"):  # as they are now; cosmic-ray may have been killed amid a change, too
+        shutil.copytree(ROOT / part, folder / part, dirs_exist_ok=True)
     return folder
 
 
