@@ -211,7 +211,7 @@ def unsettled(module: str, found: Found) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", choices=SETTINGS["modules"], metavar="MODULE", help="default: what changed")
+    parser.add_argument("modules", nargs="*", choices=SETTINGS["modules"], metavar="PATH", help="default: what changed")
     parser.add_argument("--jobs", type=int, default=1, help="processes that try changes of functions at once")
     parser.add_argument("--list", action="store_true", help="try nothing, list only what is unexplained")
     options = parser.parse_args()
