@@ -211,10 +211,12 @@ def unsettled(module: str, found: Found) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", choices=SETTINGS["modules"], metavar="PATH", help="default: what changed")
+    parser.add_argument("modules", nargs="*", help="paths in the package (default: those that changed)")
     parser.add_argument("--jobs", type=int, default=1, help="processes that try changes of functions at once")
     parser.add_argument("--list", action="store_true", help="try nothing, list only what is unexplained")
     options = parser.parse_args()
+    if unknown := set(options.modules) - SETTINGS["modules"].keys():
+        parser.error(f"{', '.join(sorted(unknown))}: not in mutation.toml, which has {', '.join(SETTINGS['modules'])}")
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))  # of every process that is started, too
     os.environ["OMP_NUM_THREADS"] = "1"
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
