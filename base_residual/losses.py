@@ -184,7 +184,7 @@ class BaseResidualLoss(nn.Module):
 
     @property
     def weights(self) -> LossWeights:
-        """The weights of the current epoch."""
+        """Return the weights of the current epoch."""
         return self.lambdas
 
     def set_epoch(self, epoch: int) -> None:

@@ -213,7 +213,7 @@ def read_run(folder: Path) -> FinishedRun:
     """
     report, metrics = folder / EVALUATION, folder / METRICS
     if not report.is_file() or not metrics.is_file():
-        raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
+        raise RunError(f"{folder} is not the folder of a finished run: it has no {EVALUATION} and {METRICS}.")
     try:
         noted = read_at_most(report, MAX_FILE)
         test: Evaluation = from_json(Evaluation, noted)

@@ -161,7 +161,7 @@ class DepthNet(StoredNet):
 
     @property
     def aligns(self) -> bool:
-        """True for a network that was trained on echoes that begin with their direct sound."""
+        """Tell whether the network was trained on echoes that begin with their direct sound."""
         return self.config is not None and self.config.data.align_onset
 
     def _need_front_end(self) -> EchoFrontEnd:
@@ -211,8 +211,8 @@ class BaseResidualNet(DepthNet):
         model, data = config.model, config.data
         if model.name not in cls.names:
             raise ConfigError(
-                f"The model '{model.name}' is a baseline and splits nothing. Make it with baseline.create_model, or "
-                "leave model.name as it is."
+                f"The model '{model.name}' is a baseline and splits nothing. Make it with "
+                "base_residual.models.factory.create_model, or leave model.name as it is."
             )
         return cls(
             make_encoder(config),

@@ -66,7 +66,7 @@ class Judged(NamedTuple):
     ranking: list[int]
 
     def rows(self, indices: Sequence[int]) -> list[Panel]:
-        """The maps of some recordings."""
+        """Return the maps of some recordings."""
         samples = [self.samples[index] for index in indices]
         batch = collate(samples)
         return panels(self.model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
@@ -161,6 +161,6 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
 
 
 def _packed(depth: Map, side: int, step: float) -> str:
-    """A map (S, S) in metres, shrunk, as base64 of little-endian 16-bit steps, 0 where nothing was measured."""
+    """Return a map (S, S) in metres, shrunk, as base64 of little-endian 16-bit steps, 0 where nothing was measured."""
     steps = np.rint(resize_depth(depth.astype(np.float32), side) / step)
     return base64.b64encode(steps.clip(0, 2**16 - 1).astype("<u2").tobytes()).decode("ascii")

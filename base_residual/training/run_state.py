@@ -21,6 +21,7 @@ from base_residual.config.schema import Config
 from base_residual.errors import ConfigError, RunError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.losses import LOSS_NAMES
 from base_residual.models.network import DepthNet
 from base_residual.training.distributed import Processes, is_first_process
 from base_residual.training.optimizer_state import optimizer_outline, optimizer_tensors, restore_optimizer
@@ -38,7 +39,7 @@ OWN_TO_A_MACHINE = {
 }
 """Settings that decide how a run goes, and none of its numbers."""
 
-SUMS = 5
+SUMS = len(LOSS_NAMES) + 1  # the loss, its terms, and how many steps they are the sums of
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Position:
 
     epoch: int
     step: int
-    sums: Tensor  # (SUMS,) total, recon, base, sparse, and how many steps they are the sums of
+    sums: Tensor  # (SUMS,)
     history: list[Record]
     recordings: int
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from base_residual.config.schema import Config
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
-from base_residual.losses import BaseResidualLoss, PlainLoss, make_loss
+from base_residual.losses import LOSS_NAMES, BaseResidualLoss, PlainLoss, make_loss
 from base_residual.machine import mixed_precision
 from base_residual.models.network import DepthNet
 from base_residual.training.activation_checkpointing import checkpoint_activations
@@ -66,12 +66,12 @@ class TrainingStep:
 
     @property
     def networks(self) -> dict[str, DepthNet]:
-        """The network in training, `model`, and the one to judge and keep, `mean`, where weights are averaged."""
+        """Return the network in training, `model`, and its mean, `mean`, where weights are averaged."""
         return {"model": self.model} | ({"mean": self.average.model} if self.average else {})
 
     @property
     def judged(self) -> DepthNet:
-        """The network to validate and to save."""
+        """Return the network to validate and to save."""
         return self.networks.get("mean", self.model)
 
     def detaches(self, epoch: int) -> bool:
@@ -95,7 +95,7 @@ class TrainingStep:
             group["lr"] = learning_rate(taken, settings.epochs * self.steps, settings)
         self.optimizer.zero_grad(set_to_none=True)
         self.faults.begin_step()
-        sums = torch.zeros(4, device=self.device)
+        sums = torch.zeros(len(LOSS_NAMES), device=self.device)
         for part, share in enumerate(self._pixel_shares(changed.depth)):
             waveform, gt, size, emitted = (values[part :: self.parts] for values in changed)
             with self._gradients_stay_here(part):

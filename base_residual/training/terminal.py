@@ -13,6 +13,7 @@ from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
 from base_residual.losses import LOSS_NAMES
+from base_residual.plots.console import plain_console
 from base_residual.training.trackers import Tracker
 
 REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch with its validation fits into them
@@ -20,8 +21,8 @@ REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch w
 
 def epoch_line(record: Record) -> str:
     """Return the line that every epoch prints, at most 80 columns wide."""
-    total, recon, base, sparse = (record[f"train/loss_{name}"] for name in LOSS_NAMES)
-    losses = f"Loss={total:.2f} (recon={recon:.2f}, base={base:.2f}, sparse={sparse:.2f})"
+    total, *terms = (f"{name}={record[f'train/loss_{name}']:.2f}" for name in LOSS_NAMES)
+    losses = f"{total.replace('total', 'Loss')} ({', '.join(terms)})"
     return f"Epoch {record['epoch']:.0f}: {losses}  val rmse {record['val/rmse']:.3f} m"
 
 
@@ -33,7 +34,7 @@ class ConsoleTracker(Tracker):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, markup=False)
+        self._console = console or plain_console()
         self._told: set[str] = set()
         self._picture: Path | None = None
 
@@ -143,7 +144,7 @@ def _figures(history: list[Record]) -> str:
 
 
 def terminal_tracker(console: Console | None = None, live: bool | None = None) -> ConsoleTracker:
-    """Make the one that tells a terminal how a run goes.
+    """Make the tracker that tells a terminal how a run goes.
 
     Args:
         console: where to print; default: standard output.
@@ -152,7 +153,7 @@ def terminal_tracker(console: Console | None = None, live: bool | None = None) -
     Raises:
         ConfigError: bars are asked for where there is no terminal.
     """
-    console = console or Console(highlight=False, markup=False)
+    console = console or plain_console()
     drawable = console.file.isatty()  # Rich takes a file for a terminal where the environment says FORCE_COLOR
     if live and not drawable:
         raise ConfigError("--live draws in a terminal, and the output leads elsewhere. Leave it out to get lines.")

@@ -160,7 +160,7 @@ class TensorBoard(Tracker):
 
 
 def make_trackers(config: Config) -> list[Tracker]:
-    """Those that a configuration asks for, metrics.jsonl first."""
+    """Make the trackers that a configuration asks for, metrics.jsonl first."""
     trackers: list[Tracker] = [JsonLines()]
     if config.tracking.wandb:
         trackers.append(WeightsAndBiases())

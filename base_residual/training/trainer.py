@@ -47,7 +47,7 @@ from base_residual.training.trackers import Tracker, make_trackers
 
 log = logging.getLogger("base_residual")
 
-GO_ON, SAVE, STOP = range(3)  # what a step may be asked to be followed by; of all processes' wishes the highest counts
+GO_ON, SAVE, STOP = range(3)  # what follows a step; of all processes' requests the highest counts
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
 
@@ -87,8 +87,8 @@ class Trainer:
             from base_residual.training.terminal import terminal_tracker  # what draws in a terminal is slow to import
 
             trackers = [terminal_tracker()]
-        told = [*make_trackers(self.config), *trackers]
-        self._trackers = told if is_first_process() else []
+        trackers = [*make_trackers(self.config), *trackers]
+        self._trackers = trackers if is_first_process() else []
         self._saved = 0.0  # when the state was last saved, by the monotonic clock
 
     def fit(self) -> FitResult:
@@ -198,10 +198,10 @@ class Trainer:
             for tracker in self._trackers:
                 tracker.step(epoch, position.step, len(batches))
             due = time.monotonic() >= self._saved + 60 * self.config.trainer.save_every
-            asked = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
-            if asked != GO_ON:
+            request = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
+            if request != GO_ON:
                 self._save(step, position)
-            if asked == STOP:
+            if request == STOP:
                 self._processes.wait()  # until all is saved: the end of one process ends the others
                 raise TrainingInterrupted(
                     f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is saved in "
@@ -209,7 +209,7 @@ class Trainer:
                 )
 
     def _mean_losses(self, step: TrainingStep, position: Position) -> list[float]:
-        """Return an epoch's mean loss and terms over all processes, (total, recon, base, sparse)."""
+        """Return an epoch's mean loss and terms over all processes, in the order of `LOSS_NAMES`."""
         self._tell_faults(step, position.epoch)
         *sums, steps = self._processes.mean(position.sums).tolist()
         if not steps:
@@ -295,7 +295,7 @@ def epoch_record(epoch: int, losses: Sequence[float], step: TrainingStep, found:
 
     Args:
         epoch: from 1.
-        losses: means over its steps, (total, recon, base, sparse).
+        losses: means over its steps, in the order of `LOSS_NAMES`.
         step: whose loss knows the weights of its terms.
         found: figures of the validation.
     """
