@@ -15,13 +15,14 @@ from base_residual.config.run_layout import BEST
 from base_residual.data import open_dataset
 from base_residual.data.depth_maps import resize_depth
 from base_residual.data.sample import EchoDataset, collate, spread_indices
+from base_residual.deploy.predict import picture_samples
 from base_residual.errors import BaseResidualError, DataError
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.cache import Progress
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.models.factory import load_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import Map, Panel, colour_ends, panels
+from base_residual.plots.figures import Map, Panel, colour_ends
 
 BATCH = 32
 LARGEST = 3_000_000  # bytes of the page that the maps may take; larger ones are shown with fewer pixels
@@ -67,9 +68,7 @@ class Judged(NamedTuple):
 
     def rows(self, indices: Sequence[int]) -> list[Panel]:
         """Return the maps of some recordings."""
-        samples = [self.samples[index] for index in indices]
-        batch = collate(samples)
-        return panels(self.model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
+        return picture_samples(self.model, [self.samples[index] for index in indices])
 
 
 def make_gallery(

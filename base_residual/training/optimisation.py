@@ -20,7 +20,7 @@ def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Opti
 
 
 def learning_rate(step: int, steps: int, settings: TrainerConfig) -> float:
-    """Return the rate of a step, from 0: a linear rise, then half a cosine (after Smith and Topin, 2018), or constant."""
+    """Return the rate of a step, from 0: a linear rise, then half a cosine (Smith and Topin, 2018), or constant."""
     if settings.lr_schedule == "constant":
         return settings.learning_rate
     part = (step + 1) / steps

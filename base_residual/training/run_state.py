@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from base_residual.config.resolve import make_config
-from base_residual.config.run_layout import EVALUATION, STATE, Record
+from base_residual.config.run_layout import EVALUATION, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError, RunError
 from base_residual.files.json import as_json, from_json
@@ -68,7 +68,7 @@ class Position:
     @property
     def best_epoch(self) -> int:
         """Return the epoch with the lowest validation rmse so far."""
-        return 1 + int(np.argmin([record["val/rmse"] for record in self.history]))
+        return 1 + int(np.argmin(val_rmse(self.history)))
 
 
 class _Place(BaseModel):

@@ -60,7 +60,7 @@ class TrainingStep:
         self.model, self.network, self.loss, self.optimizer, self.average = model, network, loss, optimizer, average
         self.config, self.steps, self.processes = config, steps, processes
         self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
-        self.at_once = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
+        self.micro_batch = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
         self.device = next(model.parameters()).device
         self.faults = Faults(model, processes)
 
@@ -70,7 +70,7 @@ class TrainingStep:
         return {"model": self.model} | ({"mean": self.average.model} if self.average else {})
 
     @property
-    def judged(self) -> DepthNet:
+    def eval_model(self) -> DepthNet:
         """Return the network to validate and to save."""
         return self.networks.get("mean", self.model)
 

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from base_residual.config.run_layout import Record
+from base_residual.config.run_layout import Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
 from base_residual.losses import LOSS_NAMES
@@ -21,8 +21,8 @@ REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch w
 
 def epoch_line(record: Record) -> str:
     """Return the line that every epoch prints, at most 80 columns wide."""
-    total, *terms = (f"{name}={record[f'train/loss_{name}']:.2f}" for name in LOSS_NAMES)
-    losses = f"{total.replace('total', 'Loss')} ({', '.join(terms)})"
+    terms = ", ".join(f"{name}={record[f'train/loss_{name}']:.2f}" for name in LOSS_NAMES[1:])
+    losses = f"Loss={record['train/loss_total']:.2f} ({terms})"
     return f"Epoch {record['epoch']:.0f}: {losses}  val rmse {record['val/rmse']:.3f} m"
 
 
@@ -137,7 +137,7 @@ def _figures(history: list[Record]) -> str:
     """Return the last finished epoch's loss and validation rmse, and the best rmse."""
     if not history:
         return ""
-    errors = [record["val/rmse"] for record in history]
+    errors = val_rmse(history)
     best = int(np.argmin(errors))
     loss = history[-1]["train/loss_total"]
     return f"loss {loss:.2f}, rmse {errors[-1]:.3f} m, best {errors[best]:.3f} in {best + 1}"
@@ -160,14 +160,3 @@ def terminal_tracker(console: Console | None = None, live: bool | None = None) -
     if live is None:
         live = drawable and console.is_interactive
     return ProgressTracker(console) if live else ConsoleTracker(console)
-
-
-def spoken(seconds: float) -> str:
-    """Return a time in its two largest units."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    whole = round(seconds)
-    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // smaller:02d} {smaller_name}"
-    return f"{whole} s"
