@@ -182,7 +182,7 @@ def resumed(
 def check_alike(position: Position, config: Config, processes: Processes) -> None:
     """Refuse processes of which one goes on where another begins, or that have other settings, data or folders."""
     there = config.run_dir.is_dir()  # the first one has made it
-    own = torch.tensor([[position.epoch, position.step, position.recordings, there, settings_mark(config)]])
+    own = torch.tensor([[position.epoch, position.step, position.recordings, there, settings_hash(config)]])
     if len(processes.gathered(own).unique(dim=0)) > 1:
         raise RunError(
             f"The processes have other settings, different states in {config.run_dir}, or different "
@@ -198,8 +198,8 @@ def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     return differing - OWN_TO_A_MACHINE - {"trainer.epochs", "trainer.on_fault"}
 
 
-def settings_mark(config: Config) -> int:
-    """Return a number that tells the settings apart in which processes that train together have to agree."""
+def settings_hash(config: Config) -> int:
+    """Return a hash of the settings in which processes that train together have to agree."""
     settings = config.model_dump(mode="json", exclude={"tracking"})
     named = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
     text = json.dumps({name: value for name, value in named.items() if name not in OWN_TO_A_MACHINE}, sort_keys=True)

@@ -30,8 +30,8 @@ LESS_MEMORY = "Lower trainer.batch_size, raise trainer.accumulate, or set traine
 class TrainingStep:
     """Change a network's weights, one batch after the other; `make_step` makes one from the settings.
 
-    A step whose loss or gradient is not finite in any process changes neither the weights, towards which their mean
-    goes on, nor the statistics of batch norms; see `faults`. None of it waits for the device.
+    A step whose loss or gradient is not finite in any process changes neither the weights nor the statistics of batch
+    norms; see `faults`. The mean of the weights still moves on towards them. None of it waits for the device.
 
     Args:
         model: the network in training, on its device.
@@ -59,7 +59,7 @@ class TrainingStep:
     ) -> None:
         self.model, self.network, self.loss, self.optimizer, self.average = model, network, loss, optimizer, average
         self.config, self.steps, self.processes = config, steps, processes
-        self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
+        self.parts = min(config.trainer.accumulate, least)  # the same in all processes, which wait for each other
         self.micro_batch = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
         self.device = next(model.parameters()).device
         self.faults = Faults(model, processes)

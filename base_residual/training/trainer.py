@@ -61,7 +61,7 @@ class Trainer:
         test: the same, to test on.
         resume: go on where the run's saved state ends; begin where there is none.
         overwrite: remove what an earlier run of the same name has left, once this one can begin.
-        trackers: who is told how it goes, beyond those that the configuration asks for; default: the terminal.
+        trackers: told how the run goes, beside those that the configuration asks for; default: one for the terminal.
 
     Raises:
         ConfigError: the device is not there.
