@@ -15,7 +15,7 @@ from base_residual.config.schema import Config
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
 from base_residual.losses import LOSS_NAMES, BaseResidualLoss, PlainLoss, make_loss
-from base_residual.machine import mixed_precision
+from base_residual.machine import keep_freed_memory, mixed_precision
 from base_residual.models.network import DepthNet
 from base_residual.training.activation_checkpointing import checkpoint_activations
 from base_residual.training.distributed import ALONE, Processes
@@ -154,6 +154,7 @@ def make_step(
     processes: Processes = ALONE,
 ) -> TrainingStep:
     """Make the update that the settings describe, with its loss and the mean of the weights; see `TrainingStep`."""
+    keep_freed_memory(next(model.parameters()).device)
     # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
     loss = (
         make_loss(config.loss, processes.mean) if model.has_residual else PlainLoss(config.loss.recon, processes.mean)
