@@ -75,17 +75,19 @@ def _box(side: int, kernel: int, like: Tensor) -> Tensor:
     return ((kernel + 1) / 2 - distance).clamp(0, 1).to(like.dtype)
 
 
-def here(count: Tensor) -> Tensor:
+def own_count(count: Tensor) -> Tensor:
     """Return the count itself: the mean is over the pixels of this process."""
     return count
 
 
-def masked_mean(values: Tensor, mask: Tensor, count: Count = here) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor, count: Count = own_count) -> Tensor:
     """Return the mean of `values` over the pixels in the bool `mask` of the same shape; 0 where there are none."""
     return torch.where(mask, values, 0).sum() / count(mask.sum().float()).clamp(min=1e-6)
 
 
-def reconstruction(final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "l1", count: Count = here) -> Tensor:
+def reconstruction(
+    final: Tensor, gt: Tensor, valid: Tensor, kind: ReconKind = "l1", count: Count = own_count
+) -> Tensor:
     """Return the distance of a prediction from the ground truth over valid pixels, in metres.
 
     Args:
@@ -117,7 +119,7 @@ def decomposition_terms(
     kernel: int,
     valid_mask: Tensor | None = None,
     recon: ReconKind = "l1",
-    count: Count = here,
+    count: Count = own_count,
 ) -> LossTerms:
     """Return the three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
 
@@ -175,7 +177,7 @@ class BaseResidualLoss(nn.Module):
         lambda_sparse: float = FIXED_WEIGHTS.sparse,
         lowpass_kernel: int = 16,
         recon: ReconKind = "l1",
-        count: Count = here,
+        count: Count = own_count,
     ) -> None:
         super().__init__()
         self.count = count
@@ -184,7 +186,7 @@ class BaseResidualLoss(nn.Module):
 
     @property
     def weights(self) -> LossWeights:
-        """The weights of the current epoch."""
+        """Return the weights of the current epoch."""
         return self.lambdas
 
     def set_epoch(self, epoch: int) -> None:
@@ -236,7 +238,7 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         later: LossWeights = LATER_WEIGHTS,
         lowpass_kernel: int = 16,
         recon: ReconKind = "l1",
-        count: Count = here,
+        count: Count = own_count,
     ) -> None:
         super().__init__(*warmup, lowpass_kernel=lowpass_kernel, recon=recon, count=count)
         self.warmup_epochs, self.warmup, self.later = warmup_epochs, warmup, later
@@ -252,7 +254,7 @@ def in_proportion(weights: LossWeights, lambdas: LossWeights) -> LossWeights:
     return LossWeights(*(w * (own / fixed) for w, own, fixed in zip(weights, lambdas, FIXED_WEIGHTS, strict=True)))
 
 
-def make_loss(config: LossConfig, count: Count = here) -> BaseResidualLoss:
+def make_loss(config: LossConfig, count: Count = own_count) -> BaseResidualLoss:
     """Make the loss that a configuration asks for; `count` is what its means divide by.
 
     Adaptive weights are the first design's in proportion to the lambdas. With its lambdas they are its own; with the
@@ -281,7 +283,7 @@ class PlainLoss(nn.Module):
 
     weights = LossWeights(recon=1.0, base=0.0, sparse=0.0)
 
-    def __init__(self, recon: ReconKind = "l1", count: Count = here) -> None:
+    def __init__(self, recon: ReconKind = "l1", count: Count = own_count) -> None:
         super().__init__()
         self.recon, self.count = recon, count
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import torch
 
 from base_residual.errors import ConfigError
 
-WIDE = 32  # base channels from which AVX2 trains a U-Net up to a third faster as it is than channels last
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+LARGEST_KEPT = 2**25  # bytes; larger pieces in one heap would hold up small ones that come to lie between them
+WIDE = 32  # base channels; from so many on, AVX2 trains a U-Net up to a third faster channels first than channels last
 
 
 def own_cores() -> int:
@@ -65,3 +69,20 @@ def prefers_channels_last(images: bool, base_channels: int) -> bool:
     """
     wide = images and base_channels >= WIDE
     return not wide or torch.cuda.is_available() or "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let this process keep the memory of freed tensors for the next training step, if they are on the CPU.
+
+    A step asks for the same memory as the one before. Memory that went back to the system comes anew page by page, each
+    filled with zeros first. Only the C library of Linux can be asked to keep it, and it is left alone where the
+    environment tunes it (`MALLOC_...`, or `glibc.malloc` in `GLIBC_TUNABLES`).
+    """
+    tuned = any(name.startswith("MALLOC_") for name in os.environ)
+    tuned |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if device.type != "cpu" or sys.platform != "linux" or tuned:
+        return
+    library = ctypes.CDLL(None)
+    # musl has no mallopt; a C library of 32 bits refuses so large a piece.
+    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
+        library.mallopt(M_TRIM_THRESHOLD, -1)

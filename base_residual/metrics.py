@@ -118,7 +118,7 @@ class DepthMetrics:
         self._values.append(torch.stack([values[name] for name in DEPTH_METRICS], dim=1))  # (B, metrics)
 
     def per_image(self) -> Tensor:
-        """(N, 7) of every image so far, in the order of `DEPTH_METRICS`."""
+        """Return the metrics of every image so far, (N, 7) in the order of `DEPTH_METRICS`."""
         return torch.cat(self._values).cpu() if self._values else torch.empty(0, len(DEPTH_METRICS))
 
     def share(self, gathered: Gather) -> None:

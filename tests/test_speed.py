@@ -55,7 +55,7 @@ def test_every_figure_is_there_and_the_model_is_left_as_it_was(tiny: Callable[..
 def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     model = OneLayer(tiny())
-    heard = model.listen
+    heard = model.decompose
     monkeypatch.setattr(model, "decompose", lambda x: (sizes.append(len(x)), heard(x))[1])
     measure(model, batch_size=40, seconds=0.0)
     calls = benchmark.WARM_UP + benchmark.FEWEST

@@ -40,7 +40,7 @@ def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int, align: 
     return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
 
 
-def as_echoes(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
+def as_echo_batch(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
     """Return one echo (2, T) or a batch of echoes as float32 (B, 2, T).
 
     Raises:

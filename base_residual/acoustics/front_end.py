@@ -53,12 +53,12 @@ class EchoFrontEnd(nn.Module):
 
     @property
     def channels(self) -> int:
-        """The number of channels that the network gets."""
+        """Return the number of channels that the network gets."""
         return len(self.swapped)
 
     @property
     def swapped(self) -> tuple[tuple[int, int], ...]:
-        """The channel, and its sign, that each channel equals once the ears are swapped."""
+        """Return the channel, and its sign, that each channel equals once the ears are swapped."""
         swapped_ears = ((1, 1), (0, 1))
         if self.config.front_end != "matched":
             return swapped_ears

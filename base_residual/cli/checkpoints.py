@@ -48,12 +48,13 @@ def evaluate_checkpoint(
     """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
     from rich.text import Text
 
+    from base_residual.config.run_layout import val_rmse
     from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
 
     printer = Printer(as_json, quiet)
     loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
-    curve, why = [record["val/rmse"] for record in loaded.history], why_undecided(loaded.config.model.name)
+    curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
     criteria = success_criteria(found, curve, undecided=why)
     verdicts = [criterion._asdict() for criterion in criteria]
     about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
@@ -80,7 +81,7 @@ def visualize(
     quiet: QuietOption = False,
 ) -> None:
     """Draw base | residual | final | ground truth."""
-    from base_residual.plots.figures import decomposition_figure, panels, save_figure
+    from base_residual.plots.figures import decomposition_figure, save_figure
 
     printer, other = Printer(as_json, quiet), ""
     if audio:
@@ -92,13 +93,13 @@ def visualize(
         loaded = _load_checkpoint(checkpoint, device)
         rows = picture_files(loaded.model, audio)
     else:
-        from base_residual.data.sample import collate, spread_indices
+        from base_residual.data.sample import spread_indices
+        from base_residual.deploy.predict import picture_samples
 
         loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
         other = _other_data(loaded.config, config)
         shown = [samples[index] for index in spread_indices(len(samples), count)]
-        batch = collate(shown)
-        rows = panels(loaded.model.predict(batch.waveform), [sample.depth.numpy() for sample in shown], batch.ids)
+        rows = picture_samples(loaded.model, shown)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
     name = f"{checkpoint.stem}_{shows}_decomposition.png"
     figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}{other and f', {other}'}")

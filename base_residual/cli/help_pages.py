@@ -28,7 +28,7 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """The command of all commands."""
+    """The command `brdepth` itself, whose help lists its commands."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return its options."""
@@ -47,7 +47,7 @@ class Commands(TyperGroup):
 
 
 def plain_switches(params: list[Any]) -> list[Any]:
-    """Return the parameters, those without a value without a word for its type."""
+    """Return the parameters; the help of a switch, which takes no value, names no type."""
     for param in params:
         if getattr(param, "is_flag", False):
             param.metavar = ""

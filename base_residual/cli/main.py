@@ -38,7 +38,7 @@ for commands in (train, checkpoints, runs, datasets):
 
 
 class Notes(logging.Handler):
-    """Prints each message as a line on standard error, wherever that leads by then: a live view takes its place."""
+    """Prints each message as a line on standard error, wherever that leads by then: progress bars take its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message."""

@@ -62,6 +62,7 @@ def report(
 ) -> None:
     """Write a page to look at: criteria, curves, rooms to drag through and what differs; one file, no network."""
     from base_residual.cli.progress import counting
+    from base_residual.config.run_layout import REPORT
     from base_residual.evaluation.comparison import read_runs
     from base_residual.machine import resolve_device
     from base_residual.report.gallery import make_gallery
@@ -72,7 +73,7 @@ def report(
     with counting(printer.progress) as progress:
         gallery = make_gallery(comparison, samples, resolve_device(device), data_root, progress)
     printer.show(*(f"No rooms of {name}: {reason}" for name, reason in gallery.missing.items()))
-    path = write_report(comparison, gallery, out or (runs[0] if len(runs) == 1 else Path()) / "report.html")
+    path = write_report(comparison, gallery, out or (runs[0] if len(runs) == 1 else Path()) / REPORT)
     size = path.stat().st_size
     printer.json({"report": path, "bytes": size, "missing": gallery.missing})
     printer.show(f"Report: {path} ({size / 1e6:.1f} MB)")

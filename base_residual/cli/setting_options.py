@@ -29,7 +29,7 @@ class Key(NamedTuple):
 
 
 class _Trail:
-    """Stands for the configuration where it is asked which setting is meant: it notes the names that it is asked for.
+    """A stand-in for the configuration, which records the names that are read from it and so which setting is meant.
 
     The configuration itself takes longer to import than the list of commands should wait.
     """

@@ -14,7 +14,6 @@ from base_residual.deploy.benchmark import Cost
 from base_residual.evaluation import criteria_table
 from base_residual.evaluation.comparison import Comparison
 from base_residual.plots.tables import Table
-from base_residual.training.terminal import spoken
 
 if TYPE_CHECKING:
     from base_residual.data.download import RemoteFile
@@ -61,6 +60,17 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         for name, fact in facts.items()
         for line in wrap(fact, 78, initial_indent=f"{name + ':':<9}", subsequent_indent=" " * 9)
     ]
+
+
+def spoken(seconds: float) -> str:
+    """Return a time in its two largest units."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // smaller:02d} {smaller_name}"
+    return f"{whole} s"
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -34,3 +35,8 @@ def _judged(record: dict[str, float]) -> dict[str, float]:
 
 Record = Annotated[dict[str, int | Number], AfterValidator(_judged)]
 """One epoch: `epoch`, `train/loss_total`, ..., `val/rmse`, ..."""
+
+
+def val_rmse(history: Iterable[Record]) -> list[float]:
+    """Return the validation rmse of each epoch, in metres."""
+    return [record["val/rmse"] for record in history]

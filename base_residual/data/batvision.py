@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns that a table must have."""
+        """Return all columns that a table must have."""
         return (*(column for names in self.audio for column in names), *self.depth)
 
     def __str__(self) -> str:
@@ -66,12 +66,12 @@ class Recording:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files of the recording."""
+        """Return all files of the recording."""
         return *self.audio, self.depth
 
     @property
     def sample_rate(self) -> int:
-        """The rate in Hz; only the file's header is read."""
+        """Return the rate in Hz; only the file's header is read."""
         return echo_header(self.audio[0]).sample_rate if len(self.audio) == 1 else SAMPLE_RATE
 
     def read_audio(self) -> tuple[EchoHeader, Tensor]:

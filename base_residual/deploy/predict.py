@@ -13,6 +13,7 @@ from torch import Tensor
 
 from base_residual.acoustics.framing import echo_frames, fit_echo
 from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
+from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import DataError
 from base_residual.files.atomic import replacing
 from base_residual.models.decomposition import DepthDecomposition
@@ -106,3 +107,9 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
 def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
     """Return panels of the predictions for sound files, without a ground truth."""
     return panels(predict_files(model, paths), None, [path.stem for path in paths])
+
+
+def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:
+    """Return panels of the predictions for samples of a dataset, beside their ground truth."""
+    batch = collate(samples)
+    return panels(model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)

@@ -16,9 +16,7 @@ from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation
 from base_residual.models.network import DepthNet, evaluating
 from base_residual.plots.tables import Table
 
-LOWPASS_SHARE = (
-    1 / 16
-)  # of the side: the scale that tells layout from detail in every report, whatever a run's loss used
+LOWPASS_SHARE = 1 / 16  # of the side: the scale that tells layout from detail in every report, whatever the loss used
 SMOOTH_BASE = 0.25  # of the detail's energy in the ground truth
 IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02

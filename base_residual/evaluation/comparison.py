@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from base_residual.config.resolve import load_layer, make_config
-from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record
+from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record, val_rmse
 from base_residual.config.schema import Config, LossConfig
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, success_criteria, why_undecided
@@ -59,7 +59,7 @@ class FinishedRun:
     @property
     def val_rmse(self) -> list[float]:
         """Return the validation rmse of each epoch, in metres."""
-        return [record["val/rmse"] for record in self.history]
+        return val_rmse(self.history)
 
     @property
     def rmse(self) -> float:
@@ -213,7 +213,7 @@ def read_run(folder: Path) -> FinishedRun:
     """
     report, metrics = folder / EVALUATION, folder / METRICS
     if not report.is_file() or not metrics.is_file():
-        raise RunError(f"{folder} is not the folder of a finished run: it has no evaluation.json and metrics.jsonl.")
+        raise RunError(f"{folder} is not the folder of a finished run: it has no {EVALUATION} and {METRICS}.")
     try:
         noted = read_at_most(report, MAX_FILE)
         test: Evaluation = from_json(Evaluation, noted)

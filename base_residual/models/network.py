@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from base_residual.acoustics.framing import as_echoes, echo_frames, fit_echo
+from base_residual.acoustics.framing import as_echo_batch, echo_frames, fit_echo
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.recordings import checked_rate
 from base_residual.config.schema import Config
@@ -107,7 +107,7 @@ class DepthNet(StoredNet):
         """
         rate = self._need_front_end().config.sample_rate
         given = rate if sample_rate is None else checked_rate(sample_rate, "The echo")
-        echoes = fit_echo(as_echoes(waveform), given, rate, echo_frames(self.max_depth, rate), self.aligns)
+        echoes = fit_echo(as_echo_batch(waveform), given, rate, echo_frames(self.max_depth, rate), self.aligns)
         device = next(self.parameters()).device
         with evaluating(self):
             batches = [self.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
@@ -161,7 +161,7 @@ class DepthNet(StoredNet):
 
     @property
     def aligns(self) -> bool:
-        """True for a network that was trained on echoes that begin with their direct sound."""
+        """Tell whether the network was trained on echoes that begin with their direct sound."""
         return self.config is not None and self.config.data.align_onset
 
     def _need_front_end(self) -> EchoFrontEnd:
@@ -211,8 +211,8 @@ class BaseResidualNet(DepthNet):
         model, data = config.model, config.data
         if model.name not in cls.names:
             raise ConfigError(
-                f"The model '{model.name}' is a baseline and splits nothing. Make it with baseline.create_model, or "
-                "leave model.name as it is."
+                f"The model '{model.name}' is a baseline and splits nothing. Make it with "
+                "base_residual.models.factory.create_model, or leave model.name as it is."
             )
         return cls(
             make_encoder(config),

@@ -15,11 +15,11 @@ from base_residual.models.code import EchoCode
 from base_residual.models.mirror import MirrorLinear
 
 TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 3 cm of the echo's way, there and back
-TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each echoes_and_images time
+TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each stage halves the number of moments
 
 
 class TimeStage(nn.Module):
-    """A residual block over time that echoes_and_images it (He et al., CVPR 2016, in one dimension)."""
+    """A residual block that halves the number of moments (He et al., CVPR 2016, in one dimension)."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class TimeStage(nn.Module):
         self.short = MirrorLinear(partial(nn.Conv1d, inside, outside, 2, stride=2, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(2B, inside, T) to (2B, outside, ceil(T / 2))."""
+        """Turn (2B, inside, T) into (2B, outside, ceil(T / 2))."""
         return F.relu(self.body(x) + self.short(F.pad(x, (0, x.shape[-1] % 2))))
 
 
@@ -44,7 +44,7 @@ class LatentNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(2B, D) to (2B, D)."""
+        """Normalise latents (2B, D)."""
         if not self.training or len(x) > 2:
             return super().forward(x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)

@@ -15,13 +15,14 @@ from base_residual.config.run_layout import BEST
 from base_residual.data import open_dataset
 from base_residual.data.depth_maps import resize_depth
 from base_residual.data.sample import EchoDataset, collate, spread_indices
+from base_residual.deploy.predict import picture_samples
 from base_residual.errors import BaseResidualError, DataError
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.cache import Progress
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.models.factory import load_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import Map, Panel, colour_ends, panels
+from base_residual.plots.figures import Map, Panel, colour_ends
 
 BATCH = 32
 LARGEST = 3_000_000  # bytes of the page that the maps may take; larger ones are shown with fewer pixels
@@ -66,10 +67,8 @@ class Judged(NamedTuple):
     ranking: list[int]
 
     def rows(self, indices: Sequence[int]) -> list[Panel]:
-        """The maps of some recordings."""
-        samples = [self.samples[index] for index in indices]
-        batch = collate(samples)
-        return panels(self.model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
+        """Return the maps of some recordings."""
+        return picture_samples(self.model, [self.samples[index] for index in indices])
 
 
 def make_gallery(
@@ -161,6 +160,6 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
 
 
 def _packed(depth: Map, side: int, step: float) -> str:
-    """A map (S, S) in metres, shrunk, as base64 of little-endian 16-bit steps, 0 where nothing was measured."""
+    """Return a map (S, S) in metres, shrunk, as base64 of little-endian 16-bit steps, 0 where nothing was measured."""
     steps = np.rint(resize_depth(depth.astype(np.float32), side) / step)
     return base64.b64encode(steps.clip(0, 2**16 - 1).astype("<u2").tobytes()).decode("ascii")

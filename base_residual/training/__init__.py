@@ -1,1 +1,1 @@
-"""Training: the step, the epochs, the run's folder, and those who are told how it goes."""
+"""Training: the step, the epochs, the run's folder, and trackers."""

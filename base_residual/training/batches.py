@@ -42,7 +42,7 @@ class Batches:
 
     @property
     def least(self) -> int:
-        """Samples of each batch that the process with the fewest gets."""
+        """Return the samples of each batch that the process with the fewest gets."""
         return self.batch_size // self.processes.world
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -53,6 +53,6 @@ class Batches:
 
 
 def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
-    """A loader whose order `batches` decides."""
+    """Make a loader whose order `batches` decides."""
     pinned = device.type == "cuda"
     return reader(dataset, workers, batch_sampler=batches, persistent_workers=workers > 0, pin_memory=pinned)

@@ -14,13 +14,13 @@ RISE = 0.15  # share of the steps in which the one-cycle schedule rises
 
 
 def make_optimizer(model: DepthNet, settings: TrainerConfig) -> torch.optim.Optimizer:
-    """The optimiser over all of a network's parameters."""
+    """Make the optimiser over all of a network's parameters."""
     kind = torch.optim.AdamW if settings.optimizer == "AdamW" else torch.optim.Adam
     return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
 def learning_rate(step: int, steps: int, settings: TrainerConfig) -> float:
-    """Rate of a step, counted from 0: a linear rise, then half a cosine (after Smith and Topin, 2018), or constant."""
+    """Return the rate of a step, from 0: a linear rise, then half a cosine (Smith and Topin, 2018), or constant."""
     if settings.lr_schedule == "constant":
         return settings.learning_rate
     part = (step + 1) / steps
@@ -30,5 +30,5 @@ def learning_rate(step: int, steps: int, settings: TrainerConfig) -> float:
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """A random generator that those numbers decide."""
+    """Make a random generator that those numbers decide."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]))

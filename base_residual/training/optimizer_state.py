@@ -13,7 +13,7 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimiser keeps of each par
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """An optimiser's state as named tensors: `optimizer.PARAMETER.KEY`."""
+    """Return an optimiser's state as named tensors: `optimizer.PARAMETER.KEY`."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {
         f"optimizer.{number}.{key}": value
@@ -24,7 +24,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def optimizer_outline(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The names, and the shapes, of all that `optimizer_tensors` can give."""
+    """Return the names, and the shapes, of all that `optimizer_tensors` can give."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     scalar = torch.zeros(())
     return {

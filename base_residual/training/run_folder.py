@@ -20,13 +20,14 @@ from base_residual.config.run_layout import (
     picture_name,
 )
 from base_residual.config.schema import Config
-from base_residual.data.sample import EchoDataset, collate, spread_indices
+from base_residual.data.sample import EchoDataset, spread_indices
+from base_residual.deploy.predict import picture_samples
 from base_residual.errors import RunError
 from base_residual.files.atomic import discard, replacing
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import decomposition_figure, panels, save_figure
+from base_residual.plots.figures import decomposition_figure, save_figure
 from base_residual.training.curves import history_figure
 from base_residual.training.result import FitResult, evaluation_report
 from base_residual.training.run_state import Position
@@ -130,9 +131,7 @@ def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
 def save_picture(run_dir: Path, model: DepthNet, val: EchoDataset, epoch: int) -> Path:
     """Draw what the network makes of some validation recordings; return the picture's path."""
     samples = [val[index] for index in spread_indices(len(val), PICTURED)]
-    batch = collate(samples)
-    rows = panels(model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
-    figure = decomposition_figure(rows, f"Epoch {epoch}, validation recordings")
+    figure = decomposition_figure(picture_samples(model, samples), f"Epoch {epoch}, validation recordings")
     return save_figure(figure, run_dir / picture_name(epoch))
 
 

@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from base_residual.config.resolve import make_config
-from base_residual.config.run_layout import EVALUATION, STATE, Record
+from base_residual.config.run_layout import EVALUATION, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError, RunError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.losses import LOSS_NAMES
 from base_residual.models.network import DepthNet
 from base_residual.training.distributed import Processes, is_first_process
 from base_residual.training.optimizer_state import optimizer_outline, optimizer_tensors, restore_optimizer
@@ -38,7 +39,7 @@ OWN_TO_A_MACHINE = {
 }
 """Settings that decide how a run goes, and none of its numbers."""
 
-SUMS = 5
+SUMS = len(LOSS_NAMES) + 1  # the loss, its terms, and how many steps they are the sums of
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Position:
 
     epoch: int
     step: int
-    sums: Tensor  # (SUMS,) total, recon, base, sparse, and how many steps they are the sums of
+    sums: Tensor  # (SUMS,)
     history: list[Record]
     recordings: int
 
@@ -67,7 +68,7 @@ class Position:
     @property
     def best_epoch(self) -> int:
         """Return the epoch with the lowest validation rmse so far."""
-        return 1 + int(np.argmin([record["val/rmse"] for record in self.history]))
+        return 1 + int(np.argmin(val_rmse(self.history)))
 
 
 class _Place(BaseModel):
@@ -181,7 +182,7 @@ def resumed(
 def check_alike(position: Position, config: Config, processes: Processes) -> None:
     """Refuse processes of which one goes on where another begins, or that have other settings, data or folders."""
     there = config.run_dir.is_dir()  # the first one has made it
-    own = torch.tensor([[position.epoch, position.step, position.recordings, there, settings_mark(config)]])
+    own = torch.tensor([[position.epoch, position.step, position.recordings, there, settings_hash(config)]])
     if len(processes.gathered(own).unique(dim=0)) > 1:
         raise RunError(
             f"The processes have other settings, different states in {config.run_dir}, or different "
@@ -197,8 +198,8 @@ def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     return differing - OWN_TO_A_MACHINE - {"trainer.epochs", "trainer.on_fault"}
 
 
-def settings_mark(config: Config) -> int:
-    """Return a number that tells the settings apart in which processes that train together have to agree."""
+def settings_hash(config: Config) -> int:
+    """Return a hash of the settings in which processes that train together have to agree."""
     settings = config.model_dump(mode="json", exclude={"tracking"})
     named = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
     text = json.dumps({name: value for name, value in named.items() if name not in OWN_TO_A_MACHINE}, sort_keys=True)

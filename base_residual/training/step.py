@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from base_residual.config.schema import Config
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
-from base_residual.losses import BaseResidualLoss, PlainLoss, make_loss
-from base_residual.machine import mixed_precision
+from base_residual.losses import LOSS_NAMES, BaseResidualLoss, PlainLoss, make_loss
+from base_residual.machine import keep_freed_memory, mixed_precision
 from base_residual.models.network import DepthNet
 from base_residual.training.activation_checkpointing import checkpoint_activations
 from base_residual.training.distributed import ALONE, Processes
@@ -30,8 +30,8 @@ LESS_MEMORY = "Lower trainer.batch_size, raise trainer.accumulate, or set traine
 class TrainingStep:
     """Change a network's weights, one batch after the other; `make_step` makes one from the settings.
 
-    A step whose loss or gradient is not finite in any process changes neither the weights, towards which their mean
-    goes on, nor the statistics of batch norms; see `faults`. None of it waits for the device.
+    A step whose loss or gradient is not finite in any process changes neither the weights nor the statistics of batch
+    norms; see `faults`. The mean of the weights still moves on towards them. None of it waits for the device.
 
     Args:
         model: the network in training, on its device.
@@ -59,19 +59,19 @@ class TrainingStep:
     ) -> None:
         self.model, self.network, self.loss, self.optimizer, self.average = model, network, loss, optimizer, average
         self.config, self.steps, self.processes = config, steps, processes
-        self.parts = min(config.trainer.accumulate, least)  # as many in all processes, which answer each other
-        self.at_once = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
+        self.parts = min(config.trainer.accumulate, least)  # the same in all processes, which wait for each other
+        self.micro_batch = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
         self.device = next(model.parameters()).device
         self.faults = Faults(model, processes)
 
     @property
     def networks(self) -> dict[str, DepthNet]:
-        """The network in training, `model`, and the one to judge and keep, `mean`, where weights are averaged."""
+        """Return the network in training, `model`, and its mean, `mean`, where weights are averaged."""
         return {"model": self.model} | ({"mean": self.average.model} if self.average else {})
 
     @property
-    def judged(self) -> DepthNet:
-        """The network to validate and to save."""
+    def eval_model(self) -> DepthNet:
+        """Return the network to validate and to save."""
         return self.networks.get("mean", self.model)
 
     def detaches(self, epoch: int) -> bool:
@@ -95,7 +95,7 @@ class TrainingStep:
             group["lr"] = learning_rate(taken, settings.epochs * self.steps, settings)
         self.optimizer.zero_grad(set_to_none=True)
         self.faults.begin_step()
-        sums = torch.zeros(4, device=self.device)
+        sums = torch.zeros(len(LOSS_NAMES), device=self.device)
         for part, share in enumerate(self._pixel_shares(changed.depth)):
             waveform, gt, size, emitted = (values[part :: self.parts] for values in changed)
             with self._gradients_stay_here(part):
@@ -154,6 +154,7 @@ def make_step(
     processes: Processes = ALONE,
 ) -> TrainingStep:
     """Make the update that the settings describe, with its loss and the mean of the weights; see `TrainingStep`."""
+    keep_freed_memory(next(model.parameters()).device)
     # With several processes, a mean is over the pixels of all: their gradients are averaged as if each had as many.
     loss = (
         make_loss(config.loss, processes.mean) if model.has_residual else PlainLoss(config.loss.recon, processes.mean)

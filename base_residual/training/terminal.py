@@ -9,10 +9,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from base_residual.config.run_layout import Record
+from base_residual.config.run_layout import Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
 from base_residual.losses import LOSS_NAMES
+from base_residual.plots.console import plain_console
 from base_residual.training.trackers import Tracker
 
 REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch with its validation fits into them
@@ -20,8 +21,8 @@ REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch w
 
 def epoch_line(record: Record) -> str:
     """Return the line that every epoch prints, at most 80 columns wide."""
-    total, recon, base, sparse = (record[f"train/loss_{name}"] for name in LOSS_NAMES)
-    losses = f"Loss={total:.2f} (recon={recon:.2f}, base={base:.2f}, sparse={sparse:.2f})"
+    terms = ", ".join(f"{name}={record[f'train/loss_{name}']:.2f}" for name in LOSS_NAMES[1:])
+    losses = f"Loss={record['train/loss_total']:.2f} ({terms})"
     return f"Epoch {record['epoch']:.0f}: {losses}  val rmse {record['val/rmse']:.3f} m"
 
 
@@ -33,7 +34,7 @@ class ConsoleTracker(Tracker):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, markup=False)
+        self._console = console or plain_console()
         self._told: set[str] = set()
         self._picture: Path | None = None
 
@@ -136,14 +137,14 @@ def _figures(history: list[Record]) -> str:
     """Return the last finished epoch's loss and validation rmse, and the best rmse."""
     if not history:
         return ""
-    errors = [record["val/rmse"] for record in history]
+    errors = val_rmse(history)
     best = int(np.argmin(errors))
     loss = history[-1]["train/loss_total"]
     return f"loss {loss:.2f}, rmse {errors[-1]:.3f} m, best {errors[best]:.3f} in {best + 1}"
 
 
 def terminal_tracker(console: Console | None = None, live: bool | None = None) -> ConsoleTracker:
-    """Make the one that tells a terminal how a run goes.
+    """Make the tracker that tells a terminal how a run goes.
 
     Args:
         console: where to print; default: standard output.
@@ -152,21 +153,10 @@ def terminal_tracker(console: Console | None = None, live: bool | None = None) -
     Raises:
         ConfigError: bars are asked for where there is no terminal.
     """
-    console = console or Console(highlight=False, markup=False)
+    console = console or plain_console()
     drawable = console.file.isatty()  # Rich takes a file for a terminal where the environment says FORCE_COLOR
     if live and not drawable:
         raise ConfigError("--live draws in a terminal, and the output leads elsewhere. Leave it out to get lines.")
     if live is None:
         live = drawable and console.is_interactive
     return ProgressTracker(console) if live else ConsoleTracker(console)
-
-
-def spoken(seconds: float) -> str:
-    """Return a time in its two largest units."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    whole = round(seconds)
-    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // smaller:02d} {smaller_name}"
-    return f"{whole} s"

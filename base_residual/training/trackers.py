@@ -20,7 +20,7 @@ log = logging.getLogger("base_residual")
 
 
 class Tracker:
-    """Someone who is told how a run goes; every call does nothing unless a subclass wants to know."""
+    """A listener to a run: each method is called at its event, and does nothing unless a subclass overrides it."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
         """`done` of `total` are through what is done once, "Rendering rooms" or "Preparing recordings"."""
@@ -160,7 +160,7 @@ class TensorBoard(Tracker):
 
 
 def make_trackers(config: Config) -> list[Tracker]:
-    """Those that a configuration asks for, metrics.jsonl first."""
+    """Make the trackers that a configuration asks for, metrics.jsonl first."""
     trackers: list[Tracker] = [JsonLines()]
     if config.tracking.wandb:
         trackers.append(WeightsAndBiases())

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from base_residual.config.resolve import make_config
-from base_residual.config.run_layout import BEST, STATE, Record
+from base_residual.config.run_layout import BEST, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.depth_maps import TOO_NEAR
@@ -47,7 +47,7 @@ from base_residual.training.trackers import Tracker, make_trackers
 
 log = logging.getLogger("base_residual")
 
-GO_ON, SAVE, STOP = range(3)  # what a step may be asked to be followed by; of all processes' wishes the highest counts
+GO_ON, SAVE, STOP = range(3)  # what follows a step; of all processes' requests the highest counts
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
 
@@ -61,7 +61,7 @@ class Trainer:
         test: the same, to test on.
         resume: go on where the run's saved state ends; begin where there is none.
         overwrite: remove what an earlier run of the same name has left, once this one can begin.
-        trackers: who is told how it goes, beyond those that the configuration asks for; default: the terminal.
+        trackers: told how the run goes, beside those that the configuration asks for; default: one for the terminal.
 
     Raises:
         ConfigError: the device is not there.
@@ -87,8 +87,8 @@ class Trainer:
             from base_residual.training.terminal import terminal_tracker  # what draws in a terminal is slow to import
 
             trackers = [terminal_tracker()]
-        told = [*make_trackers(self.config), *trackers]
-        self._trackers = told if is_first_process() else []
+        trackers = [*make_trackers(self.config), *trackers]
+        self._trackers = trackers if is_first_process() else []
         self._saved = 0.0  # when the state was last saved, by the monotonic clock
 
     def fit(self) -> FitResult:
@@ -141,19 +141,19 @@ class Trainer:
             for epoch in range(position.epoch, settings.epochs + 1):
                 self._train_epoch(step, batches, loader, position, interrupted)
                 losses = self._mean_losses(step, position)
-                found = self._score(step.judged, val, step.at_once, detach_base=step.detaches(epoch))
+                found = self._score(step.eval_model, val, step.micro_batch, detach_base=step.detaches(epoch))
                 position.end_epoch(epoch_record(epoch, losses, step, found))
                 if processes.leads:
-                    save_weights(run_dir, step.judged, position)
+                    save_weights(run_dir, step.eval_model, position)
                     if epoch % settings.picture_every == 0 or epoch in (1, settings.epochs):
-                        picture = save_picture(run_dir, step.judged, val, epoch)
+                        picture = save_picture(run_dir, step.eval_model, val, epoch)
                         for tracker in self._trackers:
                             tracker.picture(epoch, picture)
                 if epoch == settings.epochs:  # after all that a resumed run would not do again
                     self._save(step, position)
                 for tracker in self._trackers:
                     tracker.epoch(position.history)
-        return self._test(train, test, position, step.at_once)
+        return self._test(train, test, position, step.micro_batch)
 
     def _open(self, split: str) -> EchoDataset:
         """Return a split that was given, or the one that the configuration names, rendered and prepared."""
@@ -198,10 +198,10 @@ class Trainer:
             for tracker in self._trackers:
                 tracker.step(epoch, position.step, len(batches))
             due = time.monotonic() >= self._saved + 60 * self.config.trainer.save_every
-            asked = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
-            if asked != GO_ON:
+            request = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
+            if request != GO_ON:
                 self._save(step, position)
-            if asked == STOP:
+            if request == STOP:
                 self._processes.wait()  # until all is saved: the end of one process ends the others
                 raise TrainingInterrupted(
                     f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is saved in "
@@ -209,19 +209,19 @@ class Trainer:
                 )
 
     def _mean_losses(self, step: TrainingStep, position: Position) -> list[float]:
-        """Return an epoch's mean loss and terms over all processes, (total, recon, base, sparse)."""
+        """Return an epoch's mean loss and terms over all processes, in the order of `LOSS_NAMES`."""
         self._tell_faults(step, position.epoch)
         *sums, steps = self._processes.mean(position.sums).tolist()
         if not steps:
             raise TrainingError(f"Not one step of epoch {position.epoch} could be taken.")
         return [value / steps for value in sums]
 
-    def _score(self, model: DepthNet, dataset: EchoDataset, at_once: int, detach_base: bool = False) -> Evaluation:
+    def _score(self, model: DepthNet, dataset: EchoDataset, micro_batch: int, detach_base: bool = False) -> Evaluation:
         """Score a network on a dataset, of which each process takes a share; all get the same figures."""
         return evaluate(
             model,
             dataset,
-            batch_size=at_once,
+            batch_size=micro_batch,
             num_workers=self.config.data.num_workers,
             detach_base=detach_base,
             indices=self._processes.share(len(dataset)),
@@ -254,7 +254,7 @@ class Trainer:
             save_state(self.config.run_dir / STATE, self.config, step.networks, step.optimizer, position)
         self._saved = time.monotonic()
 
-    def _test(self, train: EchoDataset, test: EchoDataset, position: Position, at_once: int) -> FitResult:
+    def _test(self, train: EchoDataset, test: EchoDataset, position: Position, micro_batch: int) -> FitResult:
         """Test the best weights and write what came of it."""
         config, run_dir = self.config, self.config.run_dir
         self._processes.wait()  # until the best weights are written
@@ -264,9 +264,9 @@ class Trainer:
                 f"{run_dir} holds the weights of epoch {best.epoch}, to which the run had come before it was killed, "
                 f"and now it ends before. Go on with --resume and --epochs {best.epoch} or more (trainer.epochs)."
             )
-        found = self._score(best.model, test, at_once)
+        found = self._score(best.model, test, micro_batch)
         blind = BlindGuess.from_dataset(train).rmse_on(test, config.data.max_depth)
-        curve, why = [record["val/rmse"] for record in position.history], why_undecided(config.model.name)
+        curve, why = val_rmse(position.history), why_undecided(config.model.name)
         criteria = success_criteria(found, curve, undecided=why)
         picture = last_picture(run_dir, len(position.history))
         result = FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture)
@@ -295,7 +295,7 @@ def epoch_record(epoch: int, losses: Sequence[float], step: TrainingStep, found:
 
     Args:
         epoch: from 1.
-        losses: means over its steps, (total, recon, base, sparse).
+        losses: means over its steps, in the order of `LOSS_NAMES`.
         step: whose loss knows the weights of its terms.
         found: figures of the validation.
     """

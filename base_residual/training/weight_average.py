@@ -29,6 +29,6 @@ class WeightAverage:
         self._mean, self._latest = [mean[name] for name in names], [latest[name] for name in names]
 
     def update(self, steps: int) -> None:
-        """Take in the weights after the latest of `steps` steps; the mean of few steps is over those."""
+        """Take in the weights after step number `steps`, from 1; early on, the mean spans the steps so far."""
         average = get_ema_multi_avg_fn(min(self._keep, steps / (steps + 9)))
         average(self._mean, self._latest, None)

@@ -97,7 +97,7 @@ def steps() -> Values:
     for name, layer in {"default": {}, "strong decay": {"trainer": {"weight_decay": 5.0}}}.items():
         model, updater, config = _updater(layer)
         before = {key: weight.clone() for key, weight in model.state_dict().items()}
-        mean, rates = updater.judged, 0.0
+        mean, rates = updater.eval_model, 0.0
         for step in range(3):
             updater.update(inputs.batch(config), 1, step)
             rates += updater.optimizer.param_groups[0]["lr"]
