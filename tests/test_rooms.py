@@ -173,7 +173,28 @@ def test_a_slower_recording_holds_the_lower_part_of_the_chirp() -> None:
     assert likeness > 0.99  # and 0.7 where frequencies above 8 kHz come back as lower ones
 
 
-@pytest.mark.parametrize("wrong", [{"fade": 2.0}, {"duration": 0.0}, {"start_hz": -1.0}])
-def test_a_chirp_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "bound", [{"duration": 1.0}, {"fade": 0.0}, {"fade": 0.5}, {"start_hz": 1.0, "end_hz": 0.5}], ids=str
+)
+def test_a_chirp_may_lie_on_its_bounds(bound: dict[str, float]) -> None:
+    assert np.isfinite(ChirpDesign(**bound).waveform(8000)).all()
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [{"duration": 0.0}, {"duration": 1.01}, {"fade": -0.01}, {"fade": 0.51}, {"start_hz": 0.0}, {"end_hz": 0.0}],
+)
+def test_a_chirp_beyond_its_bounds_is_refused(beyond: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="There is no such chirp"):
-        ChirpDesign(**wrong)
+        ChirpDesign(**beyond)
+
+
+def test_the_shortest_fade_is_one_sample_and_nothing_is_resampled_below_half_the_rate() -> None:
+    plain = ChirpDesign(start_hz=100.0, end_hz=200.0, fade=0.0).waveform(10_000)
+    assert len(plain) == 30
+    t = np.arange(30) / 10_000
+    sweep = np.sin(2 * np.pi * (100 * t + 0.5 * (100 / 0.003) * t**2))
+    np.testing.assert_allclose(plain[1:-1], sweep[1:-1], atol=1e-12)  # the first and the last sample are the fades
+    assert plain[-1] == pytest.approx(0.5 * sweep[-1])
+    at_the_limit = ChirpDesign(start_hz=100.0, end_hz=5000.0).waveform(10_000)
+    np.testing.assert_allclose(at_the_limit[3:6], np.sin(2 * np.pi * (100 * t + 0.5 * (4900 / 0.003) * t**2))[3:6])
