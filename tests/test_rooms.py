@@ -198,3 +198,8 @@ def test_the_shortest_fade_is_one_sample_and_nothing_is_resampled_below_half_the
     assert plain[-1] == pytest.approx(0.5 * sweep[-1])
     at_the_limit = ChirpDesign(start_hz=100.0, end_hz=5000.0).waveform(10_000)
     np.testing.assert_allclose(at_the_limit[3:6], np.sin(2 * np.pi * (100 * t + 0.5 * (4900 / 0.003) * t**2))[3:6])
+
+
+def test_a_chirp_is_low_passed_at_each_rate_that_cannot_hold_it() -> None:
+    chirp = ChirpDesign()
+    np.testing.assert_allclose(chirp.waveform(22_050), resample_poly(chirp.waveform(44_100), 1, 2))
