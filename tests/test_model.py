@@ -12,7 +12,7 @@ from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset
 from base_residual.errors import ConfigError, DataError, ShapeError
 from base_residual.losses import BaseResidualLoss
-from base_residual.models.decomposition import compose
+from base_residual.models.decomposition import compose, raw_of
 from base_residual.models.factory import create_base_residual_model, create_model
 from base_residual.models.network import BaseResidualNet, PlainNet
 
@@ -197,3 +197,19 @@ def test_what_is_predicted_may_be_any_array_and_must_be_an_echo(tiny: Callable[.
     echo[0, 5] = np.nan
     with pytest.raises(DataError, match="The echoes hold NaN or infinite samples"):
         net.predict(echo)
+
+
+@pytest.mark.parametrize(
+    ("how", "reaches"), [({}, True), ({"detach_base": False}, True), ({"detach_base": True}, False)]
+)
+def test_the_curriculum_alone_keeps_gradients_of_the_sum_from_the_base(how: dict[str, bool], reaches: bool) -> None:
+    base_raw, residual_raw = (torch.zeros(1, 1, 2, 2, requires_grad=True) for _ in range(2))
+    compose(base_raw, residual_raw, 10.0, **how).final.sum().backward()
+    assert (base_raw.grad is not None) == reaches
+    assert residual_raw.grad is not None
+
+
+def test_the_raw_value_of_any_share_is_finite() -> None:
+    assert torch.sigmoid(torch.tensor([raw_of(0.0), raw_of(0.3), raw_of(1.0)])).tolist() == pytest.approx(
+        [1e-3, 0.3, 0.999]
+    )
