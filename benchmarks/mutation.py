@@ -1,7 +1,7 @@
 """Change the numeric modules, one small change at a time, and count how many changes their tests notice.
 
 mutmut changes the bodies of functions. cosmic-ray changes what mutmut leaves alone: constants, the defaults of classes
-and decorated functions. Neither changes the texts of errors. Both work in a copy of the checkout under
+and decorated functions. mutmut leaves the texts of errors alone. Both work in a copy of the checkout under
 `build/mutation`, go on where they were stopped, and try again, with the tests as they are now, what no test has noticed
 and no reason explains. This is right while tests are only added; after other changes to tests, remove the copy.
 `mutation.toml` says which tests a module has, and why they do not notice a change. `python docs/tables.py` writes the

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +16,7 @@ import pytest
 import typer
 from conftest import write_batvision
 from filelock import FileLock
+from lying import tarred, zipped
 from test_cli import brdepth, sentence
 from typer.testing import CliRunner
 
@@ -92,24 +91,6 @@ def dataverse() -> Iterator[Dataverse]:
         server.shutdown()
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
-
-
-def tarred(files: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.type, entry.linkname = len(content), kind, "/etc/passwd"
-            archive.addfile(entry, io.BytesIO(content))
-    return out.getvalue()
-
-
 @pytest.fixture
 def published(dataverse: Dataverse, tmp_path: Path) -> Dataverse:
     """Two archives of V2, a text and one of V1."""
@@ -119,7 +100,7 @@ def published(dataverse: Dataverse, tmp_path: Path) -> Dataverse:
     names = sorted(files)
     dataverse.files = {
         "BatvisionV2_1.zip": zipped({name: files[name] for name in names[::2]}),
-        "BatvisionV2_2.tar.gz": tarred({name: files[name] for name in names[1::2]}),
+        "BatvisionV2_2.tar.gz": tarred({name: files[name] for name in names[1::2]}, "w:gz"),
         "BatvisionV1.zip": zipped({"BatvisionV1/train.csv": b"another dataset"}),
         "README.md": b"What this is.",
     }
@@ -302,11 +283,11 @@ def test_a_full_disk_is_one_sentence(dataverse: Dataverse, tmp_path: Path) -> No
     ("name", "content", "words"),
     [
         ("up.zip", zipped({"../harm.csv": b"x"}), "holds the path ../harm.csv, which leaves"),
-        ("up.tar", tarred({"../harm.csv": b"x"}), "holds the path ../harm.csv, which leaves"),
-        ("root.tar", tarred({"/harm.csv": b"x"}), "which leaves"),
-        ("link.tar", tarred({"harm.csv": b""}, tarfile.SYMTYPE), "holds harm.csv, which is no plain file"),
+        ("up.tar", tarred({"../harm.csv": b"x"}, "w:gz"), "holds the path ../harm.csv, which leaves"),
+        ("root.tar", tarred({"/harm.csv": b"x"}, "w:gz"), "which leaves"),
+        ("link.tar", tarred({"harm.csv": b""}, "w:gz", tarfile.SYMTYPE), "holds harm.csv, which is no plain file"),
         ("cut.zip", zipped({"a.csv": b"x" * 99}).replace(b"a.csv", b"b.csv", 1), "Cannot extract .*cut.zip"),
-        ("cut.tar", tarred({"a.csv": bytes(range(256)) * 99})[:-40], "Cannot extract .*cut.tar"),
+        ("cut.tar", tarred({"a.csv": bytes(range(256)) * 99}, "w:gz")[:-40], "Cannot extract .*cut.tar"),
     ],
 )
 def test_no_archive_writes_outside_of_its_folder_or_passes_when_broken(
