@@ -10,8 +10,12 @@ Layer = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
-# Settings that are gone. Files from before may hold the value that all networks and losses have.
-RETIRED = {"model.activations": "smooth", "loss.schedule": "step"}
+# Settings that are gone. Files from before may hold the value that is left, which implies the layer beside it.
+RETIRED: dict[str, tuple[Any, Layer]] = {
+    "model.activations": ("smooth", {}),
+    "loss.schedule": ("step", {}),
+    "data.align_onset": (False, {"audio": {"emission": "first"}}),
+}
 
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {

@@ -59,7 +59,6 @@ class DataConfig(Section):
         256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )
     max_depth: float = Field(30.0, ge=0.5, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
-    align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
     mirror: bool = Field(
         True,
         description="Mirror half of the training samples: swap the ears, flip the depth.",
@@ -97,8 +96,15 @@ class AudioConfig(Section):
     front_end: Literal["spectrogram", "mel", "waveform", "matched"] = Field(
         "matched", description="What is made of a waveform before the network sees it."
     )
+    emission: Literal["found", "first"] = Field(
+        "found",
+        description="Where an echo begins: at its direct sound, which is found in each recording; or at the first "
+        "sample, for recordings whose direct sound is cut off.",
+    )
     template: Literal["chirp", "direct"] = Field(
-        "chirp", description="Emitted sound of the matched front end: as designed, or each recording's direct sound."
+        "direct",
+        description="Emitted sound of the matched front end: as designed, or each recording's direct sound.",
+        json_schema_extra={"implied": "direct; chirp with audio.emission=first"},
     )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."

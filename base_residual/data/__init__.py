@@ -57,7 +57,7 @@ def open_dataset(
 
     if not isinstance(name, str):
         config = config or make_config({"data": {"name": "own"}})
-        return OwnDataset(name, config.data, config.audio.sample_rate)
+        return OwnDataset(name, config.data, config.audio)
     if name not in choices(DatasetName):
         raise DataError(f"Unknown dataset '{name}'. Known are {listed(name, choices(DatasetName))}")
     if name == "own":
@@ -83,5 +83,5 @@ def open_dataset(
             )
         folder = Path(given)
     check_reach(folder, config.data.max_depth)
-    recordings = reader(folder, split, config.data, config.audio.sample_rate)
+    recordings = reader(folder, split, config.data, config.audio)
     return prepared(recordings, progress) if config.data.prepare else recordings

@@ -16,7 +16,7 @@ from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.recordings import EchoHeader, echo_header, read_ears, read_echo
 from base_residual.config.presets import SPLITS
-from base_residual.config.schema import DataConfig
+from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import read_depth
 from base_residual.data.sample import EchoSample, fit_sample
 from base_residual.errors import DataError
@@ -126,8 +126,8 @@ class BatVision:
     Args:
         root: folder of the dataset.
         split: train, val or test.
-        data: gives the depth maps' side, the largest depth, and whether echoes are aligned.
-        sample_rate: rate that every echo is brought to, in Hz.
+        data: gives the depth maps' side and the largest depth.
+        audio: gives the rate that every echo is brought to, and where in a recording it begins.
 
     Raises:
         DataError: the dataset is not laid out as expected; reading a sample raises it, too.
@@ -135,14 +135,14 @@ class BatVision:
 
     layout: ClassVar[Layout]
 
-    def __init__(self, root: Path, split: str, data: DataConfig, sample_rate: int) -> None:
+    def __init__(self, root: Path, split: str, data: DataConfig, audio: AudioConfig) -> None:
         self.root, self.split, self.data = root, split, data
         self.recordings = list_recordings(root, split, self.layout)
-        self.sample_rate = sample_rate
-        self.frames = echo_frames(data.max_depth, sample_rate)
+        self.audio = audio
+        self.frames = echo_frames(data.max_depth, audio.sample_rate)
         rate = self.recordings[0].sample_rate
-        if rate != sample_rate:
-            log.warning("The echoes of %s have %d Hz; they are resampled to %d Hz.", root, rate, sample_rate)
+        if rate != audio.sample_rate:
+            log.warning("The echoes of %s have %d Hz; they are resampled to %d Hz.", root, rate, audio.sample_rate)
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -151,7 +151,7 @@ class BatVision:
         recording = self.recordings[index]
         depth = read_depth(recording.depth, self.data.max_depth)
         header, waveform = recording.read_audio()
-        return fit_sample(recording.id, waveform, header.sample_rate, depth, self.data, self.sample_rate)
+        return fit_sample(recording.id, waveform, header.sample_rate, depth, self.data, self.audio)
 
 
 class BatVisionV1(BatVision):

@@ -32,15 +32,15 @@ class OwnDataset:
 
     Args:
         recordings: the split.
-        data: gives the depth maps' side, the largest depth, and whether echoes are aligned.
-        sample_rate: rate that every echo is brought to, in Hz.
+        data: gives the depth maps' side and the largest depth.
+        audio: gives the rate that every echo is brought to, and where in a recording it begins.
 
     Raises:
         DataError: there are no recordings; reading a sample whose shape or values are wrong raises it, too.
     """
 
-    def __init__(self, recordings: Recordings, data: DataConfig, sample_rate: int) -> None:
-        self.recordings, self.data, self.sample_rate = recordings, data, sample_rate
+    def __init__(self, recordings: Recordings, data: DataConfig, audio: AudioConfig) -> None:
+        self.recordings, self.data, self.audio = recordings, data, audio
         if not len(recordings):
             raise DataError(f"There are no recordings in this {type(recordings).__name__}.")
 
@@ -57,6 +57,4 @@ class OwnDataset:
         if depth.ndim != 2 or not depth.size:
             raise DataError(f"The depth map of recording {index} is {depth.shape}; expected is (H, W), in metres.")
         clean = clean_depth(depth, self.data.max_depth)
-        return fit_sample(
-            f"{index}", echo, checked_rate(rate, f"Recording {index}"), clean, self.data, self.sample_rate
-        )
+        return fit_sample(f"{index}", echo, checked_rate(rate, f"Recording {index}"), clean, self.data, self.audio)

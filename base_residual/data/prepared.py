@@ -29,7 +29,7 @@ from base_residual.files.cache import Progress, cache_folder, locked
 from base_residual.files.npy import RowLayout, map_array
 from base_residual.machine import own_cores
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same files and settings would give other arrays."""
 
 MILLIMETRE = 0.001
@@ -154,8 +154,8 @@ def _settings(source: BatVision) -> dict[str, str | int | float]:
         "split": source.split,
         "output_size": source.data.output_size,
         "max_depth": source.data.max_depth,
-        "sample_rate": source.sample_rate,
-        "align_onset": source.data.align_onset,
+        "sample_rate": source.audio.sample_rate,
+        "emission": source.audio.emission,
     }
 
 

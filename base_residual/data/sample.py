@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
-from base_residual.config.schema import DataConfig
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
+from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import resize_depth
 from base_residual.errors import DataError
 
@@ -106,7 +107,7 @@ def spread_indices(length: int, count: int) -> list[int]:
 
 
 def fit_sample(
-    name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, sample_rate: int
+    name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, audio: AudioConfig
 ) -> EchoSample:
     """Bring a recording to the shapes that the settings ask for.
 
@@ -115,9 +116,8 @@ def fit_sample(
         waveform: (2, T) in [-1, 1].
         rate: its rate, in Hz.
         depth: (H, W) in metres, 0 where nothing was measured.
-        data: gives the depth map's side, the largest depth, and whether echoes are aligned.
-        sample_rate: rate that the echo is brought to, in Hz.
+        data: gives the depth map's side and the largest depth.
+        audio: gives the rate that the echo is brought to, and where in the recording it begins.
     """
-    frames = echo_frames(data.max_depth, sample_rate)
-    fitted = fit_echo(waveform, rate, sample_rate, frames, data.align_onset)
-    return EchoSample(fitted, torch.from_numpy(resize_depth(depth, data.output_size)), name)
+    fitted = fit_echo(waveform[None], rate, echo_frames(data.max_depth, audio.sample_rate), audio)
+    return EchoSample(fitted[0], torch.from_numpy(resize_depth(depth, data.output_size)), name)

@@ -77,7 +77,7 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
         "sample_rate": rate,
         "output_size": model.output_size,
         "frames": frames,
-        "aligned": model.aligns,
+        "aligned": front_end.config.emission == "found",
         "version": __version__,
     }
     program.model.metadata_props.update({key: str(value) for key, value in metadata.items()})

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
 from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import DataError
@@ -61,7 +62,7 @@ def _fitting(model: DepthNet, path: Path) -> Tensor:
             model.max_depth,
             needed,
         )
-    return fit_echo(waveform, header.sample_rate, rate, frames, model.aligns)
+    return fit_echo(waveform[None], header.sample_rate, frames, model.front_end.config)[0]
 
 
 def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:

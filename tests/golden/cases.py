@@ -26,7 +26,8 @@ from golden.learning import Values, gradients, running_means, schedules, steps, 
 from golden.values import FOLDER
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.config.presets import Layer
 from base_residual.config.schema import AudioConfig
@@ -59,12 +60,13 @@ def front_ends() -> Values:
     heard = inputs.echoes(small(), 2)
     values = {}
     for name, audio in kinds.items():
-        front_end = EchoFrontEnd(AudioConfig(**audio), image_size=32)
-        for channel, features in enumerate(front_end(heard).unbind(1)):
-            values[f"{name}, channel {channel}"] = features
+        for emission, prefix in (("first", ""), ("found", "aligned ")):
+            front_end = EchoFrontEnd(AudioConfig(**audio, emission=emission), image_size=32)
+            for channel, features in enumerate(front_end(heard).unbind(1)):
+                values[f"{prefix}{name}, channel {channel}"] = features
     return values | {
-        "aligned": fit_echo(heard, 44_100, 44_100, 1500, align=True),
-        "resampled": fit_echo(heard, 48_000, 44_100, 1500),
+        "aligned": fit_echo(heard, 44_100, 1500, AudioConfig()),
+        "resampled": fit_echo(heard, 48_000, 1500, AudioConfig(emission="first")),
     }
 
 
@@ -155,8 +157,8 @@ def augmentations() -> Values:
     sizes, emitted = torch.tensor([0.8, 1.0, 1.1, 1.25]), torch.tensor([0.0, 0.01, 0.02, 0.1])
     mirrored = mirror(waveform, depth, torch.tensor([True, False, True, False]))
     features = EchoFrontEnd(config.audio, config.data.output_size)(waveform)
-    changed = augment(waveform, depth, 44_100, config.data, [generator(5, place) for place in range(4)])
-    drawn = augment(waveform, depth, 44_100, config.data, [generator(6, place) for place in range(4)])
+    changed = augment(waveform, depth, config.audio, config.data, [generator(5, place) for place in range(4)])
+    drawn = augment(waveform, depth, config.audio, config.data, [generator(6, place) for place in range(4)])
     values = {
         "mirror, waveform": mirrored[0],
         "mirror, depth": mirrored[1],
@@ -169,7 +171,7 @@ def augmentations() -> Values:
         values |= {f"{name}, {field}": value for field, value in whole._asdict().items()}
     # The noise that is added, by itself: of a recording that nothing else has changed.
     alone = config.data.model_copy(update={"mirror": False, "damping": 0.0, "stretch": 0.0})
-    hissed = augment(waveform, depth, 44_100, alone, [generator(5, place) for place in range(4)]).waveform
+    hissed = augment(waveform, depth, config.audio, alone, [generator(5, place) for place in range(4)]).waveform
     added = (hissed - waveform).square().mean(dim=(1, 2)).sqrt() / waveform.abs().amax(dim=(1, 2))
     return values | {"augment, level of the noise in dB": 20 * added.log10()}
 
