@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from base_residual.acoustics.emission import find_emission
-from base_residual.acoustics.hearing import lead_frames
 from base_residual.acoustics.front_end import interpolate_at
+from base_residual.acoustics.hearing import lead_frames
 from base_residual.config.schema import AudioConfig, DataConfig
 
 MIN_NOISE = 1 / 30  # of the largest noise; levels are drawn uniformly in dB between the two

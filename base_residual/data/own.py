@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.recordings import as_float32, checked_rate
-from base_residual.config.schema import DataConfig
+from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import clean_depth
 from base_residual.data.sample import EchoSample, fit_sample
 from base_residual.errors import DataError

@@ -27,8 +27,8 @@ from golden.values import FOLDER
 from torch import Tensor
 
 from base_residual.acoustics.framing import echo_frames
-from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.config.presets import Layer
 from base_residual.config.schema import AudioConfig
 from base_residual.data.augment import add_noise, augment, damp, enlarge, mirror, stretch
