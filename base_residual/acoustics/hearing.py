@@ -16,7 +16,7 @@ from base_residual.config.schema import AudioConfig
 
 LEAD = 0.001  # seconds before the direct sound's arrival that an aligned echo begins
 RUMBLE = 100.0  # Hz: what is slower is removed
-FIRST = 0.2  # of the loudest arrival: the direct sound is the first that reaches it; an echo may be four times as loud
+FIRST = 0.15  # of the loudest arrival: the direct sound is the first that reaches it; an echo may be six times as loud
 QUIET_SHARE = 0.1  # share of the time in which a recording is taken to be quiet
 CLEAR = 12.0  # times the quiet level that the loudest arrival of a chirp reaches; noise alone stays below 7
 ABOVE_NOISE = 8.0  # times the quiet level below which nothing is taken for the direct sound

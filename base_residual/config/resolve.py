@@ -87,6 +87,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     typed = Config.model_validate(given)  # each value is of its field's type from here on
     share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
     follows = {
+        "simulation": {"rig": "varied" if typed.simulation.style == "rich" else "ideal"},
         "data": {"mirror": typed.model.symmetric},
         "audio": {"template": "direct" if typed.audio.emission == "found" else "chirp"},
         "loss": {

@@ -86,7 +86,18 @@ class SimulationConfig(Section):
     val_rooms: int = Field(100, ge=1, le=MAX_ROOMS, description="Rooms to validate on, none of them a training room.")
     test_rooms: int = Field(200, ge=1, le=MAX_ROOMS, description="Rooms to test on, seen by nothing before.")
     poses: int = Field(2, ge=1, le=1000, description="Places in each room from which the robot listens.")
-    style: Literal["standard", "hard"] = Field("standard", description="Distribution that the rooms are drawn from.")
+    style: Literal["rich", "standard", "hard"] = Field(
+        "rich",
+        description="Distribution that rooms are drawn from; standard and hard are shoeboxes without reverberation.",
+    )
+    rig: Literal["varied", "ideal", "batvisionv2", "batvisionv1", "replica"] = Field(
+        "varied",
+        description="What chirps, listens and sees.",
+        json_schema_extra={"implied": "varied; ideal in standard and hard rooms"},
+    )
+    spread: float = Field(
+        1.0, ge=0, le=1, description="How much of what one does not know about the rig varies from pose to pose."
+    )
     seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
 
 

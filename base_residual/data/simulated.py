@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
+from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import DataConfig, SimulationConfig
@@ -24,9 +25,10 @@ from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
+LONGEST_WAIT = 0.012  # seconds until the direct sound has come: recordings last that much longer
 FINISHED = "rooms.json"  # file with the settings of the rooms in a folder, which is put there last
 MAX_SETTINGS = 2**16  # bytes of it
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings would give other recordings."""
 
 
@@ -151,7 +153,7 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
         "simulation": simulation.model_dump(mode="json"),
         "output_size": data.output_size,
         "max_depth": data.max_depth,
-        "frames": echo_frames(data.max_depth),
+        "frames": echo_frames(data.max_depth) + round(LONGEST_WAIT * SAMPLE_RATE),
     }
 
 
@@ -179,7 +181,7 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
             path.rmdir() if path.is_dir() else path.unlink()
         with replacing(file) as aside:  # first, because a folder with other files and without it is refused
             aside.write_bytes(text.encode())
-    for name in ("audio", "depth", "done"):
+    for name in ("audio", "depth", "layout", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
 
 
