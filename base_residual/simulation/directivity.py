@@ -1,7 +1,7 @@
 """How loudspeakers and ears weigh directions, by frequency band.
 
-Directions are unit vectors (N, 3) in the axes of the loudspeaker or ear: forward, outward and up. Outward is to the ear's
-own side of the robot, so that two ears that are alike share one directivity; for a loudspeaker it is to the right.
+Directions are unit vectors (N, 3) in the axes of the loudspeaker or ear: forward, outward and up. Outward is to the
+ear's own side of the robot, so that two ears that are alike share one directivity; for a loudspeaker, to the right.
 """
 
 from __future__ import annotations

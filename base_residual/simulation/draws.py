@@ -79,7 +79,7 @@ def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
     for _ in range(30):
         x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
         pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
-        if any(is_inside(solid, pose.position) for solid in (*room.boxes, *room.cylinders)):
+        if any(is_inside(solid, pose.position) for solid in room.solids):
             continue
         if look_around(room, pose).distance.min() < 0.25:
             continue

@@ -53,12 +53,12 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
         surface[hit] = number
         axis[hit] = np.where(enter[2] > level, 2, enter[1] > enter[0])[hit]
     for number, round_ in enumerate(room.cylinders, start=len(room.boxes)):
-        enter, leave = cylinder_crossings(round_, origin, (x, y, z))
-        near, far = np.maximum(*enter), np.minimum(*leave)
+        (side, cap), (past, under) = cylinder_crossings(round_, origin, (x, y, z))
+        near, far = np.maximum(side, cap), np.minimum(past, under)
         hit = (near > 0) & (near < far) & (near < distance)
         distance[hit] = near[hit]
         surface[hit] = number
-        axis[hit] = np.where(enter[1] > enter[0], 2, 0)[hit]
+        axis[hit] = np.where(cap > side, 2, 0)[hit]
     return Hits(distance, surface, axis)
 
 

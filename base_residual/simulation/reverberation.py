@@ -55,7 +55,7 @@ def measures(room: Room) -> tuple[float, float, Array, Array]:
     for round_ in room.cylinders:
         volume -= np.pi * round_.radius**2 * round_.height
         solids.append(2 * np.pi * round_.radius * round_.height)
-    materials = [*room.surfaces, *(solid.material for solid in (*room.boxes, *room.cylinders))]
+    materials = [*room.surfaces, *(solid.material for solid in room.solids)]
     weights = np.maximum([*areas, *solids], 0.0)
     absorption, scattering = (
         np.average(np.array([getattr(material, name) for material in materials]), axis=0, weights=weights)

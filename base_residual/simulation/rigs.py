@@ -19,6 +19,10 @@ EAR_ANGLE = np.deg2rad(50.0)  # each of them points this far to its own side
 LOUDNESS = 0.4  # full scale of an ideal recording per unit of sound pressure at 1 m
 
 
+CARDIOID = Pattern((float(np.cos(EAR_ANGLE)), float(np.sin(EAR_ANGLE)), 0.0), 0.5)
+SUBCARDIOID = Pattern((1.0, 0.0, 0.0), 0.35)
+
+
 @dataclass(frozen=True)
 class Camera:
     """A depth camera that looks level, along the robot's heading.
@@ -104,14 +108,12 @@ class Rig:
         camera: sees the depth.
     """
 
-    ears: Directivity = field(
-        default_factory=lambda: Pattern((float(np.cos(EAR_ANGLE)), float(np.sin(EAR_ANGLE)), 0.0), 0.5)
-    )
-    speaker: Directivity = field(default_factory=lambda: Pattern((1.0, 0.0, 0.0), 0.35))
+    ears: Directivity = CARDIOID
+    speaker: Directivity = SUBCARDIOID
     ear_distance: float = EAR_DISTANCE
     speaker_forward: float = 0.0
     speaker_up: float = 0.0
-    chirp: ChirpDesign = ChirpDesign()
+    chirp: ChirpDesign = field(default_factory=ChirpDesign)
     response: tuple[float, ...] = ()
     low_cut: float = 0.0
     ringing: tuple[tuple[float, float], ...] = ()
@@ -134,7 +136,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig that any robot could have: microphones on a rod or on a head, any loudspeaker, any recorder."""
 
     def around(middle: float, extent: float) -> float:
-        return middle + spread * extent * float(rng.uniform(-1, 1))
+        return _around(rng, middle, spread * extent)
 
     distance, angle = around(0.2, 0.07), np.deg2rad(around(52.0, 33.0))
     on_head = rng.random() < 0.4
@@ -180,37 +182,29 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
 
 def batvision_v2(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as BatVision V2's: two ears some 23 cm apart, and a wide stereo camera whose map is made square."""
-    rig = varied(rng, spread)
     camera = Camera(
-        field_of_view=(
-            86.0 + spread * 4.0 * float(rng.uniform(-1, 1)),
-            57.0 + spread * 3.0 * float(rng.uniform(-1, 1)),
-        ),
-        forward=float(rng.uniform(-0.05, 0.1)) * spread,
-        up=float(rng.uniform(-0.1, 0.1)) * spread,
+        field_of_view=(_around(rng, 86.0, 4.0 * spread), _around(rng, 57.0, 3.0 * spread)),
+        forward=_around(rng, 0.02, 0.08 * spread),
+        up=_around(rng, 0.0, 0.1 * spread),
         nearest=0.3,
         baseline=0.12,
         patches=1.5,
         error=0.004,
     )
-    return replace(rig, ear_distance=0.23 + spread * 0.03 * float(rng.uniform(-1, 1)), camera=camera)
+    return replace(varied(rng, spread), ear_distance=_around(rng, 0.23, 0.03 * spread), camera=camera)
 
 
 def batvision_v1(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as BatVision V1's: as V2's, with a camera whose map is square from the beginning."""
-    rig = batvision_v2(rng, spread)
-    return replace(
-        rig, camera=replace(rig.camera, field_of_view=(70.0 + spread * 10.0 * float(rng.uniform(-1, 1)),) * 2)
-    )
+    rig, angle = batvision_v2(rng, spread), _around(rng, 70.0, 10.0 * spread)
+    return replace(rig, camera=replace(rig.camera, field_of_view=(angle, angle)))
 
 
 def replica(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as VisualEchoes' in Replica: a listener's head with the loudspeaker at its place, an ideal camera."""
-    rig = varied(rng, spread)
-    ears = Pattern(
-        (0.0, 1.0, 0.0), 0.1, head=0.0875, deviation=_deviation(rng, 3 * spread * np.ones(len(BANDS)), False)
-    )
-    return replace(rig, ears=ears, ear_distance=0.175, speaker_forward=0.0, camera=Camera())
+    pinnae = _deviation(rng, np.full(len(BANDS), 3.0 * spread), symmetric=False)
+    ears = Pattern((0.0, 1.0, 0.0), 0.1, head=0.0875, deviation=pinnae)
+    return replace(varied(rng, spread), ears=ears, ear_distance=0.175, speaker_forward=0.0, camera=Camera())
 
 
 RIGS: dict[str, Callable[[np.random.Generator, float], Rig]] = {
@@ -227,6 +221,10 @@ def draw_rig(rng: np.random.Generator, name: str, spread: float, style: str) -> 
     if name == "ideal" and style in STYLES:
         return Rig(recorder=Recorder(noise=float(rng.uniform(*STYLES[style].noise))))
     return RIGS[name](rng, spread)
+
+
+def _around(rng: np.random.Generator, middle: float, extent: float) -> float:
+    return middle + extent * float(rng.uniform(-1, 1))
 
 
 def _deviation(rng: np.random.Generator, decibels: Array, symmetric: bool) -> tuple[tuple[float, ...], ...]:

@@ -95,13 +95,18 @@ class Room:
 
     def emptied(self) -> Room:
         """Return the room without furniture."""
-        boxes, cylinders = (tuple(solid for solid in solids if solid.fixed) for solids in (self.boxes, self.cylinders))
-        return replace(self, boxes=boxes, cylinders=cylinders)
+        boxes = tuple(box for box in self.boxes if box.fixed)
+        return replace(self, boxes=boxes, cylinders=tuple(round_ for round_ in self.cylinders if round_.fixed))
+
+    @property
+    def solids(self) -> tuple[Box | Cylinder, ...]:
+        """Return what stands in the room: boxes, then cylinders."""
+        return (*self.boxes, *self.cylinders)
 
     @property
     def materials(self) -> tuple[Material, ...]:
         """Return the materials of boxes, cylinders and the six surfaces, in the order in which `Hits` count them."""
-        return (*(solid.material for solid in (*self.boxes, *self.cylinders)), *self.surfaces)
+        return (*(solid.material for solid in self.solids), *self.surfaces)
 
 
 @dataclass(frozen=True)
