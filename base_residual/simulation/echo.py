@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import rfft
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.simulation.materials import BANDS, Air
@@ -19,6 +20,7 @@ from base_residual.simulation.rooms import Array, Box, Pose, Room, to_box
 SPEED_OF_SOUND = 343.0  # m/s where nothing is said about the air
 MAIN_FACES = 18  # largest faces, which reflections of second and higher order meet
 LARGE_ENOUGH = 0.3  # m2: smaller faces scatter, and mirror nothing
+STEADY = 16  # samples for which late reverberation keeps its level
 TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
 
 
@@ -196,11 +198,15 @@ def _late(room: Room, rig: Rig, field: Array, air: Air, order: int, length: int)
 
     What two points in a diffuse field hear is coherent by sinc(2 f d / c) (Cook et al., JASA 27(6), 1955).
     """
-    since = np.arange(field.shape[1]) / SAMPLE_RATE - rig.recorder.latency
+    frames = field.shape[1]
+    since = np.arange(0, frames, STEADY) / SAMPLE_RATE - rig.recorder.latency
     energy = late_energy(room, air, order, np.maximum(since, 0), SAMPLE_RATE) * (since > 0)[:, None]
-    amplitude = np.sqrt(energy * rig.ears.diffuse * rig.speaker.diffuse)  # (T, bands)
+    amplitude = np.sqrt(energy * rig.ears.diffuse * rig.speaker.diffuse).T  # (bands, T / STEADY)
+    amplitude = amplitude.astype(np.float32).repeat(STEADY, axis=1)[:, :frames]
     weights = band_weights(length)
-    shared, own = ((np.fft.rfft(noise * amplitude.T, length) * weights).sum(axis=0) for noise in field)  # (F,) each
+    shared, own = (
+        np.einsum("kf,kf->f", rfft(noise.astype(np.float32) * amplitude, length), weights) for noise in field
+    )  # (F,) each
     alike = np.sinc(2 * np.fft.rfftfreq(length, 1 / SAMPLE_RATE) * rig.ear_distance / air.speed)
     both, apart = np.sqrt((1 + alike) / 2) * shared, np.sqrt((1 - alike) / 2) * own
     return np.stack([both + apart, both - apart])
@@ -215,20 +221,21 @@ def _spectrum(arrivals: list[Arrivals], latency: float, frames: int, length: int
     place = delays * SAMPLE_RATE * grid
     low = np.floor(place).astype(np.int64)
     inside = low < frames * grid
-    low, fraction, gains = low[inside], (place[inside] - low[inside])[:, None], gains[inside]
-    row = np.arange(bands) * length * grid
-    taps = np.bincount((low[:, None] + row).ravel(), (gains * (1 - fraction)).ravel(), bands * length * grid)
-    taps += np.bincount((low[:, None] + 1 + row).ravel(), (gains * fraction).ravel(), bands * length * grid)
-    spectra = np.fft.rfft(taps.reshape(bands, -1))[:, : length // 2 + 1]
-    spectrum: Spectra = spectra[0] if bands == 1 else (spectra * band_weights(length)).sum(axis=0)
+    low, fraction, gains = low[inside], place[inside] - low[inside], gains[inside].T
+    places = np.concatenate([low, low + 1])
+    taps = np.empty((bands, length * grid), np.float32)
+    for band, gain in enumerate(gains):
+        taps[band] = np.bincount(places, np.concatenate([gain * (1 - fraction), gain * fraction]), length * grid)
+    spectra = rfft(taps)[:, : length // 2 + 1]
+    spectrum: Spectra = spectra[0] if bands == 1 else np.einsum("kf,kf->f", spectra, band_weights(length))
     return spectrum
 
 
 @lru_cache(maxsize=4)
-def band_weights(length: int) -> Array:
+def band_weights(length: int) -> NDArray[np.float32]:
     """Return each band's share of each frequency of a real spectrum, (bands, F); they add up to 1."""
     frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
-    return np.stack([np.interp(frequencies, BANDS, unit) for unit in np.eye(len(BANDS))])
+    return np.stack([np.interp(frequencies, BANDS, unit) for unit in np.eye(len(BANDS))]).astype(np.float32)
 
 
 def _emitted(rig: Rig, length: int) -> Spectra:
