@@ -42,7 +42,7 @@ def late_energy(room: Room, air: Air, order: int, time: Array, rate: int) -> Arr
 def measures(room: Room) -> tuple[float, float, Array, Array]:
     """Return a room's volume in m3, its surface in m2, and the mean absorption and scattering of it, (bands,).
 
-    Boxes count as standing free, as far as they lie within the room.
+    Boxes count as standing on the floor and apart from each other.
     """
     length, width, height = room.size
     areas = [width * height] * 2 + [length * height] * 2 + [length * width] * 2
@@ -51,7 +51,7 @@ def measures(room: Room) -> tuple[float, float, Array, Array]:
     for box in room.boxes:
         x, y, z = box.size
         volume -= x * y * z
-        solids.append(2 * z * (x + y) + (x * y if z < 0.95 * height else -x * y))
+        solids.append(2 * z * (x + y) - (0 if z < 0.95 * height else 2 * x * y))  # a top for the floor that it covers
     for round_ in room.cylinders:
         volume -= np.pi * round_.radius**2 * round_.height
         solids.append(2 * np.pi * round_.radius * round_.height)
