@@ -119,7 +119,7 @@ def test_rendering_commutes_with_mirroring(rig: str) -> None:
 
 
 def test_late_reverberation_has_the_energy_of_what_is_not_followed() -> None:
-    """The integral of exp(-b x) (1 - exp(-x) (1 + x)) is 1/b - 1/(1 + b) - 1/(1 + b)^2, and 4 pi way / V is 16 pi / S."""
+    """The integral of exp(-b x) (1 - exp(-x) (1 + x)) is 1/b - 1/(1 + b) - 1/(1 + b)^2; 4 pi way / V is 16 pi / S."""
     room = bare(absorption=0.3)
     volume, surface, absorption, _ = measures(room)
     assert (volume, surface) == (pytest.approx(90), pytest.approx(126))
@@ -152,7 +152,7 @@ def test_early_and_late_sound_join_without_a_step() -> None:
 
 def test_the_ears_share_low_late_sound_and_not_high() -> None:
     room, pose = bare(absorption=0.1), Pose((2.0, 2.0, 1.2), 0.3)
-    chance = replace(draw_chance(np.random.default_rng(0), 30_000), roughness=np.zeros(SCATTER_RAYS))
+    chance = replace(draw_chance(np.random.default_rng(0), 30_000, vary=False), roughness=np.zeros(SCATTER_RAYS))
     echo = render_echo(room, pose, Rig(), chance, AIR)[:, 4000:]
     spectra = np.fft.rfft(echo.reshape(2, -1, 1000))
     coherence = np.abs((spectra[0] * spectra[1].conj()).mean(0)) / np.sqrt((np.abs(spectra) ** 2).mean(1).prod(0))
