@@ -29,6 +29,7 @@ from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.rigs import Rig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -199,7 +200,7 @@ def test_a_recording_is_cut_to_the_moment_of_the_chirp(live: dict[str, Any]) -> 
     room = draw_room(rng, STYLES["standard"])
     pose = draw_pose(rng, room)
     assert pose is not None
-    echo = render_echo(room, pose, draw_chance(rng, STYLES["standard"], 2000))
+    echo = render_echo(room, pose, Rig(), draw_chance(rng, 2000))
     for late in (0, 1, 12_345):
         cut = live["from_the_chirp_on"](np.pad(echo, ((0, 0), (late, 0))))
         np.testing.assert_allclose(cut.numpy(), echo, rtol=0, atol=1e-6)

@@ -43,6 +43,8 @@ from base_residual.models.network import DepthNet
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.rigs import RIGS, draw_rig
+from base_residual.simulation.spaces import draw_space
 from base_residual.training.optimisation import generator
 
 CHECKPOINT = FOLDER / "checkpoint.safetensors"
@@ -126,26 +128,50 @@ def rooms() -> Values:
         room = draw_room(rng, style)
         pose = draw_pose(rng, room)
         assert pose is not None
-        chance = draw_chance(rng, style, frames=2400)
+        rig = draw_rig(rng, "ideal", 1.0, name)
+        chance = draw_chance(rng, frames=2400)
         values |= {
-            f"{name}, room": [*room.size, room.absorption, room.scattering],
+            f"{name}, room": [*room.size, *room.surfaces[0].absorption, *room.surfaces[0].scattering],
             f"{name}, furniture": [
-                [*box.center, *box.size, box.yaw, box.absorption, box.scattering] for box in room.boxes
+                [*box.center, *box.size, box.yaw, *box.material.absorption, *box.material.scattering]
+                for box in room.boxes
             ],
             f"{name}, pose": [*pose.position, pose.heading],
             f"{name}, roughness": chance.roughness,
-            f"{name}, noise": chance.noise,
+            f"{name}, noise": rig.recorder.noise * chance.noise,
             f"{name}, depth": render_depth(room, pose, 48),
         }
         quiet = replace(chance, noise=np.zeros_like(chance.noise))
         for kind, recording in {
-            "echo": render_echo(room, pose, chance),
-            "echo without noise": render_echo(room, pose, quiet),
-            "direct sound and scattering": render_echo(room, pose, quiet, max_order=0),
+            "echo": render_echo(room, pose, rig, chance),
+            "echo without noise": render_echo(room, pose, rig, quiet),
+            "direct sound and scattering": render_echo(room, pose, rig, quiet, max_order=0),
         }.items():
             values[f"{name}, {kind}"] = recording
             parts = recording.reshape(2, 12, -1)
             values[f"{name}, {kind}, level in dB"] = 10 * np.log10(np.square(parts).mean(axis=2) + 1e-12)
+    return values | rich_rooms()
+
+
+def rich_rooms() -> Values:
+    """Two rich rooms, what a drawn rig sees and hears in them, and its recording by each named rig."""
+    values: Values = {}
+    for number in range(2):
+        rng = np.random.default_rng([11, number])
+        room, air = draw_space(rng)
+        pose = draw_pose(rng, room)
+        assert pose is not None
+        rig, chance = draw_rig(rng, "varied", 1.0, "rich"), draw_chance(rng, frames=2400)
+        values |= {
+            f"rich {number}, depth": render_depth(room, pose, 32),
+            f"rich {number}, empty": render_depth(room.emptied(), pose, 32),
+            f"rich {number}, echo": render_echo(room, pose, rig, chance, air),
+        }
+        for name in RIGS:
+            drawn = draw_rig(np.random.default_rng(number), name, 0.5, "rich")
+            values[f"rich {number}, {name}"] = render_echo(room, pose, drawn, chance, air)
+            measured = drawn.camera.measure(np.random.default_rng(1), render_depth(room, pose, 32))
+            values[f"rich {number}, {name}, camera"] = measured
     return values
 
 
