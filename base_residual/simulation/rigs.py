@@ -166,7 +166,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
         response=tuple((spread * 4.0 * _smooth(rng)).tolist()),
         low_cut=float(np.exp(rng.uniform(np.log(60), np.log(900)))),
         ringing=_taps(rng, spread * rng.uniform(0.0, 0.5), 0.0012),
-        direct=around(0.0, 8.0),
+        direct=around(0.0, 6.0),
         body=_taps(rng, spread * rng.uniform(0.0, 0.3), 0.0025),
         recorder=Recorder(
             latency=float(rng.uniform(0.0, 0.007)),

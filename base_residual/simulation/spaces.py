@@ -77,13 +77,13 @@ def _block(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float
 
 
 def shoebox(rng: np.random.Generator) -> tuple[Size, Parts]:
-    """Draw a plain rectangle of 2.5 to 10 m."""
-    return (float(rng.uniform(2.5, 10)), float(rng.uniform(2.5, 10)), _height(rng)), []
+    """Draw a plain rectangle of 2.2 to 8 m."""
+    return (float(rng.uniform(2.2, 8)), float(rng.uniform(2.2, 8)), _height(rng)), []
 
 
 def hall(rng: np.random.Generator) -> tuple[Size, Parts]:
-    """Draw a hall of 8 to 30 m."""
-    return (float(rng.uniform(8, 30)), float(rng.uniform(6, 20)), float(rng.uniform(3, 9))), []
+    """Draw a hall of 7 to 30 m."""
+    return (float(np.exp(rng.uniform(np.log(7), np.log(30)))), float(rng.uniform(5, 15)), float(rng.uniform(3, 8))), []
 
 
 def corridor(rng: np.random.Generator) -> tuple[Size, Parts]:
@@ -98,7 +98,7 @@ def courtyard(rng: np.random.Generator) -> tuple[Size, Parts]:
 
 def angled(rng: np.random.Generator) -> tuple[Size, Parts]:
     """Draw an L, a T or a U: a rectangle without one or two of its corners."""
-    size = (float(rng.uniform(4, 12)), float(rng.uniform(4, 12)), _height(rng))
+    size = (float(rng.uniform(3.5, 10)), float(rng.uniform(3.5, 10)), _height(rng))
     corners = rng.permutation(4)[: rng.integers(1, 3)]
     parts = []
     for corner in corners:
@@ -111,7 +111,7 @@ def angled(rng: np.random.Generator) -> tuple[Size, Parts]:
 
 def two_rooms(rng: np.random.Generator) -> tuple[Size, Parts]:
     """Draw two rooms with an open doorway between them."""
-    size = (float(rng.uniform(5, 13)), float(rng.uniform(3, 8)), _height(rng))
+    size = (float(rng.uniform(5, 11)), float(rng.uniform(2.5, 7)), _height(rng))
     thick = float(rng.uniform(*PARTITION))
     wide, high = float(rng.uniform(*DOOR[:2])), min(float(rng.uniform(*DOOR[2:])), size[2] - 0.1)
     x = float(rng.uniform(0.3, 0.7)) * size[0]
@@ -127,7 +127,7 @@ def two_rooms(rng: np.random.Generator) -> tuple[Size, Parts]:
 PLANS: tuple[Callable[[np.random.Generator], tuple[Size, Parts]], ...] = (
     shoebox, angled, two_rooms, corridor, hall, courtyard
 )  # fmt: skip
-PLAN_SHARES = (0.45, 0.2, 0.12, 0.09, 0.1, 0.04)
+PLAN_SHARES = (0.5, 0.2, 0.12, 0.08, 0.06, 0.04)
 
 
 def _columns(rng: np.random.Generator, size: Size, material: Material) -> Iterator[Cylinder]:
