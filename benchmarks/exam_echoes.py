@@ -20,8 +20,8 @@ from scipy.fft import irfft, rfft
 RATE = 44_100  # Hz
 SECONDS = 0.25  # of a recording
 CHIRP_SECONDS = 0.003
-RAYS = 1500  # of the ray tracer, for each echo
-DIRECTIONS = 48  # from which the ray tracer's sound arrives
+RAYS = 1000  # of the ray tracer, for each echo
+DIRECTIONS = 32  # from which the ray tracer's sound arrives
 BIN = 44  # samples over which its energy is summed, 1 ms
 RECEIVER = 0.3  # metres, its receiver's radius
 LENGTH = 1024  # samples in which one mirror image is heard
@@ -256,7 +256,7 @@ def late_sound(rng: np.random.Generator, energy: Array, ears: Ears, speed: float
     samples = energy.shape[2] * BIN
     length = 1 << int(np.ceil(np.log2(samples + LENGTH)))
     frequency = np.fft.rfftfreq(length, 1 / RATE)
-    bands = np.sqrt(_band_shape(frequency)).astype(np.float32)  # of power, so that bands share the noise's energy
+    bands = _band_shape(frequency).astype(np.float32)
     lost = np.exp(-AIR[:, None] * (np.arange(energy.shape[2]) + 0.5) * BIN / RATE * speed)
     envelope = np.sqrt(energy * lost / BIN).astype(np.float32)
     directions = sphere(len(energy))

@@ -102,15 +102,26 @@ def test_late_sound_comes_from_the_side_that_scatters(rig: exam_echoes.Rig) -> N
     assert (heard[0] ** 2).sum() > 1.2 * (heard[1] ** 2).sum()
 
 
-def test_the_energy_of_the_late_sound_goes_on_where_the_mirror_images_end() -> None:
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_late_sound_has_the_energy_of_a_diffuse_field_and_decays_as_eyring_says(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exam_echoes, "AIR", np.zeros(8))
+    wall = Surface(np.full(8, share), np.full(8, 0.1))
+    room = Room(np.array([[0.0, 0], [6, 0], [6, 5], [0, 5]]), 3.0, (wall,) * 4, wall, wall)
     rng = np.random.default_rng(0)
-    rig = exam_echoes.draw_spaced_rig(rng)
-    wall = Surface(np.full(8, 0.1), np.full(8, 0.05))
-    room = Room(np.array([[0.0, 0], [5, 0], [5, 4], [0, 4]]), 3.0, (wall,) * 4, wall, wall)
-    pose = Pose(np.array([2.0, 1.7, 1.4]), 0.3)
-    found = [exam_echoes.impulse_responses(rng, room, pose, rig, order, 1500) for order in (1, 6)]
-    few, many = ((ear[:, 700:2500] ** 2).sum() for ear in found)  # 5 to 20 m of way: mirror images or rays
-    assert 0.5 < few / many < 2
+    drawn = exam_echoes.draw_spaced_rig(rng)
+    ears = dataclasses.replace(drawn.ears, pattern=1.0)
+    rig = dataclasses.replace(drawn, ears=ears, omni=np.ones(8))
+    heard = exam_echoes.impulse_responses(rng, room, Pose(np.array([2.3, 1.9, 1.4]), 0.7), rig, 2, 1000)
+    volume, surface = 90.0, 126.0  # m^3, m^2
+    rate = -SPEED * surface * np.log(1 - share) / 4 / volume  # Eyring's, of the energy in 1/s
+    time = np.arange(heard.shape[1]) / exam_echoes.RATE
+    expected = 4 * np.pi * SPEED / volume * np.exp(-rate * time) / exam_echoes.RATE  # for 1 m from the loudspeaker: 1
+    for start in (0.03, 0.07, 0.11):
+        now = (time >= start) & (time < start + 0.04)
+        level = 10 * np.log10((heard[:, now] ** 2).sum(axis=1).mean() / expected[now].sum())
+        assert abs(level) < 2.5
 
 
 TINY = {"train": 3, "val": 1, "test": 2}
