@@ -17,6 +17,8 @@ from exam_rooms import BANDS, Array, Pose, Room
 from numpy.typing import NDArray
 from scipy.fft import irfft, rfft
 
+from base_residual.errors import DataError
+
 RATE = 44_100  # Hz
 SECONDS = 0.25  # of a recording
 CHIRP_SECONDS = 0.003
@@ -99,13 +101,18 @@ class Rig:
 
 @lru_cache
 def kemar(path: Path) -> Ears:
-    """Read a measured head from a SOFA file (AES69, SimpleFreeFieldHRIR) of 44,100 Hz."""
+    """Read a measured head from a SOFA file (AES69, SimpleFreeFieldHRIR).
+
+    Raises:
+        DataError: it was not measured at 44,100 Hz.
+    """
     import h5py
 
     with h5py.File(path) as file:
         azimuth, elevation = np.deg2rad(file["SourcePosition"][:, :2].T)
         responses = file["Data.IR"][:]  # (M, 2, N), left ear first
-        assert file["Data.SamplingRate"][0] == RATE
+        if (rate := file["Data.SamplingRate"][0]) != RATE:
+            raise DataError(f"The head {path} was measured at {rate:g} Hz; expected are {RATE} Hz.")
     flat = np.cos(elevation)
     known = np.column_stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
     return Ears(np.zeros((2, 3)), measured=(known, np.fft.rfft(responses, LENGTH)))
@@ -115,7 +122,7 @@ def draw_head_rig(rng: np.random.Generator, head: Ears) -> Rig:
     """Draw a rig with a measured head: the loudspeaker hangs 10 to 20 cm in front of it."""
     speaker = np.array([0.09 + rng.uniform(0.1, 0.2), rng.uniform(-0.01, 0.01), rng.uniform(-0.08, 0.02)])
     omni = np.interp(np.arange(len(BANDS)), [0, 7], [rng.uniform(0.85, 0.95), rng.uniform(0.5, 0.65)])
-    return Rig(head, speaker, omni, **_draw_recorder(rng))
+    return Rig(head, speaker, omni, *_draw_recorder(rng))
 
 
 def draw_spaced_rig(rng: np.random.Generator) -> Rig:
@@ -124,22 +131,14 @@ def draw_spaced_rig(rng: np.random.Generator) -> Rig:
     places, axes = (np.array([[x, y, 0], [x, -y, 0]]) for x, y in ((0, apart / 2), (np.cos(aside), np.sin(aside))))
     ears = Ears(places, axes, rng.uniform(0.5, 0.7))
     speaker = np.array([rng.uniform(0, 0.06), rng.uniform(-0.01, 0.01), rng.uniform(-0.06, 0.02)])
-    return Rig(ears, speaker, np.full(len(BANDS), rng.uniform(0.5, 0.8)), **_draw_recorder(rng))
+    return Rig(ears, speaker, np.full(len(BANDS), rng.uniform(0.5, 0.8)), *_draw_recorder(rng))
 
 
-class Recorder(NamedTuple):
-    response: Array
-    fade: float
-    latency: int
-    noise: float
-    peak: float
-
-
-def _draw_recorder(rng: np.random.Generator) -> dict[str, object]:
-    """Draw the loudspeaker's response, the chirp's fades and what the recorder adds."""
+def _draw_recorder(rng: np.random.Generator) -> tuple[Array, float, int, float, float]:
+    """Draw the loudspeaker's response, the chirp's fades, and latency, noise and peak of the recorder."""
     response = loudspeaker(rng.uniform(-4, 4, len(BANDS)), rng.uniform(150, 500))
-    fade, latency = float(rng.uniform(0.02, 0.3)), int(rng.integers(0, 401))
-    return Recorder(response, fade, latency, rng.uniform(-50, -35), 10 ** rng.uniform(-0.7, -0.05))._asdict()
+    fade, latency = rng.uniform(0.02, 0.3), int(rng.integers(0, 401))
+    return response, fade, latency, rng.uniform(-50, -35), 10 ** rng.uniform(-0.7, -0.05)
 
 
 def loudspeaker(gains: Array, low_cut: float) -> Array:

@@ -15,6 +15,7 @@ from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import read_echo
 from base_residual.data.batvision import list_recordings
 from base_residual.data.sample import spread_indices
+from base_residual.errors import DataError
 
 MOST = 100  # recordings of a set
 RANGE, BEFORE = 12.0, 0.5  # metres after and before the direct sound
@@ -28,7 +29,8 @@ def envelope(path: Path) -> NDArray[np.float64] | None:
     Both ears are taken together, and 1 ms is averaged. None for a recording that is too short.
     """
     header, waveform = read_echo(path)
-    assert header.sample_rate == SAMPLE_RATE
+    if header.sample_rate != SAMPLE_RATE:
+        raise DataError(f"The recording {path} has {header.sample_rate} Hz; expected are {SAMPLE_RATE} Hz.")
     template = torch.from_numpy(ChirpDesign().waveform()).float()
     power = compress(waveform[None], template)[0].abs().square().mean(dim=0).double().numpy()
     power = np.convolve(power, np.ones(SMOOTH) / SMOOTH, mode="same")

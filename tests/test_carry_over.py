@@ -16,6 +16,7 @@ import torch
 
 from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
+from base_residual.errors import DataError
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model
 
@@ -158,6 +159,12 @@ def test_a_world_is_the_same_wherever_its_rendering_was_stopped(worlds: Path, tm
     assert first.stat().st_mtime_ns == when
     for path in (tmp_path / "Choose" / "audio").iterdir():
         assert path.read_bytes() == (worlds / "choose" / "Choose" / "audio" / path.name).read_bytes()
+
+
+def test_a_head_that_is_not_there_is_missed_before_anything_is_rendered(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no measured head"):
+        exam_worlds.write_world(exam_worlds.EXAM, tmp_path / "exam", TINY, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_exam_knows_nothing_of_the_simulator_that_models_are_trained_on() -> None:
