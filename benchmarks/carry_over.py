@@ -120,7 +120,7 @@ def measure(checkpoints: Sequence[Path], parts: Iterable[str], roots: Mapping[st
         if part in WORLDS:
             found[part] = over_seeds([world_figures(each, roots[part]) for each in loaded])
         elif part == "real":
-            for name, field in (("real, as it is", None), ("real, its camera's view", CAMERA)):
+            for name, field in (("real, as it is", None), ("real, camera's view", CAMERA)):
                 found[name] = over_seeds([real_figures(each.model, shared / SAMPLE, field) for each in loaded])
         else:
             paths = [recording.audio[0] for recording in list_recordings(roots["exam"], "test")[:TRIED]]
@@ -137,7 +137,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         spread = f" ± {figures[name]['std']:.3f}" if name == "rmse" and len(figures[name]["values"]) > 1 else ""
         return f"{figures[name]['mean']:.3f}{spread}"
 
-    columns = {"rmse": "rmse (m)", "mae": "mae (m)", "blind": "blind", "share": "rmse / blind", "constant": "constant"}
+    columns = {"rmse": "rmse (m)", "mae": "mae (m)", "blind": "blind", "share": "/ blind", "constant": "constant"}
     worlds = {name: figures for name, figures in found.items() if name != "changes"}
     rows = [(name, *(shown(figures, column) for column in columns)) for name, figures in worlds.items()]
     made = [Table("", ("world", *columns.values()), rows, right=range(1, 6))] if rows else []
@@ -148,7 +148,8 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def show_progress(what: str, done: int, of: int) -> None:
-    if sys.stderr.isatty() or done in (0, of):
+    """Say on the terminal how far the rendering is; elsewhere that it has ended."""
+    if sys.stderr.isatty() or done == of:
         print(f"\r{what}: {done} of {of} echoes", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 

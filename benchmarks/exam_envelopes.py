@@ -55,8 +55,9 @@ def envelopes_figure(sets: Mapping[str, Path]) -> Figure:
         curves = np.array([curve for curve in found if curve is not None])
         if not len(curves):
             continue
-        place = (np.arange(curves.shape[1]) * METRES) - BEFORE
-        low, middle, high = np.nanpercentile(curves, (10, 50, 90), axis=0)
+        known = ~np.isnan(curves).all(axis=0)  # there is nothing before recordings that begin with the direct sound
+        place = np.flatnonzero(known) * METRES - BEFORE
+        low, middle, high = np.nanpercentile(curves[:, known], (10, 50, 90), axis=0)
         (line,) = axes.plot(place, middle, label=f"{name} ({len(curves)})", linewidth=1.2)
         if len(curves) > 1:
             axes.fill_between(place, low, high, color=line.get_color(), alpha=0.12, linewidth=0)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
 from base_residual.errors import DataError
@@ -23,8 +25,9 @@ from base_residual.models.factory import create_model
 pytest.importorskip("pyroomacoustics", reason="the exam's rooms are those of pyroomacoustics")
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    exam_rooms, exam_echoes, exam_worlds, exam_changes, carry_over = map(
-        importlib.import_module, ("exam_rooms", "exam_echoes", "exam_worlds", "exam_changes", "carry_over")
+    exam_rooms, exam_echoes, exam_worlds, exam_changes, exam_envelopes, carry_over = map(
+        importlib.import_module,
+        ("exam_rooms", "exam_echoes", "exam_worlds", "exam_changes", "exam_envelopes", "carry_over"),
     )
 Box, Pose, Room, Surface, BANDS = (getattr(exam_rooms, n) for n in ("Box", "Pose", "Room", "Surface", "BANDS"))
 
@@ -194,7 +197,7 @@ def test_the_command_reports_every_world_in_80_columns(
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if not line.startswith("Wrote")) <= 80
     found = json.loads((tmp_path / "o.json").read_text())["worlds"]
-    assert list(found) == ["exam", "choose", "real, as it is", "real, its camera's view", "changes"]
+    assert list(found) == ["exam", "choose", "real, as it is", "real, camera's view", "changes"]
     for name in ("exam", "choose"):
         assert len(found[name]["rmse"]["values"]) == 2
         assert found[name]["share"]["values"][0] == found[name]["rmse"]["values"][0] / found[name]["blind"]["values"][0]
@@ -210,3 +213,18 @@ def test_a_map_is_cut_to_the_field_of_view_of_a_narrower_camera() -> None:
     expected = columns * np.tan(np.deg2rad(43)), columns[:, None] * np.tan(np.deg2rad(28.5))
     torch.testing.assert_close(across[0], expected[0].float().expand(64, 64))
     torch.testing.assert_close(down[0], expected[1].float().expand(64, 64))
+
+
+def test_an_envelope_has_the_direct_sound_at_0_m_and_0_db_and_a_wall_where_it_stands(tmp_path: Path) -> None:
+    sound = np.zeros((10_000, 2))
+    emitted = ChirpDesign().waveform()
+    distance = 3.0
+    for start, level in ((500, 0.5), (500 + round(2 * distance / 343 * 44_100), 0.05)):
+        sound[start : start + len(emitted)] += level * emitted[:, None]
+    soundfile.write(tmp_path / "echo.wav", sound, 44_100)
+    curve = exam_envelopes.envelope(tmp_path / "echo.wav")
+    zero = round(exam_envelopes.BEFORE / exam_envelopes.METRES)
+    assert curve[zero] == pytest.approx(0, abs=0.01)
+    echo = zero + 200 + int(curve[zero + 200 :].argmax())
+    assert (echo - zero) * exam_envelopes.METRES == pytest.approx(distance, abs=0.01)
+    assert curve[echo] == pytest.approx(-20, abs=0.1)
