@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, root_mean_squared_error
 
@@ -38,6 +38,7 @@ def scene(seed: int, images: int = 3, holes: float = 0.2) -> tuple[torch.Tensor,
     return torch.from_numpy(pred).float(), torch.from_numpy(gt).float()
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), holes=st.floats(0, 0.95), min_depth=st.sampled_from([0.0, 0.5]))
 def test_metrics_equal_a_float64_reference(seed: int, holes: float, min_depth: float) -> None:
     pred, gt = scene(seed, holes=holes)
