@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +46,7 @@ def test_a_wall_answers_after_twice_its_distance_within_a_sample(distance: float
         assert compressed.argmax() == pytest.approx(way / SPEED_OF_SOUND * SAMPLE_RATE, abs=1)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 100_000))
 def test_mirroring_the_room_swaps_the_ears(seed: int) -> None:
     room, pose, chance = drawn(seed)
@@ -167,6 +169,27 @@ def test_furniture_that_does_not_fit_is_left_out() -> None:
 def test_furniture_stays_two_decimetres_below_a_low_ceiling() -> None:
     room = draw_room(np.random.default_rng(0), Style(height=(1.0, 1.0), furniture=(100, 100)))
     assert 0.75 < max(box.size[2] for box in room.boxes) <= 0.8
+
+
+def test_furniture_stands_on_the_floor_or_hangs_and_is_against_each_wall_as_often() -> None:
+    room = draw_room(np.random.default_rng(0), Style(length=(9.0, 9.0), height=(2.3, 2.3), furniture=(500, 500)))
+    size, places = np.array([box.size for box in room.boxes]), np.array([box.center for box in room.boxes])
+    bottom, top = places[:, 2] - size[:, 2] / 2, places[:, 2] + size[:, 2] / 2
+    on_the_floor = np.isclose(bottom, 0.02)
+    assert 0.8 < on_the_floor.mean() < 0.9
+    assert bottom.min() > 0.02 - 1e-9
+    assert 2.25 < top[~on_the_floor].max() < 2.28 + 1e-9
+    turn = np.abs(np.cos([box.yaw for box in room.boxes])), np.abs(np.sin([box.yaw for box in room.boxes]))
+    reach = np.stack([turn[0] * size[:, 0] + turn[1] * size[:, 1], turn[1] * size[:, 0] + turn[0] * size[:, 1]]) / 2
+    for axis in range(2):
+        for gap in (places[:, axis] - reach[axis], 9.0 - places[:, axis] - reach[axis]):
+            assert 0.08 < np.isclose(gap, 0.02).mean() < 0.17  # an eighth, but for chance
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("standard", 2, 7), ("hard", 5, 12)])
+def test_a_room_holds_as_much_furniture_as_its_style_says(name: str, least: int, most: int) -> None:
+    style, rng = replace(STYLES[name], length=(9.0, 9.0)), np.random.default_rng(0)  # where all of it fits
+    assert {len(draw_room(rng, style).boxes) for _ in range(80)} == {*range(least, most + 1)}
 
 
 def test_the_robot_stands_as_near_to_furniture_as_it_may_and_never_inside() -> None:
