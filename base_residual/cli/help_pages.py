@@ -8,6 +8,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from base_residual.cli.exits import exit_codes
+from base_residual.files.paths import expand_home
 
 
 class Command(TyperCommand):
@@ -21,6 +22,13 @@ class Command(TyperCommand):
             if param.name in settings:
                 settings[param.name].describe(param)
         return plain_switches(params)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, with `~` expanded in its paths: a shell leaves it alone in `--out=~/maps`."""
+        for name, value in ctx.params.items():
+            several = isinstance(value, list | tuple)
+            ctx.params[name] = [*map(_expanded, value)] if several else _expanded(value)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections of the help."""
@@ -44,6 +52,11 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         with exit_codes():
             return super().invoke(ctx)
+
+
+def _expanded(value: Any) -> Any:
+    """Return a value, with `~` expanded at its beginning; only paths begin so."""
+    return str(expand_home(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def plain_switches(params: list[Any]) -> list[Any]:
