@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -56,7 +57,9 @@ class Commands(TyperGroup):
 
 def _expanded(value: Any) -> Any:
     """Return a value, with `~` expanded at its beginning; only paths begin so."""
-    return str(expand_home(value)) if isinstance(value, str) and value.startswith("~") else value
+    if not isinstance(value, str | Path) or not str(value).startswith("~"):
+        return value
+    return type(value)(expand_home(value))
 
 
 def plain_switches(params: list[Any]) -> list[Any]:
