@@ -87,7 +87,7 @@ def evaluate(
     indices = range(len(dataset)) if indices is None else indices
     batches = reader(dataset, num_workers, model.max_depth, batch_size=batch_size, sampler=indices)
     with evaluating(model):
-        heard = torch.tensor([_score(model, read_batches(batches), detach_base, metrics, figures)])
+        heard = torch.tensor([int(_score(model, read_batches(batches), detach_base, metrics, figures))])
     if gathered:
         heard = gathered(heard)
         for shared in (metrics, figures) if model.has_residual else (metrics,):
