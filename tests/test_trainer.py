@@ -235,7 +235,7 @@ class Interrupting(Sequence[EchoSample]):
 
 def test_processes_that_read_serve_until_the_run_has_ended(rooms: Rooms) -> None:
     samples = rooms("val")
-    loader = make_loader(Interrupting(samples), Batches(len(samples), 2, 0), 1, 8.0, torch.device("cpu"))
+    loader = make_loader(Interrupting(samples), Batches(len(samples), 2, 0), 1, torch.device("cpu"))
     assert sum(len(batch.waveform) for batch in loader) == len(samples)
     (reader,) = multiprocessing.active_children()
     reader.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,7 +54,7 @@ class Batches:
 
 
 def make_loader(
-    dataset: EchoDataset, batches: Batches, workers: int, max_depth: float, device: torch.device
+    dataset: EchoDataset, batches: Batches, workers: int, device: torch.device, max_depth: float = math.inf
 ) -> DataLoader[Any]:
     """Make a loader whose order `batches` decides; depths beyond `max_depth` metres are cut to it."""
     pinned = device.type == "cuda"

@@ -137,7 +137,7 @@ class Trainer:
             begin_run(config, position, self._overwrite)
         for tracker in self._trackers:
             tracker.start(config, run_dir, position.history)
-        loader = make_loader(train, batches, config.data.num_workers, config.data.max_depth, self.device)
+        loader = make_loader(train, batches, config.data.num_workers, self.device, config.data.max_depth)
         self._saved = time.monotonic()
         with interruptible() as interrupted:
             for epoch in range(position.epoch, settings.epochs + 1):
