@@ -87,6 +87,26 @@ def test_a_dataset_without_any_depth_is_an_error(tiny: Callable[..., Config]) ->
         BlindGuess.from_dataset(nothing)
 
 
+def test_a_silent_dataset_is_refused_and_one_with_a_sound_is_scored(
+    tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset]
+) -> None:
+    model, (first, second) = create_model(tiny()), [rooms("val")[index] for index in (0, 1)]
+    mute = [sample._replace(waveform=torch.full_like(sample.waveform, 0.1)) for sample in (first, second)]
+    with pytest.raises(DataError, match="Every recording is silent"):
+        evaluate(model, mute, batch_size=1)
+    assert evaluate(model, [*mute, first], batch_size=1).metrics["images"] == 3
+
+
+def test_depth_in_millimetres_is_not_scored_and_depth_beyond_the_largest_is_cut(
+    tiny: Callable[..., Config], rooms: Callable[[str], EchoDataset]
+) -> None:
+    model, sample = create_model(tiny()), rooms("val")[0]
+    with pytest.raises(DataError, match=r"depth map of .* has a median of .* m: as if in millimetres, where metres"):
+        evaluate(model, [sample._replace(depth=1000 * sample.depth)])
+    far, cut = (sample._replace(depth=torch.where(sample.depth > 3, limit, sample.depth)) for limit in (50.0, 8.0))
+    assert evaluate(model, [far]).metrics == evaluate(model, [cut]).metrics
+
+
 def test_the_mean_map_leaves_holes_out_and_fills_what_was_never_seen() -> None:
     first, second = torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
     guess = BlindGuess.from_dataset(maps(first, second))
@@ -120,9 +140,8 @@ def test_guesses_are_judged_by_the_pixels_that_are_far_enough() -> None:
         {"mean_map": math.sqrt((1.6**2 + 0.5**2) / 2), "constant": math.sqrt((1.1**2 + 1) / 2)}
     )
     assert found[1] == pytest.approx({"mean_map": 0.5, "constant": 1.0})
-    assert guess.rmse_on(maps(torch.cat([far, far])), 2.25)["mean_map"] == pytest.approx(
-        0.75
-    )  # a guess is cut at the largest depth
+    cut = guess.rmse_on(maps(torch.cat([far, 0.7 * far])), 2.25)["mean_map"]  # guess and depth, at the largest depth
+    assert cut == pytest.approx(0.15 / math.sqrt(2))
 
 
 def test_each_guess_is_beaten_by_a_share_or_not_at_all() -> None:

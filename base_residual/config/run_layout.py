@@ -28,6 +28,8 @@ def picture_name(epoch: int) -> str:
 def _judged(record: dict[str, float]) -> dict[str, float]:
     if "val/rmse" not in record:
         raise ValueError("an epoch without val/rmse")
+    if not record["val/rmse"] >= 0:  # NaN neither
+        raise ValueError(f"an epoch whose val/rmse is {record['val/rmse']:g}")
     if any(isinstance(value, int) and abs(value) >= 2**63 for value in record.values()):
         raise ValueError("a whole number that nothing here counts to")
     return record

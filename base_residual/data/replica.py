@@ -20,7 +20,7 @@ from filelock import Timeout
 from numpy.typing import NDArray
 
 from base_residual.data.batvision import write_table
-from base_residual.data.depth_maps import clean_depth
+from base_residual.data.depth_maps import check_unit, clean_depth
 from base_residual.errors import DataError
 from base_residual.files.cache import Progress, locked
 
@@ -46,7 +46,7 @@ SCENES = {
 """The scenes of each split. The test scenes are those of the field; of its 15 training scenes, 3 are for validation."""
 
 MILLIMETRES = 1000
-FARTHEST = np.iinfo(np.uint16).max / MILLIMETRES  # metres that can be stored
+FARTHEST = (np.iinfo(np.uint16).max - 1) / MILLIMETRES  # metres; the largest number stands for no measurement
 PLAIN = re.compile(r"[biuf][1248]")  # booleans, integers and floats; no objects
 
 
@@ -104,7 +104,9 @@ def _write(
             if not echo.is_file():
                 raise DataError(f"The recording {echo} does not exist, but {observations} has its depth map.")
             shutil.copyfile(echo, partial / scene / "audio" / f"{name}.wav")
-            metres = clean_depth(depth.astype(np.float32), FARTHEST)
+            metres = depth.astype(np.float32)
+            check_unit(metres, FARTHEST, f"The depth map of {scene} at {(location, angle)} in {observations}", "metres")
+            metres = clean_depth(metres, FARTHEST)
             stored = np.round(metres * MILLIMETRES).astype(np.uint16)
             np.save(partial / scene / "depth" / f"{name}.npy", stored, allow_pickle=False)
             if progress is not None:

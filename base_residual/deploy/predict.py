@@ -111,5 +111,5 @@ def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
 
 def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:
     """Return panels of the predictions for samples of a dataset, beside their ground truth."""
-    batch = collate(samples)
-    return panels(model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
+    batch = collate(samples, model.max_depth)
+    return panels(model.predict(batch.waveform), [*batch.depth[:, 0].numpy()], batch.ids)
