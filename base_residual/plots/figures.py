@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.errors import RunError
+from base_residual.errors import RunError, printable
 from base_residual.files.atomic import replacing
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ def replace_missing_glyphs(name: str) -> str:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
-    return "".join(letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return "".join(
+        letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in printable(name)
+    )
 
 
 def curves_figure(
