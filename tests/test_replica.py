@@ -159,9 +159,11 @@ def test_two_do_not_convert_into_one_folder(tmp_path: Path, echoes: Path) -> Non
         pytest.raises(DataError, match=f"Another process is converting into {out}"),
     ):
         convert_replica(source, echoes, out)
+    (tmp_path / ".set.partial").mkdir()  # somebody else's
+    (tmp_path / f".set.{'0' * 32}.partial" / "audio").mkdir(parents=True)  # of a conversion that was killed
     convert_replica(source, echoes, out)
     assert {path.name for path in tmp_path.iterdir()} >= {"set"}
-    assert not list(tmp_path.glob(".set*"))
+    assert [path.name for path in tmp_path.glob(".set*")] == [".set.partial"]
 
 
 def test_a_missing_pickle_and_a_taken_folder_are_named(tmp_path: Path, echoes: Path) -> None:

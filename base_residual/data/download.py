@@ -29,7 +29,7 @@ from base_residual.data import PUBLISHED
 from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import abbreviate_names
 from base_residual.errors import DataError
-from base_residual.files.atomic import read_at_most, replacing
+from base_residual.files.atomic import no_links, read_at_most, replacing, write_whole
 from base_residual.files.cache import Progress, locked
 from base_residual.version import __version__
 
@@ -211,8 +211,7 @@ def _verify_once(file: RemoteFile, folder: Path, progress: Progress | None) -> N
 
 
 def _write_note(file: RemoteFile, folder: Path) -> None:
-    with replacing(file.note_path(folder)) as aside:
-        aside.write_text(_note(file, folder), encoding="utf-8")
+    write_whole(file.note_path(folder), _note(file, folder))
 
 
 def _note(file: RemoteFile, folder: Path) -> str:
@@ -224,7 +223,7 @@ def _fetch_and_verify(file: RemoteFile, path: Path, partial: Path, server: str, 
     """Fetch the missing bytes of a file, verify it, and rename it to `path`."""
     if _size(partial) > file.size:
         partial.unlink()
-    partial.touch()
+    open(partial, "ab", opener=no_links).close()
     while (done := _size(partial)) < file.size:
         _append_rest(file, partial, server, progress)
         if _size(partial) <= done:
@@ -266,7 +265,7 @@ def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Pro
                 if wanted and target.is_file():
                     changed += [name] if _size(target) != length else []
                 elif wanted:
-                    with replacing(target) as aside, aside.open("wb") as out:
+                    with replacing(target) as out:
                         shutil.copyfileobj(content, out, BLOCK)
                 if progress is not None:
                     progress(f"Extracting {archive.name}", min(file.tell(), size), size)
@@ -323,7 +322,7 @@ def _append_rest(file: RemoteFile, partial: Path, server: str, progress: Progres
     with _request(f"{server}/api/access/datafile/{file.id}", done) as answer:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:  # the server sends the file from its beginning
             done = 0
-        with partial.open("ab" if done else "wb") as out:
+        with open(partial, "ab" if done else "wb", opener=no_links) as out:
             while done < file.size and (block := _read_block(answer, min(BLOCK, file.size - done))):
                 out.write(block)
                 done += len(block)

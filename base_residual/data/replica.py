@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,10 +70,13 @@ def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progr
     if out.exists():
         raise DataError(f"{out} exists already. Name a folder that does not.")
     maps = _depth_maps(observations)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(16)}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with locked(partial.with_name(f"{partial.name}.lock"), wait=False):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.partial.lock"), wait=False):
+            left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.partial")
+            for path in [path for path in out.parent.iterdir() if left.fullmatch(path.name)]:
+                shutil.rmtree(path, ignore_errors=True)  # of a conversion that was killed
             _write(maps, observations, echoes, partial, progress)
             partial.replace(out)
     except Timeout as error:
@@ -89,10 +93,10 @@ def _write(
     partial: Path,
     progress: Progress | None,
 ) -> None:
-    """Write all recordings into a folder; remove the folder if that fails."""
-    shutil.rmtree(partial, ignore_errors=True)
+    """Write all recordings into a new folder; remove the folder if that fails."""
     split_of = {scene: split for split, scenes in SCENES.items() for scene in scenes}
     names: dict[str, list[str]] = {}
+    partial.mkdir()
     try:
         for done, ((scene, location, angle), depth) in enumerate(sorted(maps.items()), start=1):
             name = f"{location:04d}_{angle:03d}"

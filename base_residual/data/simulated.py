@@ -19,7 +19,7 @@ from base_residual.config.presets import SPLITS
 from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.errors import ConfigError, DataError
-from base_residual.files.atomic import discard, read_at_most, replacing
+from base_residual.files.atomic import discard, discard_temporary, read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
@@ -162,7 +162,10 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
         DataError: another process is rendering those, or the folder holds other files.
     """
     file, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
+    if folder.is_symlink():  # who has put it there would have the rooms where they like
+        raise DataError(f"Rooms are rendered in {folder} before they get their name, and it is a link. Remove it.")
     folder.mkdir(exist_ok=True)
+    discard_temporary(folder)
     if not (file.exists() and file.read_text() == text):
         foreign = [path.name for path in folder.iterdir() if path.name != LOCATION and UNFINISHED not in path.name]
         if foreign:
@@ -177,8 +180,7 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
             )
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-        with replacing(file) as aside:  # first, because a folder with other files and without it is refused
-            aside.write_bytes(text.encode())
+        write_whole(file, text)  # first, because a folder with other files and without it is refused
     for name in ("audio", "depth", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
 

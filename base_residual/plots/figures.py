@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base_residual.errors import RunError, printable
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,7 +206,5 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     if path.suffix.lower() in OTHER_PICTURES:
         raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")
-    content = as_png(figure)
-    with replacing(path) as aside:
-        aside.write_bytes(content)
+    write_whole(path, as_png(figure))
     return path

@@ -23,7 +23,7 @@ from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, spread_indices
 from base_residual.deploy.predict import picture_samples
 from base_residual.errors import RunError
-from base_residual.files.atomic import discard, replacing
+from base_residual.files.atomic import discard, discard_temporary, write_whole
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
@@ -70,7 +70,7 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
                 f"{run_dir} already holds a run. Go on with --resume (resume=True), choose another "
                 "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
             )
-        _remove(run_dir.glob(".*.partial*"))  # files of a process that was killed
+        discard_temporary(run_dir)  # of a process that was killed
         yield
     finally:
         discard(run_dir / ".lock")  # while it is held: nobody else may hold another file of that name
@@ -116,8 +116,7 @@ def begin_run(config: Config, position: Position, overwrite: bool) -> None:
         remove_run(run_dir)
     if position.epoch <= config.trainer.epochs:  # a run that goes on is not finished, whatever it was before
         discard(run_dir / EVALUATION)
-    with replacing(run_dir / CONFIG) as aside:
-        aside.write_text(config.to_yaml(), encoding="utf-8")
+    write_whole(run_dir / CONFIG, config.to_yaml())
 
 
 def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
@@ -148,5 +147,4 @@ def save_evaluation(result: FitResult, title: str) -> None:
     """Draw the curves, and write the test's figures, with which a run is finished."""
     save_figure(history_figure(result.history, title), result.run_dir / CURVES)
     report = evaluation_report(result.test, result.blind, result.criteria)
-    with replacing(result.run_dir / EVALUATION) as aside:
-        aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(result.run_dir / EVALUATION, as_json(report, indent=2) + "\n")
