@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from base_residual.config.run_layout import (
-    BEST,
-    CONFIG,
-    CURVES,
-    EVALUATION,
-    LAST,
-    METRICS,
-    REPORT,
-    WANDB_ID,
-    picture_name,
-)
+from base_residual.config.run_layout import BEST, CONFIG, CURVES, EVALUATION, LAST, picture_name, written_files
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, spread_indices
 from base_residual.deploy.predict import picture_samples
@@ -33,16 +23,6 @@ from base_residual.training.result import FitResult, evaluation_report
 from base_residual.training.run_state import Position
 
 PICTURED = 3  # validation recordings in a decomposition picture
-RUN_FILES = (
-    CONFIG,
-    METRICS,
-    "*.safetensors",
-    "*.onnx",
-    "*.png",
-    EVALUATION,
-    REPORT,
-    WANDB_ID,
-)
 
 
 @contextmanager
@@ -65,7 +45,7 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"Cannot write to {run_dir}: {error.strerror or error}.") from error
     try:
-        if not resume and not overwrite and any(_files(run_dir)):
+        if not resume and not overwrite and written_files(run_dir):
             raise RunError(
                 f"{run_dir} already holds a run. Go on with --resume (resume=True), choose another "
                 "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
@@ -80,20 +60,12 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
 
 
 def remove_run(run_dir: Path) -> None:
-    """Remove the files of a run.
+    """Remove the files of a run, and nothing else that lies in its folder.
 
     Raises:
         RunError: one cannot be removed.
     """
-    _remove(_files(run_dir))
-
-
-def _files(run_dir: Path) -> Iterator[Path]:
-    return (path for pattern in RUN_FILES for path in run_dir.glob(pattern))
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
+    for path in written_files(run_dir):
         try:
             path.unlink()
         except OSError as error:
