@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import struct
 from collections.abc import Callable
@@ -142,6 +143,34 @@ def test_a_pickle_sets_no_attribute_of_what_stands_for_numpy(
         with pytest.raises(DataError, match="no pickle of numpy arrays"):
             convert_replica(write(tmp_path / "bad.pkl", content), echoes, tmp_path / "set")
     assert not hasattr(ADMITTED[module, name], "changed")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x82\xf0",  # EXT1
+        b"\x83\xf0\x00",  # EXT2
+        b"\x84\xf0\x00\x00\x00",  # EXT4
+        b"P1\n",  # PERSID
+        b"K\x01Q",  # BINPERSID
+        b"(ibuiltins\neval\n",  # INST
+        b"(cnumpy\nndarray\no",  # OBJ
+        b"cnumpy\nndarray\n)\x81",  # NEWOBJ
+        b"cnumpy\nndarray\n)}\x92",  # NEWOBJ_EX
+        b"\x97",  # NEXT_BUFFER
+    ],
+)
+def test_a_pickle_finds_no_object_but_by_the_names_of_arrays(tmp_path: Path, echoes: Path, content: bytes) -> None:
+    copyreg.add_extension("builtins", "eval", 240)
+    try:
+        assert pickle.loads(b"\x80\x04\x82\xf0.") is eval  # and so it is known by its number, without its name
+        harm = tmp_path / "harm"
+        stream = b"\x80\x05" + content + f"(Vopen({str(harm)!r}, 'w')\ntR.".encode()
+        with pytest.raises(DataError, match="no pickle of numpy arrays: it holds the instruction"):
+            convert_replica(write(tmp_path / "bad.pkl", stream), echoes, tmp_path / "set")
+        assert not harm.exists()
+    finally:
+        copyreg.remove_extension("builtins", "eval", 240)
 
 
 def test_an_array_costs_no_more_memory_than_the_file_holds(tmp_path: Path, echoes: Path) -> None:

@@ -48,6 +48,9 @@ SCENES = {
 
 MILLIMETRES = 1000
 FARTHEST = np.iinfo(np.uint16).max / MILLIMETRES  # metres that can be stored
+FOREIGN = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER"}
+"""The instructions of a pickle that arrays do not need; some find or make objects without asking `find_class`."""
+
 PLAIN = re.compile(r"[biuf][1248]")  # booleans, integers and floats; no objects
 
 
@@ -149,7 +152,7 @@ def _load(path: Path) -> object:
     """Load a pickle of arrays by stand-ins; no function or class that it names is called."""
     try:
         with path.open("rb") as file:
-            _refuse_wide_memo(path, file)
+            _refuse_foreign(path, file)
             file.seek(0)
             return _Unpickler(file).load()
     except DataError:
@@ -162,9 +165,16 @@ def _load(path: Path) -> object:
         raise DataError(f"{path} is no pickle of numpy arrays.") from error
 
 
-def _refuse_wide_memo(path: Path, file: IO[bytes]) -> None:
-    """Refuse a pickle that skips indices of its memo, for which the unpickler would allocate all indices below."""
+def _refuse_foreign(path: Path, file: IO[bytes]) -> None:
+    """Refuse a pickle that an array does not need, or that costs more than it holds.
+
+    It may not ask for objects by other ways than their names (persistent ids, the registry of extensions, buffers from
+    outside), nor make objects of its own, nor skip indices of its memo, for which the unpickler would allocate all
+    indices below.
+    """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in FOREIGN:
+            raise DataError(f"{path} is no pickle of numpy arrays: it holds the instruction {opcode.name}.")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise DataError(f"{path} is no pickle of numpy arrays: it asks for more memory than it can fill.")
 
