@@ -443,12 +443,19 @@ def test_rooms_of_other_settings_wait_for_those_that_are_being_rendered(
     assert not simulate(tmp_path / "set", new.data, new.simulation, shard=Shard(2, 2))
 
 
-def test_what_lies_beside_the_rooms_and_is_somebody_elses_stays(tmp_path: Path, tiny: Callable[..., Config]) -> None:
-    thesis = tmp_path / "set.partial" / "thesis" / "notes.txt"
-    thesis.parent.mkdir(parents=True)
+@pytest.mark.parametrize("place", ["thesis", LOCATION, f"{LOCATION}/audio"])
+def test_what_lies_beside_the_rooms_and_is_somebody_elses_stays(
+    tmp_path: Path, tiny: Callable[..., Config], place: str
+) -> None:
+    few = {"train_rooms": 1, "val_rooms": 1, "test_rooms": 1}
+    old, new = tiny({"simulation": few | {"seed": 5}}), tiny({"simulation": few})
+    simulated._prepare(tmp_path / "set.partial", old.data, old.simulation, tmp_path / "own.lock")
+    list(render_every(tmp_path / "set.partial", 0, 1))
+    thesis = tmp_path / "set.partial" / place / "notes.txt"
+    thesis.parent.mkdir(exist_ok=True)
     thesis.write_text("ten years of work")
-    with pytest.raises(DataError, match=r"set\.partial before they get their name.*something else: thesis"):
-        simulate(tmp_path / "set", tiny().data, tiny().simulation)
+    with pytest.raises(DataError, match=rf"set\.partial before they get their name.*something else: {place}"):
+        simulate(tmp_path / "set", new.data, new.simulation)
     assert thesis.read_text() == "ten years of work"
 
 

@@ -254,13 +254,33 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> No
     with pytest.raises(RunError, match=r"already holds a run.*--resume.*--experiment-name.*--overwrite"):
         fit(tiny())
     assert (result.run_dir / "metrics.jsonl").read_bytes() == before
-    (result.run_dir / "notes.txt").write_text("mine")
-    (result.run_dir / "best.onnx").write_text("of the old weights")
+    kept = {
+        f"my_{name}{end}" for name in ("notes", "model", "best") for end in (".txt", ".png", ".safetensors", ".onnx")
+    }
+    kept |= {"notes.partial", ".notes.partial", "epoch_1_decomposition.png", "my_epoch_0001_decomposition.png"}
+    for name in kept:
+        (result.run_dir / name).write_text("mine")
+    written = {
+        "best.onnx",
+        "best_test_decomposition.png",
+        "epoch_0010_decomposition.png",
+        f".brdepth-{'0' * 32}.partial",
+    }
+    for name in written:
+        (result.run_dir / name).write_text("of the old weights")
     fit(tiny({"trainer": {"epochs": 1}}), overwrite=True)
     assert len((result.run_dir / "metrics.jsonl").read_text().splitlines()) == 1
     assert not (result.run_dir / "epoch_0002_decomposition.png").exists()
-    assert not (result.run_dir / "best.onnx").exists()
-    assert (result.run_dir / "notes.txt").exists()
+    left = {path.name for path in result.run_dir.iterdir()}
+    assert left >= kept
+    assert not left & written
+
+
+def test_a_folder_with_a_users_own_files_alone_holds_no_run(tiny: MakeConfig) -> None:
+    config = tiny({"trainer": {"epochs": 1}})
+    config.run_dir.mkdir(parents=True)
+    (config.run_dir / "my_notes.png").touch()
+    assert (fit(config).run_dir / "my_notes.png").exists()
 
 
 def test_resuming_and_overwriting_at_once_is_refused(tiny: MakeConfig) -> None:
@@ -633,7 +653,7 @@ def test_a_run_is_replaced_by_one_that_can_begin_and_by_none_without_its_state(t
         fit(config, resume=True)
     (run.parent / STATE).rename(run / STATE)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-    (run / "model.onnx").touch()
+    (run / "best.onnx").touch()
     fit(config, overwrite=True)
     assert {path.name for path in run.iterdir()} == before.keys()
 

@@ -84,6 +84,7 @@ def visualize(
     quiet: QuietOption = False,
 ) -> None:
     """Draw base | residual | final | ground truth."""
+    from base_residual.config.run_layout import written_about
     from base_residual.plots.figures import decomposition_figure, save_figure
 
     printer, other = Printer(as_json, quiet), ""
@@ -104,9 +105,8 @@ def visualize(
         shown = [samples[index] for index in spread_indices(len(samples), count)]
         rows = picture_samples(loaded.model, shown)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
-    name = f"{checkpoint.stem}_{shows}_decomposition.png"
     figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}{other and f', {other}'}")
-    picture = save_figure(figure, out or checkpoint.with_name(name))
+    picture = save_figure(figure, out or written_about(checkpoint, shows))
     printer.json({"picture": picture})
     printer.show(f"Picture: {picture}")
 

@@ -143,10 +143,10 @@ def _agreed(question: str) -> bool:
     Raises:
         ConfigError: there is nobody to ask.
     """
-    from base_residual.errors import ConfigError
+    from base_residual.errors import ConfigError, printable
 
     try:
-        return typer.confirm(question)
+        return typer.confirm(printable(question))
     except typer.Abort as stop:  # either Ctrl-C or the end of standard input
         typer.echo()  # the line of the question has no end
         if isinstance(stop.__context__, KeyboardInterrupt):

@@ -21,7 +21,7 @@ from base_residual.config.schema import DataConfig
 from base_residual.data.depth_maps import read_depth
 from base_residual.data.sample import EchoSample, fit_sample
 from base_residual.errors import DataError
-from base_residual.files.atomic import read_at_most, writable
+from base_residual.files.atomic import no_links, read_at_most, writable
 
 log = logging.getLogger("base_residual")
 
@@ -118,7 +118,7 @@ def list_recordings(
 
 def write_table(root: Path, location: str, split: str, names: Sequence[str]) -> None:
     """Write the table of a location in the layout of V2, for recordings `audio/NAME.wav` and `depth/NAME.npy` in it."""
-    with (root / location / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+    with open(root / location / f"{split}.csv", "w", newline="", encoding="utf-8", opener=no_links) as file:
         writer = csv.writer(file)
         writer.writerow([*V2.columns, "camera path", "camera file name"])
         writer.writerows(

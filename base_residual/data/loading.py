@@ -63,7 +63,7 @@ def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
     try:
         yield from loader
     except DataError as error:  # the loader puts the other process's traceback before the sentence
-        raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
+        raise DataError(error.args[0].strip().rpartition(f"{DataError.__name__}: ")[2]) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

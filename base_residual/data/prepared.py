@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from base_residual.data.batvision import BatVision
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError, RunError
-from base_residual.files.atomic import read_at_most, replacing
+from base_residual.files.atomic import read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, locked
 from base_residual.files.npy import RowLayout, map_array
 from base_residual.machine import own_cores
@@ -212,8 +212,8 @@ def _fresh_index(folder: Path, source: BatVision) -> Index | None:
         stamps.append(current)
     if stamps != index.stamps:  # files with the same content were written again; with their new time they are not read
         index = index.model_copy(update={"stamps": stamps})
-        with suppress(RunError), replacing(folder / "index.json") as aside:
-            aside.write_text(index.model_dump_json(), encoding="utf-8")
+        with suppress(RunError):
+            write_whole(folder / "index.json", index.model_dump_json())
     return index
 
 
@@ -272,7 +272,7 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
     """
     partial, count = folder.with_name(f"{folder.name}.partial"), len(source)
     index = _fresh_index(partial, source)
-    if index is None or not _has_rows(partial, source, len(index.stamps)):
+    if index is None or partial.is_symlink() or not _has_rows(partial, source, len(index.stamps)):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         index = _empty_index(source)
@@ -295,8 +295,7 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
                 for file in (waveforms, depths):  # the rows must be on the disk before the index says so
                     file.flush()
                     os.fsync(file.fileno())
-                with replacing(partial / "index.json") as aside:
-                    aside.write_text(index.model_dump_json(), encoding="utf-8")
+                write_whole(partial / "index.json", index.model_dump_json())
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 
