@@ -21,6 +21,9 @@ from base_residual.data import open_dataset
 from base_residual.data.batvision import BatVisionV1
 from base_residual.data.prepared import PreparedSet
 from base_residual.errors import DataError
+from base_residual.evaluation import evaluate
+from base_residual.models.factory import create_model
+from base_residual.training.trainer import Trainer
 
 
 def settings(**data: object) -> Config:
@@ -160,6 +163,60 @@ def test_recordings_of_ones_own_that_are_wrong_are_named(make: Callable[[], Own]
     samples = open_dataset(make(), config=make_config(TINY))
     with pytest.raises(DataError, match=words):
         samples[2]
+
+
+@pytest.mark.parametrize(
+    ("heard", "words"),
+    [
+        (np.zeros((2, 50)), r"given a ndarray of shape \(2, 50\) alone for recording 0"),
+        ([np.zeros(50), np.zeros(50)], r"given a ndarray of shape \(50,\) and a ndarray"),
+        ((48_000, np.zeros((2, 50))), "given the rate first for recording 0"),
+        ((np.zeros((2, 50)), None), "and a NoneType for recording 0"),
+        (None, "given a NoneType alone"),
+        (("a.wav", 48_000), "echo of recording 0 is a str; expected is an array"),
+        ((np.zeros((2, 50)), np.int64(48_000)), ""),
+        ((np.zeros((2, 50)), torch.tensor(48_000)), ""),
+    ],
+)
+def test_an_echo_without_its_rate_is_one_sentence(heard: object, words: str) -> None:
+    own = Own()
+    own.echo = lambda index: heard  # type: ignore[method-assign, assignment, return-value]
+    samples = open_dataset(own, config=make_config(TINY))
+    if words:
+        with pytest.raises(DataError, match=words):
+            samples[0]
+    else:
+        assert samples[0].waveform.shape == (2, 2075)
+
+
+def test_what_is_no_object_with_three_methods_is_told_what_to_be(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    with pytest.raises(DataError, match=r"This list has no method echo\..*examples/custom_dataset\.py.*EchoSample"):
+        open_dataset([(np.zeros((2, 50)), np.zeros((8, 8)))])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"Own is a class; give recordings, such as Own\(\)"):
+        open_dataset(Own)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="is a folder and no name of a dataset"):
+        open_dataset(tmp_path)  # type: ignore[arg-type]
+    for given, words in (
+        (Own(), r"This Own is made of recordings and not yet of samples\. Give open_dataset"),
+        ([(np.zeros((2, 50)), np.zeros((8, 8)))], r"The dataset gives a tuple; expected is EchoSample"),
+        (3, "This int is no dataset"),
+    ):
+        with pytest.raises(DataError, match=words):
+            Trainer(tiny(), train=given, trackers=[]).fit()  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=words):
+            evaluate(create_model(tiny()), given)  # type: ignore[arg-type]
+
+
+def test_millimetres_of_ones_own_are_refused_and_a_background_is_no_wall() -> None:
+    millimetres = np.full((8, 8), 3000.0)
+    millimetres[:4] = 65_535
+    with pytest.raises(DataError, match=r"recording 2 has a median of 3,000 m: as if in millimetres, where metres"):
+        open_dataset(Own(depth=millimetres), config=make_config(TINY))[2]
+    for background in (1000.0, 65.535, 99.0):
+        depth = np.linspace(2, 5, 1024).reshape(32, 32)
+        depth[:8] = background
+        found = open_dataset(Own(depth=depth), config=make_config(TINY))[2].depth
+        assert (float(found[:8].max()), float(found.max())) == (0, 5)
 
 
 def test_a_run_on_ones_own_recordings_is_not_taken_for_one_on_another_dataset() -> None:

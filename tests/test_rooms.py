@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +11,11 @@ from scipy.signal import resample_poly
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.errors import ConfigError
 from base_residual.simulation import echo as module
-from base_residual.simulation.depth import render_depth
+from base_residual.simulation.depth import _extent, render_depth
 from base_residual.simulation.draws import STYLES, Style, draw_pose, draw_room
 from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_chance, render_echo
-from base_residual.simulation.rays import SCATTER_RAYS, cast_rays
-from base_residual.simulation.rooms import Box, Pose, Room
+from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, look_around
+from base_residual.simulation.rooms import Box, Pose, Room, is_inside
 
 QUIET = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 3112)))
 
@@ -44,7 +46,7 @@ def test_a_wall_answers_after_twice_its_distance_within_a_sample(distance: float
         assert compressed.argmax() == pytest.approx(way / SPEED_OF_SOUND * SAMPLE_RATE, abs=1)
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 100_000))
 def test_mirroring_the_room_swaps_the_ears(seed: int) -> None:
     room, pose, chance = drawn(seed)
@@ -83,6 +85,11 @@ def test_the_depth_map_holds_what_each_ray_hits_first(seed: int) -> None:
     rays = forward + across[:, None] * right - across[:, None, None] * up  # (rows, columns, 3)
     hits = cast_rays(room, np.array(pose.position), rays.reshape(-1, 3).T)
     np.testing.assert_allclose(render_depth(room, pose, 24).ravel(), hits.distance, rtol=1e-9)
+
+
+def test_furniture_is_looked_for_from_its_first_to_its_last_row_and_column() -> None:
+    assert _extent(np.array([False, False, True, False, True, False])) == slice(2, 5)
+    assert _extent(np.zeros(4, bool)) == slice(0, 0)
 
 
 def test_a_longer_recording_begins_like_a_shorter_one() -> None:
@@ -157,6 +164,48 @@ def test_furniture_that_does_not_fit_is_left_out() -> None:
     room = draw_room(np.random.default_rng(0), narrow)
     assert 0 < len(room.boxes) < 20
     assert all(np.hypot(*box.size[:2]) < 2 * 0.8 for box in room.boxes)
+
+
+def test_furniture_stays_two_decimetres_below_a_low_ceiling() -> None:
+    room = draw_room(np.random.default_rng(0), Style(height=(1.0, 1.0), furniture=(100, 100)))
+    assert 0.75 < max(box.size[2] for box in room.boxes) <= 0.8
+
+
+def test_furniture_stands_on_the_floor_or_hangs_and_is_against_each_wall_as_often() -> None:
+    room = draw_room(np.random.default_rng(0), Style(length=(9.0, 9.0), height=(2.3, 2.3), furniture=(500, 500)))
+    size, places = np.array([box.size for box in room.boxes]), np.array([box.center for box in room.boxes])
+    bottom, top = places[:, 2] - size[:, 2] / 2, places[:, 2] + size[:, 2] / 2
+    on_the_floor = np.isclose(bottom, 0.02)
+    assert 0.8 < on_the_floor.mean() < 0.9
+    assert bottom.min() > 0.02 - 1e-9
+    assert 2.25 < top[~on_the_floor].max() < 2.28 + 1e-9
+    turn = np.abs(np.cos([box.yaw for box in room.boxes])), np.abs(np.sin([box.yaw for box in room.boxes]))
+    reach = np.stack([turn[0] * size[:, 0] + turn[1] * size[:, 1], turn[1] * size[:, 0] + turn[0] * size[:, 1]]) / 2
+    for axis in range(2):
+        for gap in (places[:, axis] - reach[axis], 9.0 - places[:, axis] - reach[axis]):
+            assert 0.08 < np.isclose(gap, 0.02).mean() < 0.17  # an eighth, but for chance
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("standard", 2, 7), ("hard", 5, 12)])
+def test_a_room_holds_as_much_furniture_as_its_style_says(name: str, least: int, most: int) -> None:
+    style, rng = replace(STYLES[name], length=(9.0, 9.0)), np.random.default_rng(0)  # where all of it fits
+    assert {len(draw_room(rng, style).boxes) for _ in range(80)} == {*range(least, most + 1)}
+
+
+def test_the_robot_stands_as_near_to_furniture_as_it_may_and_never_inside() -> None:
+    room = Room((6.0, 6.0, 3.0), 0.1, 0.1, (Box((3.0, 3.0, 1.25), (3.5, 3.5, 2.5), 0.0, 0.1, 0.3),))
+    poses = [pose for seed in range(100) if (pose := draw_pose(np.random.default_rng(seed), room))]
+    assert len(poses) == 100  # of thirty tries, many fail
+    assert not any(is_inside(room.boxes[0], pose.position) for pose in poses)
+    assert 0.25 <= min(look_around(room, pose).distance.min() for pose in poses) < 0.26
+    assert 0.8 <= min(np.median(render_depth(room, pose, 16)) for pose in poses) < 0.83
+
+
+def test_a_room_without_a_place_for_the_robot_is_given_up_after_thirty_tries() -> None:
+    rng, other = np.random.default_rng(0), np.random.default_rng(0)
+    assert draw_pose(rng, empty_room((1.0, 1.0, 2.5))) is None  # half a metre from each wall, it faces one
+    other.random(30 * 4)
+    assert rng.random() == other.random()
 
 
 def test_the_chirp_sweeps_for_three_milliseconds() -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from base_residual.errors import BaseResidualError, TrainingInterrupted, out_of_memory
+from base_residual.errors import BaseResidualError, TrainingInterrupted, out_of_memory, printable
 
 # The line with a backspace keeps the others from being filled like a paragraph.
 EXIT_CODES = """\b
@@ -37,7 +37,7 @@ def exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
     except (BaseResidualError, MemoryError, OSError, RuntimeError) as error:
-        print(f"Error: {sentence(error)}", file=sys.stderr)
+        print(f"Error: {printable(sentence(error))}", file=sys.stderr)
         give_up_output()
         raise typer.Exit(2) from error
 

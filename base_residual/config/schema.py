@@ -11,7 +11,9 @@ from pydantic.fields import FieldInfo
 
 from base_residual.config.names import did_you_mean
 from base_residual.config.presets import DatasetName, ModelName
+from base_residual.errors import ConfigError
 from base_residual.files.atomic import writable
+from base_residual.files.paths import expand_home
 
 MAX_SIDE = 1024  # pixels
 MAX_ROOMS = 1_000_000
@@ -47,6 +49,11 @@ class Section(BaseModel):
             raise ValueError("it holds characters that cannot be written")
         if isinstance(value, int) and value > MAX_INT:
             raise ValueError("it is larger than any number that is counted here")
+        if isinstance(value, Path):
+            try:
+                return expand_home(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         return value
 
 
@@ -55,6 +62,9 @@ class DataConfig(Section):
 
     name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
     root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
+    follow_links: bool = Field(
+        False, description="Let links in the dataset's folder lead out of it, such as to another disk."
+    )
     output_size: int = Field(
         256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )

@@ -11,6 +11,7 @@ from base_residual.config.presets import SPLITS, DatasetName
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.errors import DataError
+from base_residual.files.paths import expand_home
 
 if TYPE_CHECKING:
     from base_residual.data.own import Recordings
@@ -72,16 +73,16 @@ def open_dataset(
     if config.data.name == name:
         root = root or config.data.root
     if name == "simulated":
-        folder = Path(root) if root else simulated_root(config.data, config.simulation, progress)
+        folder = expand_home(root) if root else simulated_root(config.data, config.simulation, progress)
     else:
         given = root or os.environ.get("BRDEPTH_DATA")
-        if not given or not Path(given).is_dir():
+        if not given or not expand_home(given).is_dir():
             came = f"The dataset folder {given} does not exist" if given else "No dataset folder was given"
             raise DataError(
                 f"{came}. {SOURCES[name]}, lay it out as {reader.layout}, and name ROOT with --data-root or "
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."
             )
-        folder = Path(given)
+        folder = expand_home(given)
     check_reach(folder, config.data.max_depth)
     recordings = reader(folder, split, config.data, config.audio)
     return prepared(recordings, progress) if config.data.prepare else recordings

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,19 @@ from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import DataError
 
 
-def reader(dataset: EchoDataset, workers: int, **how: Any) -> DataLoader[Any]:
-    """Make a loader of batches, with processes that read or without; `how` is what `DataLoader` takes."""
+def reader(dataset: EchoDataset, workers: int, max_depth: float, **how: Any) -> DataLoader[Any]:
+    """Make a loader of batches, with processes that read or without.
+
+    Args:
+        dataset: to read.
+        workers: processes that read.
+        max_depth: larger depths are cut to it, in metres.
+        how: what `DataLoader` takes.
+    """
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, max_depth=max_depth),
         worker_init_fn=_end_with_the_run if workers else None,
         generator=torch.Generator(),  # leaves the global one alone
         **how,
@@ -55,7 +63,7 @@ def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
     try:
         yield from loader
     except DataError as error:  # the loader puts the other process's traceback before the sentence
-        raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
+        raise DataError(error.args[0].strip().rpartition(f"{DataError.__name__}: ")[2]) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from base_residual.config.presets import SPLITS
 from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.errors import ConfigError, DataError
-from base_residual.files.atomic import discard, read_at_most, replacing
+from base_residual.files.atomic import discard, discard_temporary, read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
@@ -28,6 +29,12 @@ from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done,
 LONGEST_WAIT = 0.012  # seconds until the direct sound has come: recordings last that much longer
 FINISHED = "rooms.json"  # file with the settings of the rooms in a folder, which is put there last
 MAX_SETTINGS = 2**16  # bytes of it
+RENDERED = re.compile(
+    rf"{re.escape(UNFINISHED)}|{LOCATION}(/({'|'.join(SPLITS)})\.csv|/(audio|depth|layout|done)(/({'|'.join(SPLITS)})_\d{{6,}}"
+    r"(_\d+\.(wav|npy))?)?)?"
+)
+"""The names of what is rendered, in a folder that is not finished."""
+
 VERSION = 3
 """Raised whenever the same settings would give other recordings."""
 
@@ -164,23 +171,27 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
         DataError: another process is rendering those, or the folder holds other files.
     """
     file, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
+    if folder.is_symlink():  # who has put it there would have the rooms where they like
+        raise DataError(f"Rooms are rendered in {folder} before they get their name, and it is a link. Remove it.")
     folder.mkdir(exist_ok=True)
+    discard_temporary(folder)
     if not (file.exists() and file.read_text() == text):
-        foreign = [path.name for path in folder.iterdir() if path.name != LOCATION and UNFINISHED not in path.name]
+        found = sorted(folder.rglob("*"), reverse=True)  # what lies in a folder before the folder
+        names = [path.relative_to(folder).as_posix() for path in found]
+        foreign = [name for name in names if not RENDERED.fullmatch(name)]
         if foreign:
             raise DataError(
                 f"Rooms are rendered in {folder} before they get their name, and it holds something else: "
-                f"{foreign[0]}. Move it, or give another folder."
+                f"{foreign[-1]}. Move it, or give another folder."
             )
         others = folder.parent.glob(f"{glob.escape(folder.name)}.*-*.lock")
         if any(is_held(lock) for lock in others if lock != own_lock):
             raise DataError(
                 f"Rooms with other settings are being rendered into {folder}. Wait for them, or give another folder."
             )
-        for path in sorted(folder.rglob("*"), reverse=True):
+        for path in found:
             path.rmdir() if path.is_dir() else path.unlink()
-        with replacing(file) as aside:  # first, because a folder with other files and without it is refused
-            aside.write_bytes(text.encode())
+        write_whole(file, text)  # first, because a folder with other files and without it is refused
     for name in ("audio", "depth", "layout", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
 

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,8 @@ from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
 from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import DataError
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
+from base_residual.files.npy import npy_bytes
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.network import ECHOES_AT_ONCE, DepthNet
 from base_residual.plots.figures import Panel, decomposition_figure, panels, save_figure
@@ -98,8 +98,7 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
         rows = panels(parts, None, names[len(written) : len(written) + len(parts.final)])
         for panel, depth in zip(rows, parts.final[:, 0].cpu().numpy(), strict=True):
             array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"
-            with replacing(array) as aside:
-                np.save(aside, depth, allow_pickle=False)
+            write_whole(array, npy_bytes(depth))
             save_figure(decomposition_figure([panel]), picture)
             written.append((array, picture))
     return written
@@ -112,5 +111,5 @@ def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
 
 def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:
     """Return panels of the predictions for samples of a dataset, beside their ground truth."""
-    batch = collate(samples)
-    return panels(model.predict(batch.waveform), [sample.depth.numpy() for sample in samples], batch.ids)
+    batch = collate(samples, model.max_depth)
+    return panels(model.predict(batch.waveform), [*batch.depth[:, 0].numpy()], batch.ids)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from base_residual.data.loading import read_batches, reader
-from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names
+from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names, check_dataset
+from base_residual.data.splits import is_silent
 from base_residual.errors import ConfigError, DataError
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.network import DepthNet, evaluating
@@ -73,24 +74,29 @@ def evaluate(
 
     Raises:
         ConfigError: `min_depth` is negative or no number.
-        DataError: the dataset is empty, not one of its images has a valid pixel, or a prediction is not finite.
+        DataError: the dataset is empty, is silent, has not one valid pixel or depth in another unit, or a prediction
+            is not finite.
     """
     if not 0 <= min_depth < math.inf:
         raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
+    check_dataset(dataset)
     if not len(dataset):
         raise DataError("There are no recordings to evaluate.")
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
-    batches = reader(dataset, num_workers, batch_size=batch_size, sampler=indices)
+    batches = reader(dataset, num_workers, model.max_depth, batch_size=batch_size, sampler=indices)
     with evaluating(model):
-        _score(model, read_batches(batches), detach_base, metrics, figures)
+        heard = torch.tensor([int(_score(model, read_batches(batches), detach_base, metrics, figures))])
     if gathered:
+        heard = gathered(heard)
         for shared in (metrics, figures) if model.has_residual else (metrics,):
             shared.share(gathered)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
+    if not heard.any():
+        raise DataError("Every recording is silent: there is nothing to hear, and nothing to score.")
     return Evaluation(
         found, figures.compute() if model.has_residual else {}, Protocol(model.max_depth, min_depth, model.output_size)
     )
@@ -102,8 +108,8 @@ def _score(
     detach_base: bool,
     metrics: DepthMetrics,
     figures: DecompositionFigures,
-) -> None:
-    """Add the predictions for some batches to the metrics and figures.
+) -> bool:
+    """Add the predictions for some batches to the metrics and figures; return whether one of the echoes has sound.
 
     Raises:
         DataError: a prediction is not finite; the recordings are named.
@@ -111,7 +117,9 @@ def _score(
     device = next(model.parameters()).device
     finite: list[Tensor] = []  # (B,) of each batch; read at the end, since reading waits for the device
     names: list[str] = []
+    heard = False
     for batch in batches:
+        heard = heard or not is_silent(batch.waveform)
         parts = model.decompose(batch.waveform.to(device), detach_base)
         gt = batch.depth.to(device)
         finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
@@ -123,6 +131,7 @@ def _score(
     broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
     if broken:
         raise DataError(f"The prediction for {abbreviate_names(broken)} is not finite: the echo holds NaN or infinity.")
+    return heard
 
 
 def why_undecided(model: str) -> str:

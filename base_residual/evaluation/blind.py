@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,15 +28,15 @@ class BlindGuess:
     constant: float
 
     @classmethod
-    def from_dataset(cls, dataset: EchoDataset) -> BlindGuess:
-        """Learn both from the depth maps of a dataset.
+    def from_dataset(cls, dataset: EchoDataset, max_depth: float = math.inf) -> BlindGuess:
+        """Learn both from the depth maps of a dataset, in which depths beyond `max_depth` metres are cut to it.
 
         Raises:
             DataError: the dataset is empty or holds no measured pixel.
         """
         total, count, moments = torch.zeros(1), torch.zeros(1), []
         for index in range(len(dataset)):
-            depth = dataset[index].depth[None]  # (1, S, S)
+            depth = dataset[index].depth[None].clamp(max=max_depth)  # (1, S, S)
             valid = valid_pixels(depth)
             total, count = total + depth * valid, count + valid
             if valid.any():
@@ -57,7 +58,7 @@ class BlindGuess:
         guesses = {"mean_map": self.mean_map[None], "constant": torch.full_like(self.mean_map[None], self.constant)}
         scores = {name: DepthMetrics(max_depth, min_depth) for name in guesses}
         for index in range(len(dataset)):
-            gt = dataset[index].depth[None, None]
+            gt = dataset[index].depth[None, None].clamp(max=max_depth)
             for name, guess in guesses.items():
                 scores[name].update(guess, gt)
         return {name: score.compute()["rmse"] for name, score in scores.items()}

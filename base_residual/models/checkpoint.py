@@ -16,6 +16,7 @@ from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.files.json import as_json, from_json
+from base_residual.files.paths import expand_home
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
 from base_residual.version import __version__
 
@@ -108,7 +109,7 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
     Raises:
         CheckpointError: the file is missing, broken, or no checkpoint of this package.
     """
-    path = Path(path)
+    path = expand_home(path)
     header = read_header(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")

@@ -145,7 +145,9 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
     samples = open_dataset(loaded.config.data.name, root or loaded.config.data.root, "test", loaded.config, progress)
     metrics = DepthMetrics(loaded.model.max_depth, run.test.protocol.min_depth)
     for start in range(0, len(samples), BATCH):
-        batch = collate([samples[index] for index in range(start, min(start + BATCH, len(samples)))])
+        batch = collate(
+            [samples[index] for index in range(start, min(start + BATCH, len(samples)))], loaded.model.max_depth
+        )
         metrics.update(loaded.model.decompose(batch.waveform.to(device)).final, batch.depth.to(device))
         progress("Judging recordings", start + len(batch.ids), len(samples))
     score = metrics.compute()["rmse"]

@@ -19,6 +19,8 @@ import soundfile
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import SimulationConfig
+from base_residual.files.atomic import no_links
+from base_residual.files.npy import npy_bytes
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
@@ -69,12 +71,16 @@ def render_room(folder: Path, split: str, number: int, description: dict[str, An
         # Encoded in memory, so that only an OSError, which names the reason, can come from the disk.
         sound = io.BytesIO()
         soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
-        (folder / LOCATION / "audio" / f"{name}.wav").write_bytes(sound.getvalue())
+        _write(folder / LOCATION / "audio" / f"{name}.wav", sound.getvalue())
         for kind, depth in (("depth", rig.camera.measure(rng, seen)), ("layout", layout)):
-            stored = io.BytesIO()
-            np.save(stored, np.round(depth * 1000).astype(np.uint16), allow_pickle=False)
-            (folder / LOCATION / kind / f"{name}.npy").write_bytes(stored.getvalue())
-    finished_marker(folder, split, number).touch()
+            stored = npy_bytes(np.round(depth * 1000).astype(np.uint16))
+            _write(folder / LOCATION / kind / f"{name}.npy", stored)
+    _write(finished_marker(folder, split, number), b"")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb", opener=no_links) as file:
+        file.write(content)
 
 
 def draw_place(rng: np.random.Generator, simulation: SimulationConfig) -> tuple[Room, Air | None, list[Pose]]:
