@@ -134,14 +134,16 @@ def write_batvision(
     splits: tuple[str, ...] = ("train", "val", "test"),
     seed: int = 0,
 ) -> Path:
-    """A small dataset in the layout of BatVision V2, of noise and slanted walls with holes."""
+    """A small dataset in the layout of BatVision V2, of chirps in noise and slanted walls with holes."""
     rng = np.random.default_rng(seed)
     location = root / "Attic"
     (location / "audio").mkdir(parents=True)
     (location / "depth").mkdir()
     rows = []
     for number in range(count):
-        sound = 0.1 * rng.standard_normal((rate // 10, channels))
+        sound = 0.05 * rng.standard_normal((rate // 10, channels))
+        chirp = ChirpDesign().waveform(rate)
+        sound[100 : 100 + len(chirp)] += 0.5 * chirp[:, None]
         soundfile.write(location / "audio" / f"audio_{number}.wav", sound, rate, subtype)
         depth = np.tile(np.linspace(1000, 3000, size[1]), (size[0], 1)).astype(np.uint16)
         depth[: size[0] // 4, : size[1] // 4] = 0

@@ -38,7 +38,8 @@ from lying import (
     zipped,
 )
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.resolve import load_layer, make_config, merge, parse_setting
 from base_residual.data import download
@@ -117,7 +118,9 @@ def wav(work: Path) -> Reader:
         path.write_bytes(data)
         header, waveform = read_echo(path)
         assert waveform.shape == (2, header.frames)
-        assert fit_echo(waveform, header.sample_rate, RATE, frames).shape == (2, frames)
+        heard = fit_echo(waveform[None], header.sample_rate, frames, CONFIG.audio)
+        assert heard.shape == (1, 2, frames)
+        assert bool(heard.isfinite().all())
         assert bool(waveform.isfinite().all())
 
     return Reader(read, valid, lying_wav(), [b"data", b"fmt ", b"fact", b"RIFF", b"\xff\xff\xff\xff"], 3)

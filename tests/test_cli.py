@@ -244,7 +244,7 @@ def test_preparing_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pyte
     assert [line.split(",")[0] for line in lines] == [f"{split}: 2 recordings" for split in ("train", "val", "test")]
     for line in lines:
         assert (Path(line.rsplit(", ", 1)[1]) / "depth.npy").is_file()
-    assert brdepth(*options, "--set", "data.align_onset=true", "--set", "data.prepare=false").splitlines() != lines
+    assert brdepth(*options, "--set", "audio.emission=first", "--set", "data.prepare=false").splitlines() != lines
 
 
 def test_a_shard_says_what_is_still_to_come(tmp_path: Path) -> None:

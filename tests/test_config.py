@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,9 @@ def test_a_configuration_survives_its_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_file_from_before_may_name_what_is_left_of_a_retired_setting_and_nothing_else() -> None:
-    for key, left in RETIRED.items():
-        assert make_config(parse_setting(f"{key}={left}")) == make_config()
-        with pytest.raises(ConfigError, match=rf"{key}='other' is no longer there; leave it out, for .*'{left}'"):
+    for key, (left, implied, instead) in RETIRED.items():
+        assert make_config(parse_setting(f"{key}={left}")) == make_config(implied)
+        with pytest.raises(ConfigError, match=re.escape(f"{key}='other' is no longer there; {instead}.")):
             make_config(parse_setting(f"{key}=other"))
 
 

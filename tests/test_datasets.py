@@ -14,7 +14,9 @@ from conftest import TINY, write_batvision_v1
 from numpy.typing import NDArray
 from test_cli import TINY_OPTIONS, brdepth
 
+from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.emission import find_onset
+from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
@@ -22,7 +24,7 @@ from base_residual.data.batvision import BatVisionV1
 from base_residual.data.prepared import PreparedSet
 from base_residual.errors import DataError
 from base_residual.evaluation import evaluate
-from base_residual.models.factory import create_model
+from base_residual.models.factory import create_base_residual_model, create_model
 from base_residual.training.trainer import Trainer
 
 
@@ -30,9 +32,12 @@ def settings(**data: object) -> Config:
     return make_config({"data": {"name": "batvisionv1", "output_size": 32, "prepare": False, **data}})
 
 
+AS_RECORDED: Layer = {"audio": {"emission": "first"}}
+
+
 def test_both_ears_and_the_holes_of_v1_read_as_stored(tmp_path: Path) -> None:
     root = write_batvision_v1(tmp_path / "BatvisionV1")
-    sample = open_dataset("batvisionv1", root, "val", settings())[1]
+    sample = open_dataset("batvisionv1", root, "val", make_config(settings().model_dump(), AS_RECORDED))[1]
     assert sample.id == "BatvisionV1/left_1"
     assert sample.waveform.shape == (2, 3112)  # 12 m
     left, right = (np.load(root / "audio" / f"{ear}_1.npy")[:3112] for ear in ("left", "right"))
@@ -45,7 +50,8 @@ def test_both_ears_and_the_holes_of_v1_read_as_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["i2", "i4", "f4"])
 def test_integers_are_scaled_by_their_range(tmp_path: Path, kind: str) -> None:
-    sample = open_dataset("batvisionv1", write_batvision_v1(tmp_path, kind=kind), config=settings())[0]
+    root = write_batvision_v1(tmp_path, kind=kind)
+    sample = open_dataset("batvisionv1", root, config=make_config(settings().model_dump(), AS_RECORDED))[0]
     assert float(sample.waveform.abs().max()) == pytest.approx(0.5, rel=0.01)
 
 
@@ -82,15 +88,17 @@ def test_a_table_of_v1_that_is_wrong_says_what_is_expected(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_aligned_recordings_begin_with_the_direct_sound(tmp_path: Path, prepare: bool) -> None:
-    root = write_batvision_v1(tmp_path / "BatvisionV1")
+def test_recordings_begin_with_the_direct_sound_unless_they_are_taken_as_they_are(
+    tmp_path: Path, prepare: bool
+) -> None:
+    root, given = write_batvision_v1(tmp_path / "BatvisionV1"), settings(prepare=prepare).model_dump()
     late, aligned = (
-        open_dataset("batvisionv1", root, config=settings(prepare=prepare, align_onset=align))
-        for align in (False, True)
+        open_dataset("batvisionv1", root, config=make_config(given, {"audio": {"emission": emission}}))
+        for emission in ("first", "found")
     )
     for before, after in zip(late, aligned, strict=True):
         assert int(find_onset(before.waveform[None])) == pytest.approx(980, abs=15)
-        assert int(find_onset(after.waveform[None])) == 44  # 1 ms
+        assert int(find_onset(after.waveform[None])) == pytest.approx(44, abs=15)  # 1 ms
     kind = PreparedSet if prepare else BatVisionV1
     assert isinstance(late, kind)
     assert isinstance(aligned, kind)
@@ -103,7 +111,7 @@ def test_v1_is_checked_prepared_trained_evaluated_and_drawn(tmp_path: Path) -> N
     assert found["sample_rates"] == {"44100": 9}
     given = ["--dataset", "batvisionv1", "--data-root", root]
     assert "train: 3 recordings" in brdepth("prepare", *given, "--output-size", 32, "--max-depth", 8)
-    sizes = ["--epochs", 1, "--set", "data.align_onset=true", "--results-dir", tmp_path / "results"]
+    sizes = ["--epochs", 1, "--results-dir", tmp_path / "results"]
     brdepth("train", *TINY_OPTIONS, *given, *sizes)
     (run,) = (tmp_path / "results").iterdir()
     assert run.name.startswith("base_residual_batvisionv1_")
@@ -234,14 +242,12 @@ def test_no_recordings_of_ones_own_are_no_dataset() -> None:
         open_dataset(Nothing())
 
 
-def test_a_model_aligns_the_recordings_that_it_predicts_as_it_did_in_training(tmp_path: Path) -> None:
-    from base_residual.models.factory import create_base_residual_model
-
+def test_a_model_hears_from_the_direct_sound_on_unless_it_was_trained_on_recordings_as_they_are() -> None:
     waveform = torch.zeros(2, 6000)
-    waveform[:, 980:1112] = torch.randn(132)
+    waveform[:, 980:1112] = torch.from_numpy(ChirpDesign().waveform())
     waveform[:, 2000:2132] = 0.5 * waveform[:, 980:1112]
     later = waveform.roll(700, dims=1)
-    for align in (False, True):
-        model = create_base_residual_model(make_config(TINY, {"data": {"align_onset": align}}))
-        same = torch.equal(model.predict(waveform).final, model.predict(later).final)
-        assert same == align
+    for emission in ("first", "found"):
+        model = create_base_residual_model(make_config(TINY, {"audio": {"emission": emission}}))
+        moved = float((model.predict(waveform).final - model.predict(later).final).abs().max())
+        assert (moved < 1e-4) == (emission == "found")

@@ -38,9 +38,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def files(root: Path, **data: object) -> BatVisionV2:
-    return BatVisionV2(
-        root, "train", make_config({"data": {"name": "batvisionv2", "output_size": 32} | data}).data, 44_100
-    )
+    config = make_config({"data": {"name": "batvisionv2", "output_size": 32} | data})
+    return BatVisionV2(root, "train", config.data, config.audio)
 
 
 def tell(told: Told) -> Callable[[str, int, int], None]:

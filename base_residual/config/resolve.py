@@ -113,13 +113,13 @@ def merge(*layers: Mapping[str, Any]) -> Layer:
 def _drop_retired(given: Layer) -> Layer:
     """Take the settings out that are gone, if they have the value that is left; return what they imply."""
     implied: Layer = {}
-    for key, (left, layer) in RETIRED.items():
+    for key, (left, layer, instead) in RETIRED.items():
         section, name = key.split(".")
         if name not in _section(given, section):
             continue
         value = given[section].pop(name)
         if value != left:
-            raise ConfigError(f"{key}={_shown(value)} is no longer there; leave it out, for what was called '{left}'.")
+            raise ConfigError(f"{key}={_shown(value)} is no longer there; {instead}.")
         implied = merge(implied, layer)
     return implied
 
