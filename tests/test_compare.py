@@ -47,8 +47,8 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
     assert comparison.epochs_to_reference(comparison.reference) == 1 + comparison.reference.val_rmse.index(
         min(comparison.reference.val_rmse)
     )
-    assert comparison.criteria(run)[2].met is not None
-    (lead, *_) = comparison.criteria(comparison.reference)
+    assert comparison.criteria(run)[3].met is not None
+    (_, lead, *_) = comparison.criteria(comparison.reference)
     assert lead.met is None
     assert lead.figure.endswith("it is the baseline")
     assert comparison.differing == {  # but for what a U-Net does nothing with
@@ -70,14 +70,14 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
 def test_a_lead_is_judged_on_the_same_data_and_not_among_baselines(folders: dict[str, Path], tmp_path: Path) -> None:
     other = shutil.copytree(folders["unet"], tmp_path / "other")
     comparison = compare_runs([*folders.values(), other])
-    (lead, *_) = comparison.criteria(comparison.runs[2])
+    (_, lead, *_) = comparison.criteria(comparison.runs[2])
     assert (lead.met, lead.figure.partition("; ")[2]) == (None, "it is a U-Net baseline as well")
     moved = shutil.copytree(folders["base_residual"], tmp_path / "moved")
     report = json.loads((moved / "evaluation.json").read_text())
     report["blind_rmse"]["constant"] *= 1.01
     (moved / "evaluation.json").write_text(json.dumps(report))
     comparison = compare_runs([folders["unet"], moved])
-    lead = comparison.criteria(comparison.runs[1])[2]
+    lead = comparison.criteria(comparison.runs[1])[3]
     assert (lead.met, lead.figure.partition("; ")[2]) == (
         None,
         "the baseline has learnt from other depth maps, or was tested on others",
@@ -140,7 +140,7 @@ def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path
     longer = {"trainer": {"epochs": 3}, "simulation": {"train_rooms": 24}}
     run = copied(folders["base_residual"], tmp_path / "longer", **longer)
     comparison = compare_runs([run, folders["unet"]])
-    lead = comparison.criteria(comparison.runs[0])[2]
+    lead = comparison.criteria(comparison.runs[0])[3]
     assert lead.met is None
     assert "not the same budget: 3 epochs in 24 rooms, the baseline 2 epochs in 16 rooms" in lead.figure
 

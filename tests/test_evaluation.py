@@ -73,6 +73,7 @@ def test_a_plain_network_has_no_decomposition_to_judge(tiny: Callable[..., Confi
     found = evaluate(create_model(tiny({"model": {"name": "plain"}})), heard)
     assert found.decomposition == {}
     assert [criterion.name for criterion in success_criteria(found)] == [
+        "ahead of what hears nothing",
         "rmse 5 % below the U-Net baseline",
         "converged within 20 epochs",
     ]
@@ -154,24 +155,38 @@ def test_each_guess_is_beaten_by_a_share_or_not_at_all() -> None:
 
 def test_a_run_without_a_baseline_says_why_its_lead_is_open() -> None:
     assert why_undecided("unet") == "it is the baseline"
-    criterion = success_criteria(evaluation())[2]
+    criterion = success_criteria(evaluation())[3]
     assert criterion.figure == "rmse 0.400 m; needs a run with --model unet, and compare"
     assert (criterion.name, criterion.verdict) == ("rmse 5 % below the U-Net baseline", "open")
 
 
 def test_a_healthy_run_meets_what_it_can_decide_alone() -> None:
-    assert verdicts(evaluation(), [0.5, 0.4]) == [True, True, None, None, True]
+    assert verdicts(evaluation(), [0.5, 0.4]) == [None, True, True, None, None, True]
+    assert verdicts(evaluation(), [0.5, 0.4], blind={"constant": 0.5}) == [True, True, True, None, None, True]
+
+
+@pytest.mark.parametrize("blind", [{"mean_map": 0.4, "constant": 0.5}, {"mean_map": 0.5, "constant": 0.3}])
+def test_a_model_that_is_not_ahead_of_what_hears_nothing_meets_no_criterion(blind: dict[str, float]) -> None:
+    first, *others = success_criteria(evaluation(rmse=0.4), [0.5] * 30, 0.5, blind=blind)
+    assert (first.name, first.verdict) == ("ahead of what hears nothing", "NO")
+    named = f"mean depth map {blind['mean_map']:.3f} m, best constant {blind['constant']:.3f} m"
+    assert first.figure == f"rmse 0.400 m against {named}"
+    assert len(others) == 5
+    for other in others:
+        assert other.verdict == "open"
+        assert other.figure.endswith("; does not count, the model is not ahead of what hears nothing")
+    assert success_criteria(evaluation(residual_gain=0.0), blind={"mean_map": 0.1})[2].verdict == "NO"
 
 
 @pytest.mark.parametrize(
     ("figures", "failing"),
     [
-        ({"base_smoothness": 0.9}, 0),
-        ({"base_positive": -0.1}, 0),
-        ({"residual_abs_mean": 1.2}, 1),
-        ({"residual_gain": -0.01}, 1),
-        ({"residual_gain": 0.0}, 1),
-        ({"residual_detail_corr": -0.2}, 4),
+        ({"base_smoothness": 0.9}, 1),
+        ({"base_positive": -0.1}, 1),
+        ({"residual_abs_mean": 1.2}, 2),
+        ({"residual_gain": -0.01}, 2),
+        ({"residual_gain": 0.0}, 2),
+        ({"residual_detail_corr": -0.2}, 5),
     ],
 )
 def test_each_criterion_can_fail(figures: dict[str, float], failing: int) -> None:
@@ -180,21 +195,21 @@ def test_each_criterion_can_fail(figures: dict[str, float], failing: int) -> Non
 
 
 def test_an_idle_residual_is_called_idle() -> None:
-    criterion = success_criteria(evaluation(residual_gain=0.001, residual_abs_mean=0.003))[1]
+    criterion = success_criteria(evaluation(residual_gain=0.001, residual_abs_mean=0.003))[2]
     assert "idle" in criterion.figure
     assert criterion.met is False
-    assert "idle" not in success_criteria(evaluation())[1].figure
+    assert "idle" not in success_criteria(evaluation())[2].figure
 
 
 def test_a_residual_that_does_harm_is_not_called_idle() -> None:
-    criterion = success_criteria(evaluation(residual_gain=-0.07))[1]
+    criterion = success_criteria(evaluation(residual_gain=-0.07))[2]
     assert criterion.met is False
     assert criterion.figure.endswith("gain -7.00% (at least 0.5%) - the residual makes the base worse")
 
 
 @pytest.mark.parametrize(("baseline", "met"), [(0.5, True), (0.42, False), (0.3, False)])
 def test_the_lead_over_the_baseline_is_judged_without_rounding(baseline: float, met: bool) -> None:
-    criterion = success_criteria(evaluation(rmse=0.4), baseline_rmse=baseline)[2]
+    criterion = success_criteria(evaluation(rmse=0.4), baseline_rmse=baseline)[3]
     assert criterion.met is met
     assert f"{1 - 0.4 / baseline:+.2%}" in criterion.figure
 
@@ -202,8 +217,8 @@ def test_the_lead_over_the_baseline_is_judged_without_rounding(baseline: float, 
 def test_convergence_compares_the_first_twenty_epochs_with_all() -> None:
     early = [0.5] * 19 + [0.4] + [0.395] * 10
     late = [0.5] * 20 + [0.4] * 10
-    assert verdicts(evaluation(), early)[3] is True
-    assert verdicts(evaluation(), late)[3] is False
+    assert verdicts(evaluation(), early)[4] is True
+    assert verdicts(evaluation(), late)[4] is False
     assert verdicts(evaluation(), late[:20])[3] is None
 
 

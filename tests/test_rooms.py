@@ -64,6 +64,13 @@ def test_mirroring_the_room_swaps_the_ears(seed: int) -> None:
     np.testing.assert_allclose(there[::-1], here, atol=1e-9 * np.abs(here).max())
 
 
+def test_the_mirror_reverses_azimuths_and_swaps_ears() -> None:
+    chance = draw_chance(np.random.default_rng(0), STYLES["hard"], 5)
+    (left, right), mirrored = chance.noise, chance.mirrored()
+    np.testing.assert_array_equal(mirrored.noise, [right, left])
+    np.testing.assert_array_equal(mirrored.roughness, np.fliplr(chance.roughness))
+
+
 @settings(max_examples=30)
 @given(seed=st.integers(0, 100_000))
 def test_mirroring_the_room_flips_the_depth_map(seed: int) -> None:

@@ -50,20 +50,26 @@ def evaluate_checkpoint(
     """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
     from rich.text import Text
 
+    from base_residual.cli.progress import counting
     from base_residual.config.run_layout import val_rmse
     from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
+    from base_residual.evaluation.blind import blind_lines, known_rmse
 
     printer = Printer(as_json, quiet)
     loaded, config, samples = _load(checkpoint, dataset, data_root, split, follow_links, device, printer)
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
     curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
-    criteria = success_criteria(found, curve, undecided=why)
+    tested = checkpoint.parent if split == "test" and config == loaded.config else None
+    with counting(printer.progress) as progress:
+        blind = known_rmse(tested, config, samples, found, progress)
+    criteria = success_criteria(found, curve, undecided=why, blind=blind)
     verdicts = [criterion._asdict() for criterion in criteria]
     about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
-    printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "criteria": verdicts})
+    printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "blind_rmse": blind, "criteria": verdicts})
     of = _other_data(loaded.config, config) or config.data.name
     printer.show(found.table(f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
-    printer.show(Text(found.protocol_line()), criteria_table(criteria))
+    lines = [found.protocol_line(), *blind_lines(found.metrics["rmse"], blind)]
+    printer.show(*map(Text, lines), criteria_table(criteria))
 
 
 @app.command(cls=Command)

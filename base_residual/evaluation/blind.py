@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from base_residual.config.run_layout import EVALUATION
+from base_residual.config.schema import Config
+from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset
-from base_residual.errors import DataError
-from base_residual.metrics import DepthMetrics, valid_pixels
+from base_residual.errors import BaseResidualError, DataError
+from base_residual.evaluation import BLIND_NAMES
+from base_residual.files.atomic import read_at_most
+from base_residual.files.cache import Progress
+from base_residual.files.json import Number, from_json
+from base_residual.metrics import DepthMetrics, Evaluation, valid_pixels
 
+MAX_FILE = 2**26  # bytes of what a run has noted
 TRIED_AT_ONCE = 2**22  # depths times maps, in the search for the best constant
 
 
@@ -66,10 +76,49 @@ class BlindGuess:
 
 def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
     """Compare a model's rmse in metres with that of both guesses; return a sentence for each."""
-    names = {"mean_map": "the mean depth map of the training set", "constant": "the best constant of the training set"}
     lines = []
     for name, score in blind.items():
         ahead = 1 - rmse / score if score > 0 else float("-inf")
         verdict = f"{ahead:.1%} lower" if ahead > 0 else f"NOT lower, {rmse:.3f} m"
-        lines.append(f"Against {names[name]} (rmse {score:.3f} m): {verdict}.")
+        lines.append(f"Against the {BLIND_NAMES.get(name, name)} of the training set (rmse {score:.3f} m): {verdict}.")
     return lines
+
+
+@dataclass(frozen=True)
+class Blind:
+    """The rmse in metres of predictions that hear nothing, by name: a part of evaluation.json."""
+
+    blind_rmse: dict[str, Number]
+
+
+def known_rmse(
+    run_dir: Path | None, config: Config, samples: EchoDataset, found: Evaluation, progress: Progress | None = None
+) -> dict[str, float]:
+    """Return the rmse in metres of both guesses on the samples that a model was scored on.
+
+    They are those that the run has noted, if it was tested on as many samples by the same protocol. Else they are
+    learned from the training split.
+
+    Args:
+        run_dir: folder of the run, if it was tested on these samples.
+        config: names the dataset.
+        samples: what the model was scored on.
+        found: its figures.
+        progress: told how far rendering and preparing are.
+
+    Returns:
+        `mean_map` and `constant`; nothing where there is neither.
+    """
+    with suppress(OSError, ValueError):
+        noted = read_at_most(run_dir / EVALUATION, MAX_FILE) if run_dir else b""
+        tested: Evaluation = from_json(Evaluation, noted)
+        counts = [figures.metrics.get("images") for figures in (tested, found)]
+        if tested.protocol == found.protocol and counts[0] == counts[1]:
+            blind: Blind = from_json(Blind, noted)
+            return blind.blind_rmse
+    try:
+        train = open_dataset(config.data.name, config.data.root, "train", config, progress)
+        guess = BlindGuess.from_dataset(train)
+    except BaseResidualError:
+        return {}
+    return guess.rmse_on(samples, found.protocol.max_depth, found.protocol.min_depth)

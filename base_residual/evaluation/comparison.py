@@ -14,13 +14,13 @@ from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record,
 from base_residual.config.schema import Config, LossConfig
 from base_residual.errors import RunError
 from base_residual.evaluation import CONVERGED_WITHIN, Criterion, success_criteria, why_undecided
+from base_residual.evaluation.blind import MAX_FILE, Blind
 from base_residual.files.atomic import read_at_most
-from base_residual.files.json import Number, from_json
+from base_residual.files.json import from_json
 from base_residual.losses import LOSS_NAMES
 from base_residual.metrics import Evaluation
 from base_residual.plots.tables import Table
 
-MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
 UNUSED = "-"
 OF_THE_PARTS = {  # settings that a baseline does nothing with
@@ -29,13 +29,6 @@ OF_THE_PARTS = {  # settings that a baseline does nothing with
 }
 OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{name}" for name in LOSS_NAMES))
-
-
-@dataclass(frozen=True)
-class Blind:
-    """The rmse in metres of predictions that hear nothing, by name: a part of evaluation.json."""
-
-    blind_rmse: dict[str, Number]
 
 
 @dataclass(frozen=True)
@@ -140,6 +133,7 @@ class Comparison:
             baseline_rmse=None if why else self.reference.rmse,
             baseline_name=BASELINES.get(self.reference.config.model.name, BASELINES["unet"]),
             undecided=why or "",
+            blind=run.blind,
         )
 
     def why_lead_is_open(self, run: FinishedRun) -> str | None:

@@ -276,7 +276,7 @@ class Trainer:
         found = self._score(best.model, test, micro_batch)
         blind = BlindGuess.from_dataset(train, config.data.max_depth).rmse_on(test, config.data.max_depth)
         curve, why = val_rmse(position.history), why_undecided(config.model.name)
-        criteria = success_criteria(found, curve, undecided=why)
+        criteria = success_criteria(found, curve, undecided=why, blind=blind)
         picture = last_picture(run_dir, len(position.history))
         result = FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture)
         if self._processes.leads:
