@@ -8,7 +8,7 @@ import torch
 from golden import inputs
 
 from base_residual.config.schema import Config
-from base_residual.data.sample import EchoSample
+from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation import Criterion, criteria_table, evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess, blind_lines
