@@ -15,6 +15,7 @@ from base_residual.data.augment import Augmented, add_noise, augment, damp, enla
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.rigs import draw_rig
 from base_residual.simulation.rooms import Pose, Room
 
 
@@ -104,7 +105,7 @@ def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: floa
     ratios = []
     while len(ratios) < 4:
         room = draw_room(rng, STYLES["standard"])
-        pose, chance = draw_pose(rng, room), draw_chance(rng, STYLES["standard"], 3087)
+        pose, rig, chance = draw_pose(rng, room), draw_rig(rng, "ideal", 1.0, "standard"), draw_chance(rng, 3087)
         if pose is None:
             continue
         larger, there = built_larger(room, pose, size)
@@ -112,7 +113,8 @@ def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: floa
             torch.from_numpy(render_depth(*at, 16))[None, None] for at in ((room, pose), (larger, there))
         )
         torch.testing.assert_close(enlarge(depth, torch.tensor([size]), 100.0), expected)
-        echoes = [torch.from_numpy(render_echo(*at, chance)).float()[None] for at in ((room, pose), (larger, there))]
+        recordings = (render_echo(*at, rig, chance) for at in ((room, pose), (larger, there)))
+        echoes = [torch.from_numpy(recording).float()[None] for recording in recordings]
         one, other = (fit_echo(F.pad(echo, (500, 0)), 44_100, 3087, audio) for echo in echoes)
         small, large = features(one), features(other)
         emitted = find_emission(one, 44_100) if emission == "first" else torch.tensor([lead_frames(44_100)])
