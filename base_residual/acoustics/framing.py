@@ -13,9 +13,8 @@ from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.recordings import as_float32
+from base_residual.config.schema import SLOWEST_SOUND
 from base_residual.errors import DataError, ShapeError
-
-SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 
 
 def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:

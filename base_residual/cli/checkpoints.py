@@ -54,10 +54,12 @@ def evaluate_checkpoint(
     from base_residual.config.run_layout import val_rmse
     from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
     from base_residual.evaluation.blind import blind_lines, known_rmse
+    from base_residual.machine import own_cores
 
     printer = Printer(as_json, quiet)
     loaded, config, samples = _load(checkpoint, dataset, data_root, split, follow_links, device, printer)
-    found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
+    workers = min(loaded.config.data.num_workers, own_cores())  # of the machine that it was trained on
+    found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=workers)
     curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
     tested = checkpoint.parent if split == "test" and config == loaded.config else None
     with counting(printer.progress) as progress:
@@ -210,7 +212,7 @@ def _load(
     """Load a checkpoint, and a split of its dataset or of the one that is given, with the settings of that."""
     from base_residual.cli.progress import counting
     from base_residual.config.resolve import make_config
-    from base_residual.data import open_dataset
+    from base_residual.data import open_again
 
     loaded = _load_checkpoint(path, device)
     given: Layer = {}
@@ -222,4 +224,4 @@ def _load(
         given["follow_links"] = True
     config = make_config(loaded.config.model_dump(mode="json"), {"data": given})
     with counting(printer.progress) as progress:
-        return loaded, config, open_dataset(config.data.name, config.data.root, split, config, progress)
+        return loaded, config, open_again(config, split=split, progress=progress)

@@ -17,6 +17,10 @@ from base_residual.files.paths import expand_home
 
 MAX_SIDE = 1024  # pixels
 MAX_ROOMS = 1_000_000
+MAX_RECORDINGS = 10_000_000  # in all simulated rooms; a machine renders some hundred thousand a day
+MAX_SPECTROGRAM = 2**23  # numbers that one echo becomes before it is an image; by default 250,000
+MAX_MAPS = 2**26  # numbers in the widest maps of a network, for one echo
+SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 
@@ -109,6 +113,20 @@ class SimulationConfig(Section):
         1.0, ge=0, le=1, description="How much of what one does not know about the rig varies from pose to pose."
     )
     seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
+
+    @property
+    def recordings(self) -> int:
+        """Return the number of recordings in all rooms."""
+        return (self.train_rooms + self.val_rooms + self.test_rooms) * self.poses
+
+    @model_validator(mode="after")
+    def _can_be_rendered(self) -> SimulationConfig:
+        if self.recordings > MAX_RECORDINGS:
+            raise ValueError(
+                f"these are {self.recordings:,} recordings, and at most {MAX_RECORDINGS:,} are rendered; make rooms or "
+                "poses fewer"
+            )
+        return self
 
 
 class AudioConfig(Section):
@@ -275,6 +293,26 @@ class Config(Section):
         if wrong:
             needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)
             raise ValueError(f"the front end '{self.audio.front_end}' needs {needed}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Config:
+        audio, data = self.audio, self.data
+        if audio.front_end in ("spectrogram", "mel"):
+            steps = 1 + 2 * data.max_depth / SLOWEST_SOUND * audio.sample_rate / audio.hop_length
+            numbers = round(2 * (1 + audio.n_fft // 2) * steps)
+            if numbers > MAX_SPECTROGRAM:
+                raise ValueError(
+                    f"the spectrogram of one echo has {numbers:,} numbers, and at most {MAX_SPECTROGRAM:,} are taken; "
+                    "make audio.hop_length larger, or audio.n_fft smaller"
+                )
+        widest = data.output_size**2 * self.model.base_channels
+        if widest > MAX_MAPS:
+            raise ValueError(
+                f"maps of {data.output_size} x {data.output_size} pixels with {self.model.base_channels} channels have "
+                f"{widest:,} numbers, and at most {MAX_MAPS:,} are taken; make data.output_size or model.base_channels "
+                "smaller"
+            )
         return self
 
     @property

@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
+from rich.filesize import decimal
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
@@ -27,6 +29,7 @@ from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
 LONGEST_WAIT = 0.012  # seconds until the direct sound has come: recordings last that much longer
+FEW = 40_000  # recordings that are rendered because a file asks for them; some ten times those of the default
 FINISHED = "rooms.json"  # file with the settings of the rooms in a folder, which is put there last
 MAX_SETTINGS = 2**16  # bytes of it
 RENDERED = re.compile(
@@ -50,10 +53,47 @@ def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Pro
     Returns:
         Root of a dataset in the layout of BatVision V2.
     """
-    root = cache_folder("rooms", _description(data, simulation))
+    root = _cached(data, simulation)
     if not (root / FINISHED).exists():
         simulate(root, data, simulation, progress)
     return root
+
+
+def _cached(data: DataConfig, simulation: SimulationConfig) -> Path:
+    return cache_folder("rooms", _description(data, simulation))
+
+
+def require_few(data: DataConfig, simulation: SimulationConfig) -> None:
+    """Refuse to render many rooms that nobody at this machine has asked for, but a file.
+
+    Raises:
+        DataError: the rooms are not in the cache, and are more than a machine renders in half an hour.
+    """
+    if simulation.recordings <= FEW or (_cached(data, simulation) / FINISHED).exists():
+        return
+    counts = f"--rooms {simulation.train_rooms} --val-rooms {simulation.val_rooms} --test-rooms {simulation.test_rooms}"
+    sizes = f"--output-size {data.output_size} --max-depth {data.max_depth:g}"
+    drawn = f"--poses {simulation.poses} --style {simulation.style} --seed {simulation.seed}"
+    raise DataError(
+        f"The file asks for {simulation.recordings:,} simulated recordings, which are not here; no more than {FEW:,} "
+        f"are rendered because a file says so. Render them with brdepth simulate ROOMS {counts} {drawn} {sizes}, and "
+        "give --data-root ROOMS."
+    )
+
+
+def _require_room(folder: Path, data: DataConfig, simulation: SimulationConfig, done: int) -> None:
+    """Refuse to render what does not fit onto the disk.
+
+    Raises:
+        DataError: the recordings that are missing take more than there is.
+    """
+    each = 4 * echo_frames(data.max_depth) + 2 * data.output_size**2  # two ears and a map, 2 bytes a number
+    needed, free = each * max(0, simulation.recordings - done * simulation.poses), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"The simulated rooms take {decimal(needed)}, and there are {decimal(free)} free in {folder.parent}. Make "
+            "them fewer, or give another folder."
+        )
 
 
 class Shard(NamedTuple):
@@ -119,6 +159,7 @@ def simulate(
                     raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
                 if not rendered:
                     _prepare(partial, data, simulation, own_lock)
+                    _require_room(partial, data, simulation, count_done(partial))
             if not rendered:
                 _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from base_residual.config.run_layout import EVALUATION
 from base_residual.config.schema import Config
-from base_residual.data import open_dataset
+from base_residual.data import open_again
 from base_residual.data.sample import EchoDataset
 from base_residual.errors import BaseResidualError, DataError
 from base_residual.evaluation import BLIND_NAMES
@@ -117,7 +117,7 @@ def known_rmse(
             blind: Blind = from_json(Blind, noted)
             return blind.blind_rmse
     try:
-        train = open_dataset(config.data.name, config.data.root, "train", config, progress)
+        train = open_again(config, split="train", progress=progress)
         guess = BlindGuess.from_dataset(train)
     except BaseResidualError:
         return {}

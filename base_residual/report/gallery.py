@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from base_residual.config.run_layout import BEST
-from base_residual.data import open_dataset
+from base_residual.data import open_again
 from base_residual.data.depth_maps import resize_depth
 from base_residual.data.sample import EchoDataset, collate, spread_indices
 from base_residual.deploy.predict import picture_samples
@@ -142,7 +142,7 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
         DataError: the data is not there, or not what the run was tested on.
     """
     loaded = load_checkpoint(run.folder / BEST, device)
-    samples = open_dataset(loaded.config.data.name, root or loaded.config.data.root, "test", loaded.config, progress)
+    samples = open_again(loaded.config, root, "test", progress)
     metrics = DepthMetrics(loaded.model.max_depth, run.test.protocol.min_depth)
     for start in range(0, len(samples), BATCH):
         batch = collate(
