@@ -74,15 +74,22 @@ def draw_box(
     return center, (float(extent[0]), float(extent[1]), float(extent[2])), float(yaw)
 
 
-def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
-    """Draw a pose of the robot, clear of walls and furniture; None if thirty tries find none."""
+def draw_pose(rng: np.random.Generator, room: Room, margin: float = 0.5, ahead: float = 0.8) -> Pose | None:
+    """Draw a pose of the robot, clear of walls and furniture; None if thirty tries find none.
+
+    Args:
+        rng: decides.
+        room: to stand in.
+        margin: metres to the rectangle's walls.
+        ahead: least median depth of its view, in metres; otherwise it faces a wall.
+    """
     for _ in range(30):
-        x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
+        x, y = rng.uniform(margin, np.array(room.size[:2]) - margin)
         pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
         if any(is_inside(solid, pose.position) for solid in room.solids):
             continue
         if look_around(room, pose).distance.min() < 0.25:
             continue
-        if np.median(render_depth(room, pose, 16)) >= 0.8:  # metres; otherwise it faces a wall
+        if np.median(render_depth(room, pose, 16)) >= ahead:
             return pose
     return None

@@ -90,7 +90,8 @@ def draw_place(rng: np.random.Generator, simulation: SimulationConfig) -> tuple[
             room, air = draw_space(rng)
         else:
             room, air = draw_room(rng, STYLES[simulation.style]), None
-        poses = [pose for _ in range(simulation.poses) if (pose := draw_pose(rng, room)) is not None]
+        near = {"margin": 0.3, "ahead": 0.4} if simulation.style == "rich" else {}
+        poses = [pose for _ in range(simulation.poses) if (pose := draw_pose(rng, room, **near)) is not None]
         if len(poses) == simulation.poses:
             return room, air, poses
 

@@ -140,7 +140,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
 
     distance, angle = around(0.2, 0.07), np.deg2rad(around(52.0, 33.0))
     on_head = rng.random() < 0.4
-    pinnae = spread * rng.uniform(0.5, 4.0) * np.minimum(BANDS / 6000, 1.2)
+    pinnae = spread * rng.uniform(0.3, 2.0 if on_head else 0.8) * np.minimum(BANDS / 6000, 1.2)
     tilt = np.deg2rad(around(0.0, 15.0))
     axis = (np.cos(angle) * np.cos(tilt), np.sin(angle) * np.cos(tilt), np.sin(tilt))
     ears = Pattern(
@@ -154,7 +154,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
         axis=(1.0, 0.0, 0.0),
         p=0.5,
         order=tuple((around(0.8, 0.7) * (BANDS / 4000) ** around(0.35, 0.35)).tolist()),
-        deviation=_deviation(rng, np.full(len(BANDS), spread * rng.uniform(0.0, 2.0)), symmetric=True),
+        deviation=_deviation(rng, np.full(len(BANDS), spread * rng.uniform(0.0, 1.0)), symmetric=True),
     )
     return Rig(
         ears=ears,
@@ -165,9 +165,9 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
         chirp=ChirpDesign(fade=float(np.clip(around(0.25, 0.25), 0.02, 0.5))),
         response=tuple((spread * 4.0 * _smooth(rng)).tolist()),
         low_cut=float(np.exp(rng.uniform(np.log(60), np.log(900)))),
-        ringing=_taps(rng, spread * rng.uniform(0.0, 0.5), 0.0012),
+        ringing=_taps(rng, spread * rng.uniform(0.0, 0.3), 0.0012),
         direct=around(0.0, 6.0),
-        body=_taps(rng, spread * rng.uniform(0.0, 0.3), 0.0025),
+        body=_taps(rng, spread * rng.uniform(0.0, 0.15), 0.0025),
         recorder=Recorder(
             latency=float(rng.uniform(0.0, 0.007)),
             noise=float(10 ** rng.uniform(-4.0, -2.3)),
