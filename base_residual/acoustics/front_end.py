@@ -18,6 +18,7 @@ from base_residual.errors import ShapeError
 SMOOTHED = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
 FLOOR = 1e-4  # of the reference, -80 dB: fainter sound is noise
 ARRIVAL = 8  # samples around the direct sound's arrival in which it is loudest
+GATE = (-0.0002, 0.0007)  # seconds around the arrival that are the direct sound's; later ones may be near walls
 
 
 class EchoFrontEnd(nn.Module):
@@ -47,12 +48,15 @@ class EchoFrontEnd(nn.Module):
         self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
         template = (chirp or ChirpDesign()).waveform(config.sample_rate)
         self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
+        gate = gating(self.template, config.sample_rate)
+        self.register_buffer("gate", gate, persistent=False)
         if config.front_end == "mel":
             filters = mel_filters(config.n_mels, config.n_fft, config.sample_rate)
             self.register_buffer("filters", filters, persistent=False)
 
     window: Tensor
     template: Tensor
+    gate: Tensor
     filters: Tensor
 
     @property
@@ -102,6 +106,19 @@ class EchoFrontEnd(nn.Module):
         lead = lead_frames(self.config.sample_rate)
         return waveform[..., lead : lead + len(self.template)]
 
+    def _own_template(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each recording's own emitted sound (B, N), and the echoes (B, 2, T) that it is to be found in.
+
+        It is the direct sound at the ear that hears it louder. In an aligned echo, that sound is gated: what comes more
+        than `GATE` later is no part of it. The template then begins before the arrival, and the echoes as much later.
+        """
+        if not self._aligned:
+            return loudest_ear(direct_sound(waveform, len(self.template))), waveform
+        early = -round(GATE[0] * self.config.sample_rate)
+        start = lead_frames(self.config.sample_rate) - early
+        sound = loudest_ear(waveform[..., start : start + len(self.gate)])
+        return sound @ self.gate, F.pad(waveform, (early, -early))
+
     def magnitude(self, waveform: Tensor) -> Tensor:
         """Return the magnitude of the short-time Fourier transform of (B, 2, T), (B, 2, n_fft // 2 + 1, frames)."""
         config = self.config
@@ -136,8 +153,7 @@ class EchoFrontEnd(nn.Module):
         """Return envelopes, level and level difference, and coherence of compressed echoes (B, 2, T), (B, 6, T)."""
         template = self.template
         if self.config.template == "direct":
-            both = self._direct(waveform) if self._aligned else direct_sound(waveform, len(template))
-            template = loudest_ear(both)
+            template, waveform = self._own_template(waveform)
         real, imag = self.pulse(waveform, template)  # (B, 2, T) each
         energy = real.square() + imag.square()
         local = _moving_mean(energy)  # (B, 2, T)
@@ -166,6 +182,25 @@ def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
     """
     place = torch.stack([2 * moments - 1, torch.zeros_like(moments)], dim=3)  # a series is an image of one row
     return F.grid_sample(series[:, :, None], place, padding_mode="border", align_corners=False)
+
+
+def gating(template: Tensor, sample_rate: int) -> Tensor:
+    """Return the matrix (N, N) that leaves of a recording of N samples what arrives within `GATE`.
+
+    The recording is compressed by the emitted sound, cut around the arrival with soft edges, and what is left becomes
+    sound again. So a loudspeaker's response is kept, and the echo of a near wall is not, though both overlap.
+
+    Args:
+        template: the emitted sound, (M,).
+        sample_rate: in Hz.
+    """
+    early, late = (round(abs(edge) * sample_rate) for edge in GATE)
+    count = early + late + 1
+    moments = torch.linspace(-1, 1, count)
+    soft = torch.cos(torch.pi / 2 * ((moments.abs() - 0.6) / 0.4).clamp(0, 1)).square()
+    shifted = torch.stack([F.pad(template, (delay, count - 1 - delay)) for delay in range(count)])  # (count, N)
+    gate: Tensor = shifted.T @ (soft[:, None] * shifted) / template.square().sum()
+    return gate
 
 
 def _moving_mean(signal: Tensor) -> Tensor:
