@@ -118,10 +118,10 @@ def _write_view(world: World, place: Path, name: str, seed: int, shared: Path) -
     rng, room, head = view(world, seed, split, int(number), int(pose))
     rig = world.rig(rng, shared)
     audio, depth = _paths(place, name)
-    with replacing(depth) as aside:
-        np.save(aside, np.round(render_depth(room, head) * 1000).astype(np.uint16))
-    with replacing(audio) as aside:
-        soundfile.write(aside, record(rng, room, head, rig, max_order(room), RAYS), RATE, "PCM_16")
+    with replacing(depth) as file:
+        np.save(file, np.round(render_depth(room, head) * 1000).astype(np.uint16))
+    with replacing(audio) as file:
+        soundfile.write(file, record(rng, room, head, rig, max_order(room), RAYS), RATE, "PCM_16", format="WAV")
 
 
 def _paths(place: Path, name: str) -> tuple[Path, Path]:

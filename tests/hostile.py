@@ -161,7 +161,7 @@ def table(work: Path) -> Reader:
         for recording in list_recordings(root, "train"):
             assert all(file.resolve().is_relative_to(root.resolve()) for file in recording.files)
             assert writable(recording.id)
-        assert BatVisionV2(root, "train", CONFIG.data, RATE)[0].depth.shape == (SIDE, SIDE)
+        assert BatVisionV2(root, "train", CONFIG.data, CONFIG.audio)[0].depth.shape == (SIDE, SIDE)
 
     tokens = [cell.encode() for cell in CELLS] + [b",", b'"', b"\r\n", b"\0", b"\xff\xfe"]
     return Reader(read, [path.read_bytes()], lying_table(), tokens)
@@ -260,7 +260,7 @@ def run(work: Path) -> Reader:
 
 
 def prepared_set(work: Path) -> Reader:
-    source = BatVisionV2(linked(work / "root"), "train", CONFIG.data, RATE)
+    source = BatVisionV2(linked(work / "root"), "train", CONFIG.data, CONFIG.audio)
     folder = prepared(source).folder
     partial = folder.with_name(f"{folder.name}.partial")
     files = ("index.json", "waveform.npy", "depth.npy")

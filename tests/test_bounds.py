@@ -95,7 +95,7 @@ def test_many_rooms_are_not_rendered_because_a_file_says_so(tmp_path: Path, monk
     for command in commands(checkpoint, tmp_path)[:2]:
         said = sentence(brdepth(*command, code=2))
         assert "asks for 50,008 simulated recordings, which are not here" in said
-        assert "brdepth simulate ROOMS --rooms 50000 --val-rooms 4 --test-rooms 4 --poses 1 --style standard" in said
+        assert "brdepth simulate ROOMS --rooms 50000 --val-rooms 4 --test-rooms 4 --poses 1 --style rich" in said
     brdepth(*commands(checkpoint, tmp_path)[3])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
@@ -221,11 +222,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "m.safetensors"
     write_tensors(path, {"a": torch.ones(3)}, {})
 
-    def full(self: Path, content: bytes) -> int:
-        self.open("wb").close()
-        raise OSError(28, "No space left on device")
+    class Full(io.FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            super().write(content[:5])
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("base_residual.files.atomic.open", lambda path, *_, **__: Full(path, "xb"), raising=False)
     with pytest.raises(RunError, match="No space left on device"):
         write_tensors(path, {"a": torch.zeros(3)}, {})
     assert torch.equal(load_file(path)["a"], torch.ones(3))

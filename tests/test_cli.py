@@ -383,7 +383,7 @@ def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
         ("check-data nowhere", "nowhere does not exist"),
         ("check-data .", "No recordings"),
         ("simulate .", "is not empty"),
-        ("simulate rooms --style spooky", "'standard' or 'hard'"),
+        ("simulate rooms --style spooky", "'rich', 'standard' or 'hard'"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_and_code_two(
@@ -699,7 +699,7 @@ def completed(words: str) -> list[str]:
         ("brdepth train --size ", ["tiny", "small", "base", "original"]),
         ("brdepth train --device c", ["cpu", "cuda"]),
         ("brdepth eval best.safetensors --split ", ["train", "val", "test"]),
-        ("brdepth simulate rooms --style ", ["standard", "hard"]),
+        ("brdepth simulate rooms --style ", ["rich", "standard", "hard"]),
         ("brdepth download ", ["batvisionv2", "batvisionv1"]),
         ("brdepth eval ", []),  # bash then offers files
     ],

@@ -128,7 +128,7 @@ def test_predict_takes_one_echo_or_many_and_any_rate_and_leaves_the_mode_alone(
     many = model.predict(torch.stack([echo, echo]))
     torch.testing.assert_close(many.final[1:], one.final, rtol=1e-4, atol=1e-4)
     longer = torch.nn.functional.pad(echo, (0, 500))
-    torch.testing.assert_close(model.predict(longer).final, one.final)
+    torch.testing.assert_close(model.predict(longer).final, one.final, rtol=0, atol=1e-3)
     assert model.predict(echo, sample_rate=22_050).final.shape == (1, 1, 32, 32)
 
 

@@ -73,7 +73,7 @@ def test_the_network_hears_rooms_as_large_as_their_maps(tiny: MakeConfig, batch:
     model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
     make_step(model, make_optimizer(model, config.trainer), config, steps=1, least=8).update(batch, 1, 0)
     chances = [generator(config.trainer.seed, 1, 0, place) for place in range(8)]
-    changed = augment(batch.waveform, batch.depth, 44_100, config.data, chances)
+    changed = augment(batch.waveform, batch.depth, config.audio, config.data, chances)
     assert torch.equal(heard[0], stretch(model.features(batch.waveform), changed.size, changed.emitted))
     assert not torch.equal(changed.depth, batch.depth)
 

@@ -153,7 +153,7 @@ def test_half_a_set_is_no_link(tmp_path: Path, victim: Path, monkeypatch: pytest
     with pytest.raises(DataError, match=r"it is a link\. Remove it"):
         simulated.simulate(tmp_path / "set", config.data, config.simulation)
     monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
-    source = BatVisionV2(write_batvision(tmp_path / "own"), "train", config.data, config.audio.sample_rate)
+    source = BatVisionV2(write_batvision(tmp_path / "own"), "train", config.data, config.audio)
     made = prepared.prepared(source).folder
     made.rename(tmp_path / "moved")
     link_to(tmp_path / "moved", made.with_name(f"{made.name}.partial"))

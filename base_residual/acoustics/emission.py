@@ -39,4 +39,4 @@ def direct_sound(waveform: Tensor, length: int) -> Tensor:
 def loudest_ear(sound: Tensor) -> Tensor:
     """Return the sound (B, N) at the ear that hears it louder, of both ears' (B, 2, N)."""
     louder = sound.square().sum(dim=2).argmax(dim=1)
-    return sound[torch.arange(len(sound), device=sound.device), louder]
+    return sound.gather(1, louder[:, None, None].expand(-1, 1, sound.shape[2]))[:, 0]

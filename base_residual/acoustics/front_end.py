@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from base_residual.acoustics.chirp import ChirpDesign
@@ -48,8 +50,8 @@ class EchoFrontEnd(nn.Module):
         self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
         template = (chirp or ChirpDesign()).waveform(config.sample_rate)
         self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
-        gate = gating(self.template, config.sample_rate)
-        self.register_buffer("gate", gate, persistent=False)
+        gate = gating(template, config.sample_rate)
+        self.register_buffer("gate", torch.from_numpy(gate).float(), persistent=False)
         if config.front_end == "mel":
             filters = mel_filters(config.n_mels, config.n_fft, config.sample_rate)
             self.register_buffer("filters", filters, persistent=False)
@@ -184,7 +186,7 @@ def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
     return F.grid_sample(series[:, :, None], place, padding_mode="border", align_corners=False)
 
 
-def gating(template: Tensor, sample_rate: int) -> Tensor:
+def gating(template: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
     """Return the matrix (N, N) that leaves of a recording of N samples what arrives within `GATE`.
 
     The recording is compressed by the emitted sound, cut around the arrival with soft edges, and what is left becomes
@@ -194,12 +196,12 @@ def gating(template: Tensor, sample_rate: int) -> Tensor:
         template: the emitted sound, (M,).
         sample_rate: in Hz.
     """
-    early, late = (round(abs(edge) * sample_rate) for edge in GATE)
+    early, late = (round(abs(bound) * sample_rate) for bound in GATE)
     count = early + late + 1
-    moments = torch.linspace(-1, 1, count)
-    soft = torch.cos(torch.pi / 2 * ((moments.abs() - 0.6) / 0.4).clamp(0, 1)).square()
-    shifted = torch.stack([F.pad(template, (delay, count - 1 - delay)) for delay in range(count)])  # (count, N)
-    gate: Tensor = shifted.T @ (soft[:, None] * shifted) / template.square().sum()
+    edge = np.clip((np.abs(np.linspace(-1, 1, count)) - 0.6) / 0.4, 0, 1)
+    soft = np.cos(np.pi / 2 * edge) ** 2
+    shifted = np.stack([np.pad(template, (delay, count - 1 - delay)) for delay in range(count)])  # (count, N)
+    gate: NDArray[np.float64] = shifted.T @ (soft[:, None] * shifted) / (template**2).sum()
     return gate
 
 

@@ -143,5 +143,5 @@ def _rehearse(config: Config, printer: Printer) -> None:
     if not is_first_process():
         return
     found = estimate(config)
-    printer.show(config.to_yaml().rstrip(), *(f"# {line}" for line in estimate_lines(found)))
+    printer.show(*config.to_yaml().splitlines(), *(f"# {line}" for line in estimate_lines(found)))
     printer.json({"config": config.model_dump(mode="json"), "estimate": found.as_dict()})
