@@ -108,6 +108,9 @@ class SimulationConfig(Section):
     spread: float = Field(
         1.0, ge=0, le=1, description="How much of what one does not know about the rig varies from pose to pose."
     )
+    head: Path | None = Field(
+        None, description="SOFA file with a measured head, whose ears the rig gets; else it has its own."
+    )
     seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
 
 

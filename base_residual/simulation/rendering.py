@@ -19,11 +19,13 @@ import soundfile
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import SimulationConfig
+from base_residual.errors import BaseResidualError
 from base_residual.files.atomic import no_links
 from base_residual.files.npy import npy_bytes
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.heads import MeasuredHead, read_head
 from base_residual.simulation.materials import Air
 from base_residual.simulation.rigs import draw_rig
 from base_residual.simulation.rooms import Pose, Room
@@ -46,21 +48,25 @@ def render_every(folder: Path, first: int, step: int, parent: int | None = None)
         parent: id of the process that started this one; once it has ended, no more rooms are rendered.
     """
     description = json.loads((folder / UNFINISHED).read_text())
-    for split, number in list_rooms(SimulationConfig(**description["simulation"]))[first::step]:
+    simulation = SimulationConfig(**description["simulation"])
+    head = read_head(simulation.head) if simulation.head else None
+    for split, number in list_rooms(simulation)[first::step]:
         if parent not in (None, os.getppid()):  # the system gives a process whose parent has ended another one
             return
         if not finished_marker(folder, split, number).exists():
-            render_room(folder, split, number, description)
+            render_room(folder, split, number, description, head)
         yield
 
 
-def render_room(folder: Path, split: str, number: int, description: dict[str, Any]) -> None:
+def render_room(
+    folder: Path, split: str, number: int, description: dict[str, Any], head: MeasuredHead | None = None
+) -> None:
     """Write the echoes and depth maps of one room, and the depth of the empty room, which its own seed decides."""
     simulation = SimulationConfig(**description["simulation"])
     rng = np.random.default_rng([simulation.seed, SPLITS.index(split), number])
     room, air, poses = draw_place(rng, simulation)
     for index, pose in enumerate(poses):
-        rig = draw_rig(rng, simulation.rig, simulation.spread, simulation.style)
+        rig = draw_rig(rng, simulation.rig, simulation.spread, simulation.style, head)
         echo = render_echo(room, pose, rig, draw_chance(rng, description["frames"]), air)
         seen, layout = (
             render_depth(place, pose, description["output_size"], rig.camera.field_of_view, rig.camera.place)
@@ -96,12 +102,14 @@ def draw_place(rng: np.random.Generator, simulation: SimulationConfig) -> tuple[
 
 
 def run_worker(folder: str, first: str, step: str) -> None:
-    """Run `render_every` in a process of its own; an error of the disk ends it with one sentence."""
+    """Run `render_every` in a process of its own; an error ends it with one sentence."""
     try:
         for _ in render_every(Path(folder), int(first), int(step), os.getppid()):
             pass
     except OSError as error:
         sys.exit(f"{error.filename or folder}: {error.strerror or error}")
+    except BaseResidualError as error:
+        sys.exit(str(error).rstrip("."))
 
 
 def count_done(folder: Path) -> int:
