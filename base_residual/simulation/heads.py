@@ -129,9 +129,11 @@ def read_head(path: Path) -> MeasuredHead:
         lag += side * ((apart - radius * sphere)[nearest] * weights).sum(axis=1) / 2
     front = TABLE[:, 0] > FRONT
     level -= 10 * np.log10((10 ** (level[front] / 10)).mean(axis=0))
-    lag = (lag + radius * (_way_round(TABLE[:, 1]) + TABLE[:, 1]) / SPEED).reshape(ELEVATIONS, AZIMUTHS)
-    level = np.clip(level, SOFTEST, LOUDEST).reshape(ELEVATIONS, AZIMUTHS, len(BANDS))
-    return MeasuredHead(level, lag, 2 * radius)
+    lag += radius * (_way_round(TABLE[:, 1]) + TABLE[:, 1]) / SPEED
+    level = np.clip(level, SOFTEST, LOUDEST)
+    return MeasuredHead(
+        level.reshape(ELEVATIONS, AZIMUTHS, -1), lag.reshape(ELEVATIONS, AZIMUTHS), ear_distance=2 * radius
+    )
 
 
 def _way_round(outward: Array) -> Array:

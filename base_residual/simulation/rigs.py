@@ -217,9 +217,7 @@ RIGS: dict[str, Callable[[np.random.Generator, float], Rig]] = {
 }
 
 
-def draw_rig(
-    rng: np.random.Generator, name: str, spread: float, style: str, head: MeasuredHead | None = None
-) -> Rig:
+def draw_rig(rng: np.random.Generator, name: str, spread: float, style: str, head: MeasuredHead | None = None) -> Rig:
     """Draw a rig by its name in `RIGS`, with the ears of a head like `head` if one is given.
 
     In rooms of an older style, an ideal rig has that style's noise.
