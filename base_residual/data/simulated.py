@@ -27,6 +27,7 @@ from base_residual.files.atomic import discard, discard_temporary, read_at_most,
 from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
 from base_residual.simulation.heads import read_head
+from base_residual.simulation.meshes import read_mesh
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
 LONGEST_WAIT = 0.012  # seconds until the direct sound has come: recordings last that much longer
@@ -103,10 +104,12 @@ def simulate(
 
     Raises:
         DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, the folder
-            beside it holds other files, or the file with the measured head is broken.
+            beside it holds other files, or the file with the measured head or the scene is broken.
     """
     if simulation.head:
         read_head(simulation.head)  # before any process starts
+    if simulation.scene:
+        read_mesh(simulation.scene, simulation.up)
     root = root.resolve()
     if not root.name or root.is_mount():  # neither can be created or moved
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
@@ -171,6 +174,7 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
         "max_depth": data.max_depth,
         "frames": echo_frames(data.max_depth) + round(LONGEST_WAIT * SAMPLE_RATE),
         "head": simulation.head and _digest(simulation.head),
+        "scene": simulation.scene and _digest(simulation.scene),
     }
 
 

@@ -59,7 +59,7 @@ class Cuboids(NamedTuple):
 
     def stop(self, points: Array) -> NDArray[np.bool_]:
         """Return a mask (M,) of the paths through points (P, M, 3) that cross one of them."""
-        return _crossed(self, points[:-1], points[1:]).any(axis=0)
+        return np.asarray(_crossed(self, points[:-1], points[1:]).any(axis=0))
 
 
 class Paths(NamedTuple):
