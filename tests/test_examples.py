@@ -87,6 +87,19 @@ def test_a_depth_map_of_holes_says_nothing_of_range(
     assert refused(*given) == f"Error: The depth map {depth} is not a readable .npy file.\n"
 
 
+def test_a_scene_of_ones_own_is_seen_and_heard(tmp_path: Path, refused: Callable[..., str]) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("embreex")
+    out = tmp_path / "scene.png"
+    done = run("own_scene.py", "--out", out)
+    assert done.stdout == f"Scene: 5.00 x 4.00 x 2.60 m\nWritten: {out}\n", done.stderr
+    with Image.open(out) as picture:
+        assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 10
+    crate = tmp_path / "crate.stl"
+    trimesh.creation.box(extents=(0.9, 0.9, 0.9)).export(crate)
+    assert "no place for the robot" in refused("own_scene.py", crate, "--out", out)
+
+
 def test_recordings_of_ones_own_are_learned_from_three_methods(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
-from base_residual.simulation.echo import _surfaces
+from base_residual.simulation.places import surfaces
 from base_residual.simulation.reflections import Faces, Paths, mirror_reflections
 from base_residual.simulation.rooms import Box, Material, Room
 
@@ -23,7 +23,7 @@ EARS = np.array([[0.0, -0.1, 0.0], [0.0, 0.1, 0.0]])
 
 
 def heard_in(room: Room, source: np.ndarray, max_order: int, reach: float = np.inf) -> list[Paths]:
-    faces, blocks, count = _surfaces(room, every=True)
+    faces, blocks, count = surfaces(room, every=True)
     return mirror_reflections(faces, blocks, source, source + EARS, max_order, reach, count)
 
 
@@ -69,7 +69,7 @@ def test_reflections_are_those_that_pyroomacoustics_finds(seed: int, style: str)
     # Turned at random: no way meets an edge, where float32 decides.
     source, right = np.array(pose.position), pose.axes()[1]
     ears = np.stack([source - 0.1 * right, source + 0.1 * right])
-    faces, blocks, count = _surfaces(room, every=True)
+    faces, blocks, count = surfaces(room, every=True)
     ours = mirror_reflections(faces, blocks, source, ears, 3, np.inf, count)
     theirs = pyroomacoustics_reflections(faces, source, ears, 3)
     for heard, expected in zip(ours, theirs, strict=True):

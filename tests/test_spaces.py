@@ -125,14 +125,14 @@ def test_late_reverberation_has_the_energy_of_what_is_not_followed() -> None:
     assert (volume, surface) == (pytest.approx(90), pytest.approx(126))
     still = Air(humidity=50.0)._replace(temperature=20.0)
     time = np.arange(0, 2.0, 1 / SAMPLE_RATE)
-    found = late_energy(room, still, 1, time, SAMPLE_RATE)[:, 0].sum()  # at 300 Hz air takes next to nothing
+    found = late_energy(measures(room), still, 1, time, SAMPLE_RATE)[:, 0].sum()  # at 300 Hz air takes next to nothing
     rate = -np.log(1 - absorption[0])
     assert found == pytest.approx(16 * np.pi / surface * (1 / rate - 1 / (1 + rate) - 1 / (1 + rate) ** 2), rel=0.02)
 
 
 def test_late_reverberation_decays_at_eyrings_rate() -> None:
     room = bare(absorption=0.25)
-    energy = late_energy(room, AIR, 3, np.array([0.2, 0.3]), SAMPLE_RATE)[:, 0]
+    energy = late_energy(measures(room), AIR, 3, np.array([0.2, 0.3]), SAMPLE_RATE)[:, 0]
     volume, surface, _, _ = measures(room)
     reverberation_time = 24 * np.log(10) * volume / (AIR.speed * -np.log(0.75) * surface)
     assert 10 * np.log10(energy[0] / energy[1]) == pytest.approx(60 * 0.1 / reverberation_time, rel=0.03)
@@ -165,7 +165,7 @@ def test_a_room_without_a_ceiling_reverberates_less() -> None:
     sky = material(1.0)
     closed, time = bare(absorption=0.05), np.array([0.1])
     opened = replace(closed, surfaces=(*closed.surfaces[:5], sky))
-    assert (late_energy(opened, AIR, 3, time, 1) < 0.1 * late_energy(closed, AIR, 3, time, 1)).all()
+    assert (late_energy(measures(opened), AIR, 3, time, 1) < 0.1 * late_energy(measures(closed), AIR, 3, time, 1)).all()
 
 
 def test_furniture_takes_volume_and_adds_surface() -> None:

@@ -32,6 +32,9 @@ app = typer.Typer()
     Setting(int, lambda config: config.simulation.test_rooms),
     Setting(int, lambda config: config.simulation.poses),
     Setting(str, lambda config: config.simulation.style),
+    Setting(Path, lambda config: config.simulation.scene),
+    Setting(str, lambda config: config.simulation.up),
+    Setting(Path, lambda config: config.simulation.head),
     Setting(int, lambda config: config.simulation.seed),
     Setting(int, lambda config: config.data.output_size),
     Setting(float, lambda config: config.data.max_depth),
@@ -50,9 +53,13 @@ def simulate(
     from base_residual.config.resolve import make_config
     from base_residual.data.simulated import Shard
     from base_residual.data.simulated import simulate as render
+    from base_residual.simulation.meshes import read_mesh
 
     settings = make_config(given)
     printer = Printer(as_json, quiet)
+    if settings.simulation.scene:
+        mesh = read_mesh(settings.simulation.scene, settings.simulation.up)
+        printer.show(f"Scene: {mesh.size}, the last of which is its height; {len(mesh.corners):,} triangles")
     with counting(printer.progress) as progress:
         complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
     printer.json({"root": root, "shard": shard, "complete": complete})

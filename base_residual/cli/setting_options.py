@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from base_residual.config.schema import Config
 
 T = TypeVar("T")
-FOLDERS = ("root", "results_dir")  # settings that a shell completes by itself
+PATHS = ("root", "results_dir", "scene", "head")  # settings that a shell completes by itself
 WIDEST_METAVAR = 30  # characters; a longer one would be broken within a word
 
 
@@ -58,7 +58,7 @@ class Setting(Generic[T]):
     def parameter(self) -> inspect.Parameter:
         """Return the parameter from which Typer makes the option; `describe` adds what only the settings can say."""
         name = self.key.name
-        complete = None if name in FOLDERS else lambda: [*(DEVICES if name == "device" else self.known())]
+        complete = None if name in PATHS else lambda: [*(DEVICES if name == "device" else self.known())]
         option: Any = typer.Option(
             show_default=False, autocompletion=complete, rich_help_panel=self.key.section.capitalize()
         )

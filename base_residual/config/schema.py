@@ -112,6 +112,16 @@ class SimulationConfig(Section):
     spread: float = Field(
         1.0, ge=0, le=1, description="How much of what one does not know about the rig varies from pose to pose."
     )
+    head: Path | None = Field(
+        None, description="SOFA file with a measured head, whose ears the rig gets; else it has its own."
+    )
+    scene: Path | None = Field(
+        None,
+        description="Triangle mesh in metres (.glb, .obj, .ply, .stl) in which all rooms are; else they are drawn.",
+    )
+    up: Literal["auto", "y", "z"] = Field(
+        "auto", description="Axis that points up in the scene; auto is y in .glb, z in other files."
+    )
     seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import xxhash
 from filelock import FileLock
 from rich.filesize import decimal
 
@@ -26,6 +28,8 @@ from base_residual.errors import ConfigError, DataError
 from base_residual.files.atomic import discard, discard_temporary, read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
+from base_residual.simulation.heads import read_head
+from base_residual.simulation.meshes import read_mesh
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
 LONGEST_WAIT = 0.012  # seconds until the direct sound has come: recordings last that much longer
@@ -139,9 +143,13 @@ def simulate(
         True if all rooms are finished, False while other parts are missing.
 
     Raises:
-        DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, or the folder
-            beside it holds other files.
+        DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, the folder
+            beside it holds other files, or the file with the measured head or the scene is broken.
     """
+    if simulation.head:
+        read_head(simulation.head)  # before any process starts
+    if simulation.scene:
+        read_mesh(simulation.scene, simulation.up)
     root = root.resolve()
     if not root.name or root.is_mount():  # neither can be created or moved
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
@@ -195,14 +203,29 @@ def _is_complete(root: Path, data: DataConfig, simulation: SimulationConfig) -> 
 
 
 def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, object]:
-    """Return all settings that decide the recordings, as plain data."""
+    """Return all settings that decide the recordings, as plain data, and the hashes of the files among them.
+
+    Raises:
+        DataError: one of the files cannot be read.
+    """
     return {
         "version": VERSION,
         "simulation": simulation.model_dump(mode="json"),
         "output_size": data.output_size,
         "max_depth": data.max_depth,
         "frames": echo_frames(data.max_depth) + round(LONGEST_WAIT * SAMPLE_RATE),
+        "head": simulation.head and _digest(simulation.head),
+        "scene": simulation.scene and _digest(simulation.scene),
     }
+
+
+def _digest(path: Path) -> str:
+    """Return the hash of a file's content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
 def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_lock: Path) -> None:

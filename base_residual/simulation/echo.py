@@ -11,15 +11,13 @@ from scipy.fft import rfft
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.simulation.materials import BANDS, Air
-from base_residual.simulation.rays import SCATTER_RAYS, facing, look_around, sphere_rays
-from base_residual.simulation.reflections import Faces, Obstacles, mirror_reflections
-from base_residual.simulation.reverberation import late_energy
+from base_residual.simulation.places import Furnished, Place
+from base_residual.simulation.rays import SCATTER_RAYS, sphere_rays
+from base_residual.simulation.reverberation import DiffuseField, late_energy
 from base_residual.simulation.rigs import LOUDNESS, Recorder, Rig
-from base_residual.simulation.rooms import Array, Box, Pose, Room, to_box
+from base_residual.simulation.rooms import Array, Pose, Room
 
 SPEED_OF_SOUND = 343.0  # m/s where nothing is said about the air
-MAIN_FACES = 18  # largest faces, which reflections of second and higher order meet
-LARGE_ENOUGH = 0.3  # m2: smaller faces scatter, and mirror nothing
 STEADY = 16  # samples for which late reverberation keeps its level
 TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
 
@@ -65,7 +63,9 @@ class Arrivals:
     gain: Array
 
 
-def render_echo(room: Room, pose: Pose, rig: Rig, chance: Chance, air: Air | None = None, max_order: int = 3) -> Array:
+def render_echo(
+    room: Room | Place, pose: Pose, rig: Rig, chance: Chance, air: Air | None = None, max_order: int = 3
+) -> Array:
     """Render the recording of one chirp.
 
     Mirror reflections come from the image-source method, with furniture both as mirror and as obstacle. Diffuse
@@ -74,7 +74,7 @@ def render_echo(room: Room, pose: Pose, rig: Rig, chance: Chance, air: Air | Non
     is that of a diffuse field, partly alike at both ears.
 
     Args:
-        room: the room.
+        room: the room, or another place.
         pose: the robot's pose: the middle between its ears.
         rig: what chirps, listens and records.
         chance: decides the roughness, the noise and the reverberation; gives the length, (2, T).
@@ -84,15 +84,16 @@ def render_echo(room: Room, pose: Pose, rig: Rig, chance: Chance, air: Air | Non
     Returns:
         (2, T) of the left and the right ear, in full scale.
     """
+    place = Furnished(room, every=air is None) if isinstance(room, Room) else room
     frames = chance.noise.shape[1]
     source = pose.place(forward=rig.speaker_forward, up=rig.speaker_up)
     ears = np.stack([pose.place(right=side * rig.ear_distance / 2) for side in (-1, 1)])  # (2, 3)
-    paths = _mirrored(room, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)
-    patches = _scattered(room, pose, rig, ears, chance.roughness, air)
+    paths = _mirrored(place, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)
+    patches = _scattered(place, pose, rig, ears, chance.roughness, air)
     length = 2 ** int(np.ceil(np.log2(frames + TRAIL)))
     spectra = np.stack([_spectrum([paths[ear], patches[ear]], rig.recorder.latency, frames, length) for ear in (0, 1)])
     if air is not None:
-        spectra += _late(room, rig, chance.field, air, max_order, length)
+        spectra += _late(place.diffuse_field(pose), rig, chance.field, air, max_order, length)
     heard = np.fft.irfft(spectra * _emitted(rig, length), length)[:, :frames]
     return _recorded(heard, chance.noise, rig.recorder)
 
@@ -105,13 +106,12 @@ def _local(pose: Pose, directions: Array, outward: int) -> Array:
 
 
 def _mirrored(
-    room: Room, pose: Pose, rig: Rig, source: Array, ears: Array, max_order: int, seconds: float, air: Air | None
+    place: Place, pose: Pose, rig: Rig, source: Array, ears: Array, max_order: int, seconds: float, air: Air | None
 ) -> list[Arrivals]:
     """Return the direct sound, first, and all mirror reflections at each ear."""
     speed = air.speed if air else SPEED_OF_SOUND
-    faces, obstacles, main = _surfaces(room, air is None)
     arrivals = []
-    for ear, paths in enumerate(mirror_reflections(faces, obstacles, source, ears, max_order, seconds * speed, main)):
+    for ear, paths in enumerate(place.reflections(pose, source, ears, max_order, seconds * speed)):
         arriving = _local(pose, paths.arriving, (-1, 1)[ear])
         gain = paths.gain / paths.distance[:, None] * rig.ears.gain(arriving)
         gain = gain * rig.speaker.gain(_local(pose, paths.leaving, 1)) * _kept(paths.distance, air)
@@ -133,80 +133,34 @@ def _kept(distance: Array, air: Air | None) -> Array:
     return kept
 
 
-@lru_cache(maxsize=1)
-def _surfaces(room: Room, every: bool) -> tuple[Faces, Obstacles, int]:
-    """Return the faces of a room, its solids as obstacles, and how many of the faces reflect more than once.
-
-    With `every`, all do, walls first; otherwise the largest, and small ones mirror nothing.
-    """
-    middle = (room.size[0] / 2, room.size[1] / 2, room.size[2] / 2)
-    blocks = [
-        Box(round_.center, (1.4 * round_.radius, 1.4 * round_.radius, round_.height), 0.0, round_.material)
-        for round_ in room.cylinders
-    ]
-    solids = [Box(middle, room.size, 0.0, room.surfaces[0]), *room.boxes]
-    center, half = np.array([solid.center for solid in solids]), np.array([solid.size for solid in solids]) / 2
-    turn = np.stack([*map(to_box, solids)])  # (K + 1, 3, 3)
-    air = np.where(np.arange(len(solids)) == 0, -1, 1)[:, None]  # lies inside the room and outside the furniture
-    centers, axes, halves = [], [], []
-    for axis in range(3):
-        along = [(axis + 1) % 3, (axis + 2) % 3]
-        for side in (-1, 1):
-            centers.append(center + side * half[:, axis, None] * turn[:, axis])
-            axes.append(np.concatenate([turn[:, along], (side * air * turn[:, axis])[:, None]], axis=1))
-            halves.append(half[:, along])
-    own = np.stack([material.mirrored for material in room.surfaces])  # (6, bands)
-    others = np.array([box.material.mirrored for box in room.boxes]).reshape(len(room.boxes), own.shape[1])
-    gain = np.concatenate([own, others.repeat(6, axis=0)])
-    faces = Faces(
-        np.stack(centers, axis=1).reshape(-1, 3),
-        np.stack(axes, axis=1).reshape(-1, 3, 3),
-        np.stack(halves, axis=1).reshape(-1, 2),
-        gain,
-    )
-    main = len(gain)
-    if not every:
-        area = 4 * faces.half.prod(axis=1)
-        order = np.argsort(-area, kind="stable")
-        order = order[area[order] >= LARGE_ENOUGH]
-        faces, main = Faces(*(column[order] for column in faces)), min(MAIN_FACES, len(order))
-    for block in blocks:
-        center = np.concatenate([center, [block.center]])
-        turn = np.concatenate([turn, [to_box(block)]])
-        half = np.concatenate([half, [np.array(block.size) / 2]])
-    return faces, Obstacles(center[1:], turn[1:], half[1:]), main
-
-
-def _scattered(room: Room, pose: Pose, rig: Rig, ears: Array, roughness: Array, air: Air | None) -> list[Arrivals]:
+def _scattered(place: Place, pose: Pose, rig: Rig, ears: Array, roughness: Array, air: Air | None) -> list[Arrivals]:
     """Return the diffuse reflection of each patch that the robot sees, for each ear."""
     speed = air.speed if air else SPEED_OF_SOUND
     rays, solid_angle = sphere_rays(pose)
-    hits, origin = look_around(room, pose), np.array(pose.position)
-    points = origin + hits.distance[:, None] * rays
-    share = np.stack([material.scattered for material in room.materials])  # (surfaces, bands)
-    normal = facing(room, origin, rays, hits)
-    scattered = share[hits.surface] * solid_angle / np.pi * rig.speaker.gain(_local(pose, rays, 1)) ** 2
+    patches = place.patches(pose)
+    points = np.array(pose.position) + patches.distance[:, None] * rays
+    scattered = patches.scattered * solid_angle / np.pi * rig.speaker.gain(_local(pose, rays, 1)) ** 2
     arrivals = []
     for ear in range(2):
         way = points - ears[ear]
         distance = np.sqrt((way**2).sum(axis=1))
         ray = way / distance[:, None]
-        cosine = np.clip(-(ray * normal).sum(axis=1), 0, None)
+        cosine = np.clip(-(ray * patches.normal).sum(axis=1), 0, None)
         arriving = _local(pose, ray, (-1, 1)[ear])
         gain = (roughness.ravel() / distance)[:, None] * np.sqrt(scattered * cosine[:, None])
-        gain = gain * rig.ears.gain(arriving) * _kept(hits.distance + distance, air)
-        arrivals.append(Arrivals((hits.distance + distance) / speed + rig.ears.delay(arriving), gain))
+        gain = gain * rig.ears.gain(arriving) * _kept(patches.distance + distance, air)
+        arrivals.append(Arrivals((patches.distance + distance) / speed + rig.ears.delay(arriving), gain))
     return arrivals
 
 
-def _late(room: Room, rig: Rig, field: Array, air: Air, order: int, length: int) -> Spectra:
+def _late(diffuse: DiffuseField, rig: Rig, field: Array, air: Air, order: int, length: int) -> Spectra:
     """Return the spectra (2, F) of late reverberation at the ears.
 
     What two points in a diffuse field hear is coherent by sinc(2 f d / c) (Cook et al., JASA 27(6), 1955).
     """
     frames = field.shape[1]
     since = np.arange(0, frames, STEADY) / SAMPLE_RATE - rig.recorder.latency
-    energy = late_energy(room, air, order, np.maximum(since, 0), SAMPLE_RATE) * (since > 0)[:, None]
+    energy = late_energy(diffuse, air, order, np.maximum(since, 0), SAMPLE_RATE) * (since > 0)[:, None]
     amplitude = np.sqrt(energy * rig.ears.diffuse * rig.speaker.diffuse).T  # (bands, T / STEADY)
     amplitude = amplitude.astype(np.float32).repeat(STEADY, axis=1)[:, :frames]
     weights = band_weights(length)

@@ -7,7 +7,7 @@ the source meets the faces that made the image, and no obstacle. Positions are i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,15 @@ class Faces(NamedTuple):
     gain: Array
 
 
-class Obstacles(NamedTuple):
+class Obstacles(Protocol):
+    """What sound does not pass."""
+
+    def stop(self, points: Array) -> NDArray[np.bool_]:
+        """Return a mask (M,) of the paths through points (P, M, 3), from the ears to the source, that are blocked."""
+        ...
+
+
+class Cuboids(NamedTuple):
     """Cuboids that sound does not pass.
 
     Attributes:
@@ -48,6 +56,10 @@ class Obstacles(NamedTuple):
     center: Array
     axes: Array
     half: Array
+
+    def stop(self, points: Array) -> NDArray[np.bool_]:
+        """Return a mask (M,) of the paths through points (P, M, 3) that cross one of them."""
+        return np.asarray(_crossed(self, points[:-1], points[1:]).any(axis=0))
 
 
 class Paths(NamedTuple):
@@ -180,21 +192,21 @@ def _audible(obstacles: Obstacles, paths: _TracedPaths, ears: int, reach: float)
     distance = np.sqrt((paths.ray**2).sum(axis=1))
     leaving = paths.points[-2] - paths.points[-1]
     leaving /= np.sqrt((leaving**2).sum(axis=1))[:, None]
-    clear = (distance < reach) & ~_blocked(obstacles, paths.points[:-1], paths.points[1:]).any(axis=0)
+    clear = (distance < reach) & ~obstacles.stop(paths.points)
     columns = distance, paths.ray / distance[:, None], leaving, paths.gain
     return [Paths(*(column[clear & (paths.ear == ear)] for column in columns)) for ear in range(ears)]
 
 
-def _blocked(obstacles: Obstacles, start: Array, end: Array) -> NDArray[np.bool_]:
-    """Return a mask (...) of segments `start` to `end`, each (..., 3), that cross an obstacle, by the slab method."""
+def _crossed(cuboids: Cuboids, start: Array, end: Array) -> NDArray[np.bool_]:
+    """Return a mask (...) of segments `start` to `end`, each (..., 3), that cross a cuboid, by the slab method."""
     step = end - start
-    shape = (*step.shape[:-1], len(obstacles.center))
+    shape = (*step.shape[:-1], len(cuboids.center))
     enter, leave = np.zeros(shape), np.ones(shape)
     for axis in range(3):
-        unit = obstacles.axes[:, axis]  # (K, 3)
+        unit = cuboids.axes[:, axis]  # (K, 3)
         component = away_from_zero(step @ unit.T)  # (..., K)
-        place = start @ unit.T - (unit * obstacles.center).sum(axis=1)
-        half = np.copysign(obstacles.half[:, axis], component)
+        place = start @ unit.T - (unit * cuboids.center).sum(axis=1)
+        half = np.copysign(cuboids.half[:, axis], component)
         enter = np.maximum(enter, (-half - place) / component)
         leave = np.minimum(leave, (half - place) / component)
     return np.asarray((enter + TOUCH < leave).any(axis=-1))

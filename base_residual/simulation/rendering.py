@@ -19,14 +19,18 @@ import soundfile
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import SimulationConfig
+from base_residual.errors import BaseResidualError
 from base_residual.files.atomic import no_links
 from base_residual.files.npy import npy_bytes
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.heads import MeasuredHead, read_head
 from base_residual.simulation.materials import Air
-from base_residual.simulation.rigs import draw_rig
-from base_residual.simulation.rooms import Pose, Room
+from base_residual.simulation.meshes import Mesh, read_mesh
+from base_residual.simulation.rigs import Camera, draw_rig
+from base_residual.simulation.rooms import Array, Pose, Room
+from base_residual.simulation.scenes import Scene, draw_scene, draw_stand
 from base_residual.simulation.spaces import draw_space
 
 LOCATION = "Simulated_Rooms"
@@ -46,33 +50,52 @@ def render_every(folder: Path, first: int, step: int, parent: int | None = None)
         parent: id of the process that started this one; once it has ended, no more rooms are rendered.
     """
     description = json.loads((folder / UNFINISHED).read_text())
-    for split, number in list_rooms(SimulationConfig(**description["simulation"]))[first::step]:
+    simulation = SimulationConfig(**description["simulation"])
+    head = read_head(simulation.head) if simulation.head else None
+    mesh = read_mesh(simulation.scene, simulation.up) if simulation.scene else None
+    for split, number in list_rooms(simulation)[first::step]:
         if parent not in (None, os.getppid()):  # the system gives a process whose parent has ended another one
             return
         if not finished_marker(folder, split, number).exists():
-            render_room(folder, split, number, description)
+            render_room(folder, split, number, description, head, mesh)
         yield
 
 
-def render_room(folder: Path, split: str, number: int, description: dict[str, Any]) -> None:
-    """Write the echoes and depth maps of one room, and the depth of the empty room, which its own seed decides."""
+def render_room(
+    folder: Path,
+    split: str,
+    number: int,
+    description: dict[str, Any],
+    head: MeasuredHead | None = None,
+    mesh: Mesh | None = None,
+) -> None:
+    """Write the echoes and depth maps of one room, and the depth of the empty room, which its own seed decides.
+
+    Args:
+        folder: that `simulate` has prepared.
+        split: of the room.
+        number: of the room in its split.
+        description: the settings.
+        head: whose ears the rigs have, instead of their own.
+        mesh: the place that the room is, instead of a drawn one.
+    """
     simulation = SimulationConfig(**description["simulation"])
     rng = np.random.default_rng([simulation.seed, SPLITS.index(split), number])
-    room, air, poses = draw_place(rng, simulation)
+    room, air, poses = draw_place(rng, simulation, mesh)
     for index, pose in enumerate(poses):
-        rig = draw_rig(rng, simulation.rig, simulation.spread, simulation.style)
+        rig = draw_rig(rng, simulation.rig, simulation.spread, simulation.style, head)
         echo = render_echo(room, pose, rig, draw_chance(rng, description["frames"]), air)
-        seen, layout = (
-            render_depth(place, pose, description["output_size"], rig.camera.field_of_view, rig.camera.place)
-            for place in (room, room.emptied())
-        )
+        seen, layout = render_views(room, pose, description["output_size"], rig.camera)
+        holes = np.isinf(seen), np.isinf(layout)
         seen, layout = (np.minimum(depth, description["max_depth"]) for depth in (seen, layout))
+        seen = rig.camera.measure(rng, seen)
+        seen[holes[0]], layout[holes[1]] = 0, 0
         name = pose_name(split, number, index)
         # Encoded in memory, so that only an OSError, which names the reason, can come from the disk.
         sound = io.BytesIO()
         soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
         _write(folder / LOCATION / "audio" / f"{name}.wav", sound.getvalue())
-        for kind, depth in (("depth", rig.camera.measure(rng, seen)), ("layout", layout)):
+        for kind, depth in (("depth", seen), ("layout", layout)):
             stored = npy_bytes(np.round(depth * 1000).astype(np.uint16))
             _write(folder / LOCATION / kind / f"{name}.npy", stored)
     _write(finished_marker(folder, split, number), b"")
@@ -83,8 +106,20 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def draw_place(rng: np.random.Generator, simulation: SimulationConfig) -> tuple[Room, Air | None, list[Pose]]:
-    """Draw a room of the settings' style, its air, and the poses from which the robot listens in it."""
+def render_views(place: Room | Scene, pose: Pose, size: int, camera: Camera) -> tuple[Array, Array]:
+    """Return depth (size, size) in metres with and without furniture, infinite where nothing is."""
+    view = pose, size, camera.field_of_view, camera.place
+    if isinstance(place, Scene):
+        return place.depth(*view), place.depth(*view, furnished=False)
+    return render_depth(place, *view), render_depth(place.emptied(), *view)
+
+
+def draw_place(
+    rng: np.random.Generator, simulation: SimulationConfig, mesh: Mesh | None = None
+) -> tuple[Room | Scene, Air | None, list[Pose]]:
+    """Draw a room of the settings' style, or the materials of a mesh, its air, and the poses of the robot in it."""
+    if mesh is not None:
+        return *draw_scene(rng, mesh), [draw_stand(rng, mesh) for _ in range(simulation.poses)]
     while True:
         if simulation.style == "rich":
             room, air = draw_space(rng)
@@ -97,12 +132,14 @@ def draw_place(rng: np.random.Generator, simulation: SimulationConfig) -> tuple[
 
 
 def run_worker(folder: str, first: str, step: str) -> None:
-    """Run `render_every` in a process of its own; an error of the disk ends it with one sentence."""
+    """Run `render_every` in a process of its own; an error ends it with one sentence."""
     try:
         for _ in render_every(Path(folder), int(first), int(step), os.getppid()):
             pass
     except OSError as error:
         sys.exit(f"{error.filename or folder}: {error.strerror or error}")
+    except BaseResidualError as error:
+        sys.exit(str(error).rstrip("."))
 
 
 def count_done(folder: Path) -> int:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from base_residual.simulation.materials import BANDS, Air
 from base_residual.simulation.rooms import Array, Room
 
 
-def late_energy(room: Room, air: Air, order: int, time: Array, rate: int) -> Array:
+class DiffuseField(NamedTuple):
+    """What decides the sound that has been everywhere in a place.
+
+    Attributes:
+        volume: in m3.
+        surface: in m2; four times the volume over the surface is the mean free path.
+        absorption: (bands,) mean over the surface.
+        scattering: (bands,) mean over the surface.
+    """
+
+    volume: float
+    surface: float
+    absorption: Array
+    scattering: Array
+
+
+def late_energy(diffuse: DiffuseField, air: Air, order: int, time: Array, rate: int) -> Array:
     """Return the energy of late reverberation in each sample, for a source whose direct sound has energy 1 at 1 m.
 
     In a diffuse field, a sound of that energy leaves `4 pi c / V` a second behind, which decays at Eyring's rate and
@@ -18,7 +36,7 @@ def late_energy(room: Room, air: Air, order: int, time: Array, rate: int) -> Arr
     and 5.4; Eyring, JASA 1(2), 1930.)
 
     Args:
-        room: gives volume, surface and their materials.
+        diffuse: of the place.
         air: gives the speed of sound and its attenuation.
         order: highest number of mirror reflections that are followed; of scattered ones, the first is.
         time: (T,) seconds since the emission.
@@ -27,7 +45,7 @@ def late_energy(room: Room, air: Air, order: int, time: Array, rate: int) -> Arr
     Returns:
         (T, bands).
     """
-    volume, surface, absorption, scattering = measures(room)
+    volume, surface, absorption, scattering = diffuse
     way = 4 * volume / surface  # mean free path
     number = air.speed * time[:, None] / way  # mean number of reflections
     followed, term = np.exp(-number) * (1 + number), np.exp(-number) * number
@@ -39,7 +57,7 @@ def late_energy(room: Room, air: Air, order: int, time: Array, rate: int) -> Arr
     return energy
 
 
-def measures(room: Room) -> tuple[float, float, Array, Array]:
+def measures(room: Room) -> DiffuseField:
     """Return a room's volume in m3, its surface in m2, and the mean absorption and scattering of it, (bands,).
 
     Boxes count as standing on the floor and apart from each other.
@@ -61,4 +79,4 @@ def measures(room: Room) -> tuple[float, float, Array, Array]:
         np.average(np.array([getattr(material, name) for material in materials]), axis=0, weights=weights)
         for name in ("absorption", "scattering")
     )
-    return max(volume, 0.1 * length * width * height), float(weights.sum()), absorption, scattering
+    return DiffuseField(max(volume, 0.1 * length * width * height), float(weights.sum()), absorption, scattering)

@@ -11,6 +11,7 @@ from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.simulation.depth import FIELD_OF_VIEW
 from base_residual.simulation.directivity import Directivity, Pattern
 from base_residual.simulation.draws import STYLES
+from base_residual.simulation.heads import MeasuredHead
 from base_residual.simulation.materials import BANDS
 from base_residual.simulation.rooms import Array
 
@@ -216,11 +217,19 @@ RIGS: dict[str, Callable[[np.random.Generator, float], Rig]] = {
 }
 
 
-def draw_rig(rng: np.random.Generator, name: str, spread: float, style: str) -> Rig:
-    """Draw a rig by its name in `RIGS`; in rooms of an older style, an ideal one has that style's noise."""
+def draw_rig(rng: np.random.Generator, name: str, spread: float, style: str, head: MeasuredHead | None = None) -> Rig:
+    """Draw a rig by its name in `RIGS`, with the ears of a head like `head` if one is given.
+
+    In rooms of an older style, an ideal rig has that style's noise.
+    """
     if name == "ideal" and style in STYLES:
-        return Rig(recorder=Recorder(noise=float(rng.uniform(*STYLES[style].noise))))
-    return RIGS[name](rng, spread)
+        rig = Rig(recorder=Recorder(noise=float(rng.uniform(*STYLES[style].noise))))
+    else:
+        rig = RIGS[name](rng, spread)
+    if head is None:
+        return rig
+    ears = head.varied(rng, spread)
+    return replace(rig, ears=ears, ear_distance=ears.ear_distance)
 
 
 def _around(rng: np.random.Generator, middle: float, extent: float) -> float:
