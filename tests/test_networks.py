@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from base_residual.acoustics.framing import echo_frames
+from base_residual.config.resolve import make_config
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
 from base_residual.models.code import EchoCode
 from base_residual.models.decoders import GridDecoder, MapDecoder, spline_basis
+from base_residual.models.factory import create_base_residual_model
 from base_residual.models.mirror import HalfMapConv
 from base_residual.models.time_encoder import LatentNorm, TimeEncoder
 from base_residual.models.unet import UNetDecoder, UNetEncoder, unet_widths
@@ -41,6 +44,17 @@ def test_the_grid_decoder_is_smooth_whatever_its_weights() -> None:
 def test_the_map_decoder_reaches_every_size(size: int) -> None:
     decoder = MapDecoder(8, base_channels=4, output_size=size).eval()
     assert decoder(EchoCode(torch.randn(4, 8), ())).shape == (2, 1, size, size)
+
+
+@pytest.mark.parametrize("decoder", ["lookup", "map"])
+def test_an_untrained_residual_is_no_checkerboard(decoder: str) -> None:
+    torch.manual_seed(0)
+    config = make_config({"data": {"output_size": 32}, "model": {"base_channels": 4, "decoder": decoder}})
+    model = create_base_residual_model(config).eval()
+    residual = model.predict(torch.randn(3, 2, echo_frames(config.data.max_depth))).residual
+    energy = torch.fft.fft2(residual - residual.mean(dim=(2, 3), keepdim=True)).abs().square()
+    assert energy.sum() > 0
+    assert energy[..., 16, :].sum() + energy[..., :, 16].sum() < 1e-6 * energy.sum()
 
 
 def test_a_large_map_begins_with_more_stages_of_the_most_channels() -> None:

@@ -97,6 +97,28 @@ def test_names_are_text_wherever_they_stand(page: Path) -> None:
     assert SETTING in prose(page)
 
 
+def test_the_heading_says_what_the_runs_are(page: Path) -> None:
+    text = page.read_text("utf-8")
+    (heading,) = re.findall(r"<h1>(.*?)</h1>", text)
+    assert "runs compared: " in heading
+    assert f"<title>{heading} - depth from sound</title>" in text
+    assert "on simulated rooms, run" in prose(page)
+
+
+def test_the_scale_of_a_room_spans_what_all_runs_make_of_it(page: Path) -> None:
+    gallery = embedded(page, "gallery")
+    for room in gallery["rooms"]:
+        parts = [run[part] for run in room["runs"].values() for part in ("base", "final") if run[part]]
+        maps = [depths(part, gallery["step"]) for part in parts]
+        truth = depths(room["truth"], gallery["step"])
+        maps.append(truth[truth > 0])
+        for found in maps:
+            inside = (found >= room["low"] - 0.01) & (found <= room["high"] + 0.01)
+            assert inside.mean() > 0.95
+        below = min(found.min() for found in maps) < room["low"] - 0.01
+        assert not below or 0 in room["beyond"]
+
+
 def test_the_criteria_are_those_of_compare(page: Path, runs: dict[str, Path]) -> None:
     said = prose(page)
     for run in json.loads(brdepth("compare", *runs.values(), "--json"))["runs"]:

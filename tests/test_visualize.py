@@ -9,6 +9,7 @@ from PIL import Image
 from base_residual.plots.figures import (
     MIN_SCALE,
     Panel,
+    beyond,
     comparison_figure,
     curves_figure,
     decomposition_figure,
@@ -54,6 +55,38 @@ def test_base_final_and_truth_share_a_scale_and_the_residual_is_symmetric() -> N
     assert low == -high
     assert high == pytest.approx(0.3, rel=0.05)
     assert residual.get_cmap().name == "RdBu"
+
+
+@pytest.mark.parametrize(
+    ("base", "final"), [((7.0, 9.0), (6.0, 8.5)), ((0.2, 0.4), (0.1, 0.5)), ((1.0, 4.0), (3.9, 4.1))]
+)
+def test_no_map_is_one_colour_because_its_depths_lie_beyond_the_scale(
+    base: tuple[float, float], final: tuple[float, float]
+) -> None:
+    row = panel()._replace(
+        base=np.tile(np.linspace(*base, 32), (32, 1)), final=np.tile(np.linspace(*final, 32), (32, 1))
+    )
+    figure = decomposition_figure([row])
+    for axis in (figure.axes[0], figure.axes[2], figure.axes[3]):
+        (image,) = axis.images
+        low, high = image.get_clim()
+        shown = np.ma.compressed(image.get_array())
+        assert ((shown < low) | (shown > high)).mean() < 0.05
+        colours = {tuple(colour) for colour in image.cmap(image.norm(shown))}
+        assert len(colours) > 5
+
+
+def test_an_arrow_at_the_end_of_a_scale_says_that_depths_lie_beyond_it() -> None:
+    stray = panel()
+    final, truth = stray.final.copy(), stray.final.copy()
+    truth[0, 0], final[0, 0], final[0, 1] = 0, 11.0, 12.0  # in a hole, and a stray pixel
+    figure = decomposition_figure([stray._replace(final=final, gt=truth)])
+    ends = [axis.images[0].colorbar.extend for axis in figure.axes[:4]]
+    assert (ends[0], ends[2], ends[3]) == ("neither", "max", "neither")
+    low, high = figure.axes[2].images[0].get_clim()
+    assert (low, high) == pytest.approx((1.0, 4.0), abs=0.1)
+    assert beyond(np.array([0.5, 2.0]), 1.0, 2.0) == "min"
+    assert beyond(np.array([0.5, 2.5]), 1.0, 2.0) == "both"
 
 
 def test_a_residual_of_nothing_looks_like_nothing() -> None:

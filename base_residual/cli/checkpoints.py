@@ -113,7 +113,8 @@ def visualize(
         shown = [samples[index] for index in spread_indices(len(samples), count)]
         rows = picture_samples(loaded.model, shown)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
-    figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}{other and f', {other}'}")
+    of = "own recordings" if audio else f"{split} split" + (f" of {other}" if other else "")
+    figure = decomposition_figure(rows, f"{loaded.config.in_words}, epoch {loaded.epoch}: {of}")
     picture = save_figure(figure, out or written_about(checkpoint, shows))
     printer.json({"picture": picture})
     printer.show(f"Picture: {picture}")

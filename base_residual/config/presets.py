@@ -10,6 +10,16 @@ Layer = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
+# What pictures and reports call them.
+MODEL_WORDS = {"base_residual": "base + residual", "plain": "plain network", "unet": "U-Net"}
+DATASET_WORDS = {
+    "simulated": "simulated rooms",
+    "batvisionv2": "BatVision V2",
+    "batvisionv1": "BatVision V1",
+    "replica": "Replica",
+    "own": "own recordings",
+}
+
 # Settings that are gone. Files from before may hold the value that is left, which implies the layer beside it; the text
 # says what to do about another value.
 RETIRED: dict[str, tuple[Any, Layer, str]] = {

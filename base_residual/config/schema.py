@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic.fields import FieldInfo
 
 from base_residual.config.names import did_you_mean
-from base_residual.config.presets import DatasetName, ModelName
+from base_residual.config.presets import DATASET_WORDS, MODEL_WORDS, DatasetName, ModelName
 from base_residual.errors import ConfigError
 from base_residual.files.atomic import writable
 from base_residual.files.paths import expand_home
@@ -333,6 +333,12 @@ class Config(Section):
             f"{self.model.name}_{self.data.name}_BS{trainer.batch_size}_Lr{trainer.learning_rate:g}"
             f"_{trainer.optimizer}_{self.tracking.experiment_name}"
         )
+
+    @property
+    def in_words(self) -> str:
+        """Return what the run is in words, for the titles of pictures and pages."""
+        kind, data = MODEL_WORDS[self.model.name], DATASET_WORDS[self.data.name]
+        return f"{kind} on {data}, run {self.tracking.experiment_name}"
 
     @property
     def run_dir(self) -> Path:

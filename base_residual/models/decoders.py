@@ -6,11 +6,10 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_residual.models.code import EchoCode
-from base_residual.models.mirror import HalfMapConv, MirrorLinear, echoes_and_images, whole_maps
+from base_residual.models.mirror import DoublingHead, HalfMapConv, MirrorLinear, echoes_and_images, whole_maps
 
 MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
 
@@ -18,8 +17,8 @@ MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in bas
 class MapDecoder(nn.Module):
     """From a latent vector to a map, by doubling a small map until it has full size.
 
-    The last doubling is a rearrangement of channels (Shi et al., CVPR 2016): nothing is convolved at full size, where
-    it costs most.
+    The last doubling is a rearrangement of channels (`DoublingHead`): nothing is convolved at full size, where it costs
+    most.
 
     Args:
         latent_size: D of the latent.
@@ -47,12 +46,12 @@ class MapDecoder(nn.Module):
                 nn.BatchNorm2d(outside),
             ]
         self.stages = nn.Sequential(*stages, nn.ReLU(inplace=True))
-        self.head = HalfMapConv(widths[-1], 4, bias=True)
+        self.head = DoublingHead(widths[-1])
 
     def forward(self, code: EchoCode) -> Tensor:
         """Return the raw map (B, 1, S, S)."""
         assert code.latent is not None
-        return whole_maps(F.pixel_shuffle(self.head(self.stages(self.start(code.latent))), 2))
+        return whole_maps(self.head(self.stages(self.start(code.latent))))
 
 
 class GridDecoder(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from base_residual.acoustics.front_end import interpolate_at
 from base_residual.models.code import EchoCode
-from base_residual.models.mirror import HalfMapConv, MirrorLinear, left_halves, whole_maps
+from base_residual.models.mirror import DoublingHead, HalfMapConv, MirrorLinear, left_halves, whole_maps
 from base_residual.models.time_encoder import TIME_STAGES
 
 LOOKUP_SCALE = 1  # stage of the time encoder that is listened to: a step is 16 samples, 6 cm of range
@@ -93,7 +93,7 @@ class LookupDecoder(nn.Module):
         for place in range(doublings - 1):
             stages += [nn.Upsample(scale_factor=2, mode="nearest"), *_conv(narrow if place else between, narrow)]
         self.stages = nn.Sequential(*stages)
-        self.head = HalfMapConv(narrow if doublings > 1 else between, 4, bias=True)
+        self.head = DoublingHead(narrow if doublings > 1 else between)
 
     def forward(self, code: EchoCode) -> Tensor:
         """Return the raw map (B, 1, S, S); no gradient reaches the base."""
@@ -103,7 +103,7 @@ class LookupDecoder(nn.Module):
         found = self.mix(self.lookup(code.scales[LOOKUP_SCALE], share))
         direction = self.direction.expand(share.shape[0], -1, -1, -1)  # len would fix it in an export
         known = torch.cat([found, self.start(code.latent), direction, 4 * share - 1], dim=1)
-        return whole_maps(F.pixel_shuffle(self.head(self.stages(known)), 2))
+        return whole_maps(self.head(self.stages(known)))
 
 
 def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:

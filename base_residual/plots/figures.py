@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ LOSS_STYLES = ("k-", "C0-", "C2-", "C3-")  # of the loss and its terms
 RMSE_STYLES = ("k-", "C2--")  # of the whole prediction and its base
 MAX_LABEL = 36  # characters beside a row
 MAX_TITLE = 26  # characters above each column
-MIN_SCALE = 0.01  # metres; end of the residual's colour scale at least, so that a tiny residual stays pale
+MIN_SCALE = 0.01  # metres; length of a colour scale at least, so that a tiny residual stays pale
+INSIDE = 99.5  # percent of the pixels that a colour scale reaches
 
 
 class Panel(NamedTuple):
@@ -56,22 +57,40 @@ def panels(parts: Iterable[Tensor], gt: Sequence[Map] | None, titles: Sequence[s
     ]
 
 
-def colour_ends(row: Panel) -> tuple[float, float]:
-    """Return the ends of a row's colour scales in metres: of depth, from 0, and of the residual, symmetric around 0.
+class Scale(NamedTuple):
+    """Where the colour scales of a recording's maps end, in metres: of depth, and of the residual around 0."""
 
-    They are percentiles over measured pixels, so that neither a stray pixel nor a prediction in a hole sets the scale.
+    low: float
+    high: float
+    reach: float
+
+
+def colour_scale(row: Panel) -> Scale:
+    """Return the colour scales of a row: one spans base, final and ground truth, so that all three show their shapes.
+
+    The ends are percentiles over measured pixels, so that neither a stray pixel nor a prediction in a hole sets them.
     """
     truth = row.gt if row.gt is not None and (row.gt > 0).any() else None
     measured = np.ones_like(row.final, dtype=bool) if truth is None else truth > 0
-    high = float(np.percentile((row.final if truth is None else truth)[measured], 99.5))
-    return high, max(float(np.percentile(np.abs(row.residual[measured]), 99.5)), MIN_SCALE)
+    depths = [depth[measured] for depth in (row.base, row.final, truth) if depth is not None]
+    low = min(float(np.percentile(depth, 100 - INSIDE)) for depth in depths)
+    high = max(float(np.percentile(depth, INSIDE)) for depth in depths)
+    reach = float(np.percentile(np.abs(row.residual[measured]), INSIDE))
+    return Scale(low, max(high, low + MIN_SCALE), max(reach, MIN_SCALE))
+
+
+def beyond(values: Map, low: float, high: float) -> Literal["neither", "min", "max", "both"]:
+    """Return at which ends of a colour scale there are values beyond it, as a colour bar marks it by an arrow."""
+    below, above = bool((values < low).any()), bool((values > high).any())
+    return "both" if below and above else "min" if below else "max" if above else "neither"
 
 
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     """Draw base, residual, final and ground truth in metres, one row per recording.
 
-    Base, final and ground truth of a row share one colour scale. The residual is blue where it adds depth and red where
-    it takes some away. Its scale is symmetric around zero and fits its own values.
+    Base, final and ground truth of a row share one colour scale, which spans all three. The residual is blue where it
+    adds depth and red where it takes some away. Its scale is symmetric around zero and fits its own values. An arrow at
+    the end of a scale says that some values lie beyond it.
 
     Args:
         rows: from top to bottom; the ground truth's column is left out if no row has one.
@@ -84,7 +103,7 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     figure = Figure(figsize=(3.1 * len(names), 2.75 * len(rows) + 0.5), dpi=120, layout="constrained")
     axes = figure.subplots(len(rows), len(names), squeeze=False)
     for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
-        high, reach = colour_ends(row)
+        low, high, reach = colour_scale(row)
         for name, axis in zip(names, line, strict=True):
             values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
             axis.set_xticks([])
@@ -95,12 +114,14 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
                 axis.axis("off")
                 continue
             if name == "residual":
+                ends = beyond(values, -reach, reach)
                 image = axis.imshow(values, cmap=SIGNED_COLOURS, vmin=-reach, vmax=reach)
             else:
-                holes = np.ma.masked_less_equal(values, 0) if name == "ground truth" else values
+                shown = np.ma.masked_less_equal(values, 0) if name == "ground truth" else values
+                ends = beyond(np.ma.compressed(shown), low, high)
                 axis.set_facecolor(HOLE)
-                image = axis.imshow(holes, cmap=DEPTH_COLOURS, vmin=0, vmax=high)
-            bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02)
+                image = axis.imshow(shown, cmap=DEPTH_COLOURS, vmin=low, vmax=high)
+            bar = figure.colorbar(image, ax=axis, shrink=0.9, pad=0.02, extend=ends)
             bar.ax.tick_params(labelsize=8)
             bar.ax.set_title("m", fontsize=8)
         line[0].set_ylabel(shorten(replace_missing_glyphs(row.title), MAX_LABEL), fontsize=9, parse_math=False)

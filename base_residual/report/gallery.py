@@ -22,7 +22,7 @@ from base_residual.files.cache import Progress
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.models.factory import load_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import Map, Panel, colour_ends
+from base_residual.plots.figures import Map, Panel, beyond, colour_scale
 
 BATCH = 32
 LARGEST = 3_000_000  # bytes of the page that the maps may take; larger ones are shown with fewer pixels
@@ -113,10 +113,16 @@ def make_gallery(
     rooms = []
     for index, truth, *rows in zip(chosen, shown[chosen_by], *shown.values(), strict=True):
         assert truth.gt is not None
+        scales = [colour_scale(row) for row in rows]
+        low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
+        drawn = [truth.gt[truth.gt > 0], *(part for row in rows for part in (row.base, row.final))]
+        past = {beyond(depth, low, high) for depth in drawn}
         rooms.append(
             {
                 "title": truth.title,
-                "high": colour_ends(truth)[0],
+                "low": low,
+                "high": high,
+                "beyond": [place for place, name in enumerate(("min", "max")) if past & {name, "both"}],
                 "truth": _packed(truth.gt, side, step),
                 "runs": {
                     name: {
@@ -124,9 +130,9 @@ def make_gallery(
                         "rank": 1 + judged[name].ranking.index(index),
                         "final": _packed(row.final, side, step),
                         "base": _packed(row.base, side, step) if judged[name].model.has_residual else None,
-                        "reach": colour_ends(row)[1],
+                        "reach": scale.reach,
                     }
-                    for name, row in zip(shown, rows, strict=True)
+                    for name, row, scale in zip(shown, rows, scales, strict=True)
                 },
             }
         )

@@ -101,6 +101,7 @@ def write_report(comparison: Comparison, gallery: Gallery, path: Path) -> Path:
         version=__version__,
         library=Resources(mode="inline", components=["bokeh"]).render_js(),
         comparison=comparison,
+        heading=_heading(comparison),
         runs=runs,
         protocol=comparison.reference.test.protocol_line(),
         explained=EXPLAINED,
@@ -114,6 +115,12 @@ def write_report(comparison: Comparison, gallery: Gallery, path: Path) -> Path:
     )
     write_whole(path, text)
     return path
+
+
+def _heading(comparison: Comparison) -> str:
+    """Return what the runs are, in words."""
+    words = [run.config.in_words for run in comparison.runs]
+    return words[0] if len(words) == 1 else f"{len(words)} runs compared: {', '.join(comparison.names)}"
 
 
 def _figures_table(comparison: Comparison) -> Table:

@@ -100,7 +100,7 @@ class Room {
 
   colourOf(part, pixel) {
     const depth = this.maps[part][pixel];
-    return part === "truth" && depth === 0 ? palettes.hole : colour(palettes.depth, depth / this.data.high);
+    return part === "truth" && depth === 0 ? palettes.hole : colour(palettes.depth, (depth - this.data.low) / (this.data.high - this.data.low));
   }
 
   // At 0 the base, at 1 the final depth, at 2 the ground truth; in between, the later map to the left of the cut.

@@ -29,6 +29,7 @@ class FitResult:
         blind: test rmse of the training set's mean map and of its best constant, in metres.
         criteria: the success criteria.
         picture: the last decomposition picture.
+        title: what the run is, in words.
     """
 
     run_dir: Path
@@ -38,6 +39,7 @@ class FitResult:
     blind: dict[str, float]
     criteria: list[Criterion]
     picture: Path
+    title: str = ""
 
     @property
     def best(self) -> Record:
@@ -61,7 +63,7 @@ class FitResult:
         Raises:
             RunError: there is nothing to show them in.
         """
-        show(history_figure(self.history, self.run_dir.name))
+        show(history_figure(self.history, self.title or self.run_dir.name))
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows where a cell ends with a result: curves, figures, success criteria."""

@@ -102,7 +102,9 @@ def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
 def save_picture(run_dir: Path, model: DepthNet, val: EchoDataset, epoch: int) -> Path:
     """Draw what the network makes of some validation recordings; return the picture's path."""
     samples = [val[index] for index in spread_indices(len(val), PICTURED)]
-    figure = decomposition_figure(picture_samples(model, samples), f"Epoch {epoch}, validation recordings")
+    about = f"{model.config.in_words}, " if model.config else ""
+    title = f"{about}epoch {epoch}: validation recordings"
+    figure = decomposition_figure(picture_samples(model, samples), title)
     return save_figure(figure, run_dir / picture_name(epoch))
 
 
@@ -115,8 +117,8 @@ def last_picture(run_dir: Path, epochs: int) -> Path:
     return next((picture for picture in pictures if picture.exists()), pictures[0])
 
 
-def save_evaluation(result: FitResult, title: str) -> None:
+def save_evaluation(result: FitResult) -> None:
     """Draw the curves, and write the test's figures, with which a run is finished."""
-    save_figure(history_figure(result.history, title), result.run_dir / CURVES)
+    save_figure(history_figure(result.history, result.title), result.run_dir / CURVES)
     report = evaluation_report(result.test, result.blind, result.criteria)
     write_whole(result.run_dir / EVALUATION, as_json(report, indent=2) + "\n")

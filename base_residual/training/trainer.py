@@ -278,9 +278,9 @@ class Trainer:
         curve, why = val_rmse(position.history), why_undecided(config.model.name)
         criteria = success_criteria(found, curve, undecided=why, blind=blind)
         picture = last_picture(run_dir, len(position.history))
-        result = FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture)
+        result = FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture, config.in_words)
         if self._processes.leads:
-            save_evaluation(result, config.run_name)
+            save_evaluation(result)
         self._processes.wait()  # until all is written: the end of one process would end the others
         return result
 
