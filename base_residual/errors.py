@@ -4,6 +4,10 @@ Each message is one sentence or two: what came, what was expected, what to do. T
 line prints them and exits. Anything that is not a `BaseResidualError` is a bug of this package.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class BaseResidualError(Exception):
     """The parent of every error that this package raises on purpose."""
@@ -19,6 +23,22 @@ class DataError(BaseResidualError):
 
 class ShapeError(BaseResidualError):
     """A tensor has a shape that the network, a loss or a metric cannot take."""
+
+
+class PredictionError(BaseResidualError):
+    """A network's prediction is not finite.
+
+    Args:
+        of: what the predictions are for, such as the names of recordings.
+        rows: their places in the batch.
+    """
+
+    def __init__(self, of: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(
+            f"The prediction for {of} is not finite: the echo holds NaN or infinity, or the network's weights are too "
+            "large. Check the recording; if it is sound, use another checkpoint or train again."
+        )
+        self.rows = rows
 
 
 class CheckpointError(BaseResidualError):

@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -40,14 +41,33 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
+@contextmanager
+def standard_torch() -> Iterator[None]:
+    """Give PyTorch the defaults that it begins with, within the context, whatever the program has made of them.
+
+    Tensors are float32 and on the CPU unless something else is said, gradients are there, and nothing is cast unasked.
+    """
+    kind = torch.get_default_dtype()
+    with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":  # a context for it would make every call slower
+            stack.enter_context(torch.device("cpu"))
+        if kind != torch.float32:
+            stack.callback(torch.set_default_dtype, kind)
+            torch.set_default_dtype(torch.float32)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """Compute in bf16 within the context: when asked, or by itself on devices that have it in hardware."""
+    native = precision == "bf16"
     if precision == "auto":
         cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         native = cuda or (device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16")))
-    else:
-        native = precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if native else None, enabled=native)
 
 
 def device_name(device: torch.device) -> str:

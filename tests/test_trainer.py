@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from base_residual.config.run_layout import STATE, Record
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
-from base_residual.errors import CheckpointError, DataError, RunError, TrainingError, TrainingInterrupted
+from base_residual.errors import CheckpointError, DataError, PredictionError, RunError, TrainingError, TrainingInterrupted
 from base_residual.evaluation import evaluate
 from base_residual.evaluation.comparison import read_run
 from base_residual.files.tensors import read_header, write_tensors
@@ -348,7 +348,7 @@ def test_a_run_whose_every_step_is_at_fault_ends(tiny: MakeConfig, rooms: Rooms)
 
 
 def test_a_validation_echo_that_is_not_finite_is_named(tiny: MakeConfig, rooms: Rooms) -> None:
-    with pytest.raises(DataError, match="The prediction for broken is not finite"):
+    with pytest.raises(PredictionError, match="The prediction for broken is not finite"):
         fit(tiny(), val=with_one_broken(rooms, float("nan")))
 
 

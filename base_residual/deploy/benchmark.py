@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.acoustics.framing import echo_frames
 from base_residual.errors import ConfigError
-from base_residual.machine import device_name
+from base_residual.machine import device_name, standard_torch
 from base_residual.models.network import DepthNet, evaluating
 
 WARM_UP = 3  # calls before the clock starts
@@ -56,6 +56,7 @@ class Cost:
         return asdict(self)
 
 
+@standard_torch()
 def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost:
     """Time a model on its device, from waveform to depth; the model is not changed.
 
@@ -84,8 +85,9 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         return _durations(once, seconds)
 
     single = 1e3 * timed(model.predict, 1)
-    with evaluating(model), torch.inference_mode():
-        batched = timed(lambda some: model.decompose(some.to(device)), batch_size)
+    ready = evaluating(model)
+    with torch.inference_mode():
+        batched = timed(lambda some: ready.decompose(some.to(device)), batch_size)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),
@@ -109,10 +111,10 @@ def gflops(model: DepthNet) -> float:
     assert model.front_end is not None
     device = next(model.parameters()).device
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
-    with evaluating(model), torch.no_grad():
+    with torch.no_grad():
         features = model.front_end(torch.zeros(1, 2, frames, device=device))
         with FlopCounterMode(display=False) as counter:
-            model(features)
+            evaluating(model).interpret(features)
     return float(counter.get_total_flops()) / 1e9
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from base_residual.data.loading import read_batches, reader
-from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names
+from base_residual.data.sample import EchoBatch, EchoDataset
 from base_residual.errors import ConfigError, DataError
+from base_residual.machine import standard_torch
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
+from base_residual.models.decomposition import raise_unless_finite
 from base_residual.models.network import DepthNet, evaluating
 from base_residual.plots.tables import Table
 
@@ -44,6 +46,7 @@ def criteria_table(criteria: Iterable[Criterion], title: str = "Success criteria
     return Table(title, ("", "criterion", "figure"), rows, colours={"yes": "green", "NO": "red", "open": "yellow"})
 
 
+@standard_torch()
 @torch.inference_mode()
 def evaluate(
     model: DepthNet,
@@ -73,7 +76,8 @@ def evaluate(
 
     Raises:
         ConfigError: `min_depth` is negative or no number.
-        DataError: the dataset is empty, not one of its images has a valid pixel, or a prediction is not finite.
+        DataError: the dataset is empty, or not one of its images has a valid pixel.
+        PredictionError: a prediction is not finite.
     """
     if not 0 <= min_depth < math.inf:
         raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
@@ -83,8 +87,7 @@ def evaluate(
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
     batches = reader(dataset, num_workers, batch_size=batch_size, sampler=indices)
-    with evaluating(model):
-        _score(model, read_batches(batches), detach_base, metrics, figures)
+    _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
     if gathered:
         for shared in (metrics, figures) if model.has_residual else (metrics,):
             shared.share(gathered)
@@ -106,7 +109,7 @@ def _score(
     """Add the predictions for some batches to the metrics and figures.
 
     Raises:
-        DataError: a prediction is not finite; the recordings are named.
+        PredictionError: a prediction is not finite; the recordings are named.
     """
     device = next(model.parameters()).device
     finite: list[Tensor] = []  # (B,) of each batch; read at the end, since reading waits for the device
@@ -114,15 +117,12 @@ def _score(
     for batch in batches:
         parts = model.decompose(batch.waveform.to(device), detach_base)
         gt = batch.depth.to(device)
-        finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
+        finite.append(parts.finite())
         names += batch.ids
         metrics.update(parts.final, gt)
         if model.has_residual:
             figures.update(*parts, gt)
-    fine = torch.cat(finite).tolist() if finite else []
-    broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
-    if broken:
-        raise DataError(f"The prediction for {abbreviate_names(broken)} is not finite: the echo holds NaN or infinity.")
+    raise_unless_finite(torch.cat(finite).tolist() if finite else [], names)
 
 
 def why_undecided(model: str) -> str:

@@ -17,6 +17,7 @@ from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.machine import standard_torch
 from base_residual.version import __version__
 
 FORMAT = "base-residual-depth/1"
@@ -97,6 +98,7 @@ def save_checkpoint(
     write_tensors(path, model.state_dict(), header)
 
 
+@standard_torch()
 def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.device = "cpu") -> Checkpoint[Net]:
     """Read a checkpoint.
 

@@ -18,7 +18,7 @@ from base_residual.data.sample import EchoSample, collate
 from base_residual.deploy.benchmark import gflops, parameter_count, peak_memory
 from base_residual.errors import ConfigError, DataError, out_of_memory
 from base_residual.evaluation import evaluate
-from base_residual.machine import device_name, resolve_device
+from base_residual.machine import device_name, resolve_device, standard_torch
 from base_residual.models.factory import create_model
 from base_residual.models.network import DepthNet
 from base_residual.training.optimisation import make_optimizer
@@ -66,6 +66,7 @@ class Estimate:
         return asdict(self)
 
 
+@standard_torch()
 def estimate(config: Config) -> Estimate:
     """Take a few steps of a training, on its device but not on its data, and leave nothing behind.
 

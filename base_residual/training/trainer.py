@@ -23,7 +23,7 @@ from base_residual.errors import DataError, RunError, TrainingError, TrainingInt
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
 from base_residual.losses import LOSS_NAMES
-from base_residual.machine import resolve_device
+from base_residual.machine import resolve_device, standard_torch
 from base_residual.metrics import Evaluation
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.models.network import DepthNet
@@ -91,6 +91,7 @@ class Trainer:
         self._trackers = trackers if is_first_process() else []
         self._saved = 0.0  # when the state was last saved, by the monotonic clock
 
+    @standard_torch()
     def fit(self) -> FitResult:
         """Train, validate after each epoch, and test the best weights at the end.
 
