@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 from base_residual.config.run_layout import STATE, Record
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
-from base_residual.errors import CheckpointError, DataError, PredictionError, RunError, TrainingError, TrainingInterrupted
+from base_residual.errors import (
+    CheckpointError,
+    DataError,
+    PredictionError,
+    RunError,
+    TrainingError,
+    TrainingInterrupted,
+)
 from base_residual.evaluation import evaluate
 from base_residual.evaluation.comparison import read_run
 from base_residual.files.tensors import read_header, write_tensors
