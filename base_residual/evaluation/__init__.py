@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from base_residual.data.loading import read_batches, reader
+from base_residual.data.loading import read_batches, reader, readers_in_words
 from base_residual.data.sample import EchoBatch, EchoDataset
 from base_residual.errors import ConfigError, DataError
 from base_residual.machine import standard_torch
@@ -87,7 +87,8 @@ def evaluate(
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
     batches = reader(dataset, num_workers, batch_size=batch_size, sampler=indices)
-    _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
+    with readers_in_words():
+        _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
     if gathered:
         for shared in (metrics, figures) if model.has_residual else (metrics,):
             shared.share(gathered)

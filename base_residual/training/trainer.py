@@ -17,7 +17,7 @@ from base_residual.config.run_layout import BEST, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.depth_maps import TOO_NEAR
-from base_residual.data.loading import read_batches
+from base_residual.data.loading import end_unguarded_script, read_batches, readers_in_words
 from base_residual.data.sample import EchoDataset, abbreviate_names, check_split, spread_indices
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
@@ -109,6 +109,7 @@ class Trainer:
                 on this machine, or another process has ended.
             TrainingInterrupted: Ctrl-C or a termination signal came; the state was saved.
         """
+        end_unguarded_script()
         with process_group(self.device) as self._processes:
             leads = self._processes.leads
             with claimed(self.config.run_dir, self._resume, self._overwrite) if leads else nullcontext():
@@ -279,9 +280,10 @@ class Trainer:
 
 @contextmanager
 def _errors_in_words(device: torch.device) -> Iterator[None]:
-    """Say in a sentence what PyTorch raises where memory is short, or a network cannot be compiled."""
+    """Say in a sentence what PyTorch raises where memory is short, readers end, or a network cannot be compiled."""
     try:
-        yield
+        with readers_in_words():
+            yield
     except RuntimeError as error:
         if out_of_memory(error):
             raise TrainingError(f"A step does not fit into the memory of {device}. {LESS_MEMORY}") from error
