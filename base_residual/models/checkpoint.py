@@ -111,6 +111,10 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
         CheckpointError: the file is missing, broken, or no checkpoint of this package.
     """
     path = Path(path)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{path} is an ONNX file, which ONNX Runtime runs. Give the .safetensors file that it was made from."
+        )
     header = read_header(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")

@@ -23,7 +23,7 @@ from base_residual.errors import DataError, RunError, TrainingError, TrainingInt
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
 from base_residual.losses import LOSS_NAMES
-from base_residual.machine import resolve_device, standard_torch
+from base_residual.machine import cpu_threads, many_threads, resolve_device, standard_torch
 from base_residual.metrics import Evaluation
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.models.network import DepthNet
@@ -110,7 +110,10 @@ class Trainer:
             TrainingInterrupted: Ctrl-C or a termination signal came; the state was saved.
         """
         end_unguarded_script()
-        with process_group(self.device) as self._processes:
+        with (
+            cpu_threads(self.config.trainer.threads or many_threads()),
+            process_group(self.device) as self._processes,
+        ):
             leads = self._processes.leads
             with claimed(self.config.run_dir, self._resume, self._overwrite) if leads else nullcontext():
                 self._processes.wait()
