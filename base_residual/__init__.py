@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -9,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from base_residual.errors import OneLine
 from base_residual.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class _PublicPaths(MetaPathFinder, Loader):
 
 
 sys.meta_path.append(_PublicPaths())
+logging.getLogger(__name__).addFilter(OneLine())
 
 
 def __getattr__(name: str) -> Any:

@@ -2,15 +2,45 @@
 
 Each message is one sentence or two: what came, what was expected, what to do. The library raises; only the command
 line prints them and exits. Anything that is not a `BaseResidualError` is a bug of this package.
+
+A message can hold names that come from a server, an archive or a dataset. `printable` is what keeps them from steering
+the terminal: errors, warnings, tables and progress all go through it.
 """
 
 from __future__ import annotations
 
+import logging
+import unicodedata
 from collections.abc import Sequence
+
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's control, format and surrogate characters, and its line breaks
+
+
+def printable(text: str) -> str:
+    """Return a text in which characters that steer a terminal or end a line stand as escapes, such as `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in STEERING else letter
+        for letter in text
+    )
+
+
+class OneLine(logging.Filter):
+    """Make every message of a logger printable, whatever names it holds."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a message pass, as one line."""
+        record.msg, record.args = printable(record.getMessage()), None
+        return True
 
 
 class BaseResidualError(Exception):
     """The parent of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message, printable."""
+        return printable(super().__str__())
 
 
 class ConfigError(BaseResidualError):

@@ -32,6 +32,9 @@ HEALTHY = {
     "residual_detail_corr": "> 0",
     "clamped_share": "small",
 }
+COUNTED = ("images", "images_without_depth")
+AT_MOST_1 = ("delta1", "delta2", "delta3", "residual_gain", "residual_detail_corr", "clamped_share")
+SIGNED = ("base_positive", "residual_gain", "residual_detail_corr")
 DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3")
 
 
@@ -252,6 +255,22 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""
         return asdict(self)
+
+    def check(self) -> None:
+        """Raise a ValueError that names a figure which is missing, unknown, or such as no evaluation gives."""
+        figures = self.metrics | self.decomposition
+        expected = {*DEPTH_METRICS, *COUNTED, *(HEALTHY if self.decomposition else ())}
+        differing = sorted(expected ^ figures.keys())
+        if differing:
+            raise ValueError(f"there is {'no' if differing[0] in expected else 'a'} {differing[0]} in it")
+        for name, value in figures.items():
+            least = -1.0 if name == "residual_detail_corr" else -math.inf if name in SIGNED else 0.0
+            most = 1.0 if name in AT_MOST_1 else math.inf
+            unknown = math.isnan(value) and name in (*DEPTH_METRICS, *COUNTED)
+            if unknown or math.isinf(value) or value < least or value > most:
+                raise ValueError(f"a figure that cannot be, {name}={value:g}")
+        if self.metrics["images"] < 1 or self.metrics["rmse"] > self.protocol.max_depth:
+            raise ValueError("figures that cannot be: no images, or errors beyond the largest depth")
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return each figure as text: its name, its value with the unit, and which values are the better ones."""

@@ -35,7 +35,7 @@ SETTINGS = [
     *("--set", "trainer.picture_every=1", "--set", "trainer.precision=fp32", "--device", "cpu", "--resume"),
 ]
 COMPARED = (".jsonl", ".json", ".npy", ".wav", ".csv")
-IMPORTED = ("matplotlib.figure", "scipy.fft", "scipy.sparse")  # by a run, when it needs them
+IMPORTED = ("matplotlib.figure", "scipy.fft", "scipy.sparse", "torch._dynamo")  # by a run, when it needs them
 POLL = 0.0005  # seconds between looks for a file that is being written
 
 

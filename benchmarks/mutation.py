@@ -182,7 +182,7 @@ def in_a_fork(command: str, longest: float) -> tuple[Any, str]:
     """Run pytest in a fork, in the folder that this process is in; return cosmic-ray's outcome, or "timeout"."""
     from cosmic_ray.work_item import TestOutcome
 
-    for name in ("torch", "scipy.signal", "matplotlib.pyplot"):
+    for name in ("torch", "scipy.signal", "matplotlib.pyplot", "pydantic", "soundfile"):
         import_module(name)  # the forks find them loaded
 
     def run() -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from base_residual.acoustics.framing import fit_echo
+from base_residual.acoustics.framing import cut, resample
 from base_residual.data.batvision import list_recordings
 from base_residual.models.factory import create_base_residual_model
 from base_residual.models.network import DepthNet
@@ -39,7 +39,7 @@ class ReferenceData(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         recording = self.recordings[index]
         sound, rate = soundfile.read(recording.audio[0], dtype="float32")
-        waveform = fit_echo(torch.from_numpy(sound.T.copy()), rate, RATE, int(2 * MAX_DEPTH / 340 * RATE))
+        waveform = cut(resample(torch.from_numpy(sound.T.copy()), rate, RATE), int(2 * MAX_DEPTH / 340 * RATE))
         depth = np.load(recording.depth).astype(np.float32) / 1000
         depth[depth > MAX_DEPTH] = MAX_DEPTH
         return spectrogram(waveform, self.side), resized(torch.from_numpy(depth)[None], self.side)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from base_residual.errors import BaseResidualError
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
 from base_residual.machine import device_name
 
 HERE = Path(__file__).parent
@@ -36,8 +36,7 @@ def provenance(jobs: int = 0) -> dict[str, str]:
 
 def write(out: Path, result: Mapping[str, Any]) -> None:
     """Write a result as JSON, of which `docs/tables.py` makes the tables of the documentation."""
-    with replacing(out) as aside:
-        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_whole(out, json.dumps(result, indent=2) + "\n")
     print(f"Wrote {out}.")
 
 

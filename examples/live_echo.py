@@ -30,10 +30,12 @@ from base_residual.errors import BaseResidualError, DataError, MissingExtraError
 from base_residual.machine import few_threads
 from base_residual.plots.figures import decomposition_figure, panels, save_figure
 from base_residual.simulation.depth import render_depth
-from base_residual.simulation.draws import STYLES, draw_pose, draw_room
-from base_residual.simulation.echo import EAR_DISTANCE, SPEED_OF_SOUND, draw_chance, render_echo
+from base_residual.simulation.draws import draw_pose
+from base_residual.simulation.echo import SPEED_OF_SOUND, draw_chance, render_echo
 from base_residual.simulation.rays import cast_rays
+from base_residual.simulation.rigs import EAR_DISTANCE, varied
 from base_residual.simulation.rooms import Pose
+from base_residual.simulation.spaces import draw_space
 
 LATENCY = 0.5  # seconds that a sound card may take from playing to recording
 STEP = 0.3  # metres between two chirps of the walk
@@ -103,15 +105,15 @@ class Walk:
     def __init__(self, seconds: float, size: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.frames, self.size = round(seconds * SAMPLE_RATE), size
+        self.rig = varied(self.rng, 1.0)
         pose = None
         while pose is None:
-            self.room = draw_room(self.rng, STYLES["standard"])
+            self.room, self.air = draw_space(self.rng)
             pose = draw_pose(self.rng, self.room)
         self.pose = pose
 
     def listen(self) -> Heard:
-        chance = draw_chance(self.rng, STYLES["standard"], self.frames)
-        echo = render_echo(self.room, self.pose, chance, br.ChirpDesign())
+        echo = render_echo(self.room, self.pose, self.rig, draw_chance(self.rng, self.frames), self.air)
         late = self.rng.integers(round(LATENCY * SAMPLE_RATE))  # as a sound card is, a little later every time
         truth = render_depth(self.room, self.pose, self.size)
         self.go_on()

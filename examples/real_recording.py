@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from base_residual.acoustics.chirp import ChirpDesign
-from base_residual.acoustics.emission import direct_sound
+from base_residual.acoustics.emission import loudest_ear
 from base_residual.acoustics.framing import SLOWEST_SOUND, echo_frames
+from base_residual.acoustics.hearing import hear, lead_frames
 from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import read_echo
 from base_residual.data.depth_maps import read_depth
@@ -36,21 +37,24 @@ def envelope_figure(recording: Path, depth: Path | None) -> Figure:
     header, waveform = read_echo(recording)
     rate = header.sample_rate
     chirp = torch.from_numpy(ChirpDesign().waveform(rate)).float()
-    direct = direct_sound(waveform[None], len(chirp))
-    onset = int(direct.onset)
-    frames = onset + echo_frames(FARTHEST, rate)
-    metres = (np.arange(frames) - onset) / rate * SLOWEST_SOUND / 2
+    lead = lead_frames(rate)
+    frames = lead + echo_frames(FARTHEST, rate)
+    heard = hear(waveform[None], rate, frames)
+    if not heard.found:
+        raise DataError(f"No chirp is found in the recording {recording}.")
+    direct = loudest_ear(heard.waveform[..., lead : lead + len(chirp)])
+    metres = (np.arange(frames) - lead) / rate * SLOWEST_SOUND / 2
     figure = Figure(figsize=(8, 5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    templates = {"chirp as designed": chirp, "the recording's direct sound": direct.sound}
+    templates = {"chirp as designed": chirp, "the recording's direct sound": direct}
     for panel, (name, template) in zip(panels, templates.items(), strict=True):
-        energy = compress(waveform[None], template)[0].abs().square()
+        energy = compress(heard.waveform, template)[0].abs().square()
         energy = F.avg_pool1d(energy, SMOOTHED, stride=1, padding=SMOOTHED // 2)
-        level = 10 * torch.log10(energy / energy.max() + 1e-9)[:, :frames]
+        level = 10 * torch.log10(energy / energy.max() + 1e-9)
         # Loud echoes stand out by the level between peak and median.
         contrast = -float(level.median())
         for (ear, color), values in zip(EARS, level, strict=True):
-            panel.plot(metres[: len(values)], values, color=color, linewidth=0.8, label=ear)
+            panel.plot(metres, values, color=color, linewidth=0.8, label=ear)
         if depth is not None:
             metres_away = read_depth(depth, float("inf"))
             if not metres_away.any():

@@ -38,7 +38,8 @@ from lying import (
     zipped,
 )
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.resolve import load_layer, make_config, merge, parse_setting
 from base_residual.data import download
@@ -46,10 +47,10 @@ from base_residual.data.batvision import BatVisionV2, list_recordings
 from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.data.prepared import prepared
 from base_residual.data.replica import convert_replica
-from base_residual.evaluation import JUDGED
+from base_residual.data.splits import SplitIdentity
 from base_residual.evaluation.comparison import EVERY_EPOCH, compare_runs
 from base_residual.files.atomic import writable
-from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol
+from base_residual.metrics import DEPTH_METRICS, HEALTHY, Evaluation, Protocol
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.training.optimisation import make_optimizer
@@ -117,7 +118,9 @@ def wav(work: Path) -> Reader:
         path.write_bytes(data)
         header, waveform = read_echo(path)
         assert waveform.shape == (2, header.frames)
-        assert fit_echo(waveform, header.sample_rate, RATE, frames).shape == (2, frames)
+        heard = fit_echo(waveform[None], header.sample_rate, frames, CONFIG.audio)
+        assert heard.shape == (1, 2, frames)
+        assert bool(heard.isfinite().all())
         assert bool(waveform.isfinite().all())
 
     return Reader(read, valid, lying_wav(), [b"data", b"fmt ", b"fact", b"RIFF", b"\xff\xff\xff\xff"], 3)
@@ -199,19 +202,20 @@ def checkpoint(work: Path) -> Reader:
 
 
 def state(work: Path) -> Reader:
-    path, model, recordings = work / "training_state.safetensors", create_model(CONFIG), 7
+    path, model = work / "training_state.safetensors", create_model(CONFIG)
+    splits = {split: SplitIdentity(7, None, [(1.0, 0.1)]) for split in ("train", "val", "test")}
     optimizer = make_optimizer(model, CONFIG.trainer)
     model.predict(torch.randn(1, 2, echo_frames(MAX_DEPTH)))
     for weights in model.parameters():
         weights.grad = torch.ones_like(weights)
     optimizer.step()
-    position = Position(2, 3, torch.zeros(SUMS), [ONE_EPOCH], recordings)
+    position = Position(2, 3, torch.zeros(SUMS), [ONE_EPOCH], splits)
     save_state(path, CONFIG, {"model": model}, optimizer, position)
     valid = path.read_bytes()
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        position = restore_state(path, CONFIG, {"model": model}, optimizer, recordings)
+        position = restore_state(path, CONFIG, {"model": model}, optimizer, splits)
         assert position.epoch == 1 + len(position.history)
         assert position.step >= 0
         assert position.sums.shape == (SUMS,)
@@ -228,8 +232,10 @@ def first_byte_says(whole: Sequence[bytes]) -> list[bytes]:
 
 def run(work: Path) -> Reader:
     files = ("evaluation.json", "metrics.jsonl", "config.yaml")
-    metrics, figures = dict.fromkeys(DEPTH_METRICS, 0.5), dict.fromkeys(JUDGED, 0.5)
-    report = Evaluation(metrics | {"images": 2.0}, figures, Protocol(MAX_DEPTH, 0.0, SIDE)).as_dict()
+    metrics, figures = dict.fromkeys(DEPTH_METRICS, 0.5), dict.fromkeys(HEALTHY, 0.5)
+    report = Evaluation(
+        metrics | {"images": 2.0, "images_without_depth": 0.0}, figures, Protocol(MAX_DEPTH, 0.0, SIDE)
+    ).as_dict()
     report["blind_rmse"] = {"mean depth map": 1.0}
     whole = [json.dumps(report).encode(), json.dumps(ONE_EPOCH).encode() + b"\n", CONFIG.to_yaml().encode()]
     runs = [work / "runs" / name for name in ("good", "bad")]

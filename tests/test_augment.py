@@ -9,11 +9,13 @@ import torch.nn.functional as F
 
 from base_residual.acoustics.emission import find_emission
 from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.acoustics.hearing import fit_echo, lead_frames
 from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.augment import Augmented, add_noise, augment, damp, enlarge, mirror, stretch
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.rigs import draw_rig
 from base_residual.simulation.rooms import Pose, Room
 
 
@@ -22,7 +24,7 @@ def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:
 
     def changed(**settings: float) -> Augmented:
         chances = [torch.Generator().manual_seed(seed) for seed in range(6)]
-        return augment(waveform, depth, 44_100, DataConfig(**{"stretch": 0.0} | settings), chances)
+        return augment(waveform, depth, AudioConfig(), DataConfig(**{"stretch": 0.0} | settings), chances)
 
     everything = {"noise": 0.1, "damping": 6.0, "stretch": 0.2}
     for one, other in zip(changed(**everything), changed(**everything), strict=True):
@@ -55,7 +57,9 @@ def test_noise_is_relative_to_the_loudest_sample() -> None:
 
 def test_rooms_become_larger_as_often_as_smaller_and_by_no_more_than_asked() -> None:
     chances = [torch.Generator().manual_seed(seed) for seed in range(500)]
-    size = augment(torch.zeros(500, 2, 4), torch.ones(500, 1, 1, 1), 44_100, DataConfig(stretch=0.25), chances).size
+    size = augment(
+        torch.zeros(500, 2, 4), torch.ones(500, 1, 1, 1), AudioConfig(), DataConfig(stretch=0.25), chances
+    ).size
     assert 0.8 < float(size.min()) < 0.81
     assert 1.24 < float(size.max()) < 1.25
     assert abs(float(size.log().mean())) < 0.02
@@ -65,7 +69,7 @@ def test_noise_before_the_chirp_is_not_taken_for_it() -> None:
     waveform = torch.zeros(4, 2, 1000)
     waveform[..., 500:510] = 1.0
     chances = [torch.Generator().manual_seed(seed) for seed in range(4)]
-    changed = augment(waveform, torch.ones(4, 1, 1, 1), 44_100, DataConfig(noise=1.0), chances)
+    changed = augment(waveform, torch.ones(4, 1, 1, 1), AudioConfig(emission="first"), DataConfig(noise=1.0), chances)
     assert (changed.waveform[..., :400].abs().amax() > 0.5).item()
     torch.testing.assert_close(changed.emitted, find_emission(waveform, 44_100) / 1000)
     assert (changed.emitted > 0.4).all()
@@ -92,15 +96,16 @@ def built_larger(room: Room, pose: Pose, size: float) -> tuple[Room, Pose]:
     return replace(room, size=scaled(room.size), boxes=boxes), replace(pose, position=scaled(pose.position))
 
 
-@pytest.mark.parametrize("silence", [0, 500], ids=["from the chirp on", "from before the chirp on"])
+@pytest.mark.parametrize("emission", ["found", "first"])
 @pytest.mark.parametrize("size", [0.87, 1.15])
 @pytest.mark.parametrize("front_end", ["matched", "spectrogram"])
-def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: float, silence: int) -> None:
-    rng, hear = np.random.default_rng(0), EchoFrontEnd(AudioConfig(front_end=front_end), 64)
+def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: float, emission: str) -> None:
+    audio = AudioConfig(front_end=front_end, emission=emission, template="direct" if emission == "found" else "chirp")
+    rng, features = np.random.default_rng(0), EchoFrontEnd(audio, 64)
     ratios = []
     while len(ratios) < 4:
         room = draw_room(rng, STYLES["standard"])
-        pose, chance = draw_pose(rng, room), draw_chance(rng, STYLES["standard"], 3087)
+        pose, rig, chance = draw_pose(rng, room), draw_rig(rng, "ideal", 1.0, "standard"), draw_chance(rng, 3087)
         if pose is None:
             continue
         larger, there = built_larger(room, pose, size)
@@ -108,10 +113,12 @@ def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: floa
             torch.from_numpy(render_depth(*at, 16))[None, None] for at in ((room, pose), (larger, there))
         )
         torch.testing.assert_close(enlarge(depth, torch.tensor([size]), 100.0), expected)
-        echoes = [torch.from_numpy(render_echo(*at, chance)).float()[None] for at in ((room, pose), (larger, there))]
-        one, other = (F.pad(echo, (silence, 0)) for echo in echoes)
-        small, large = hear(one), hear(other)
-        found = stretch(small, torch.tensor([size]), find_emission(one, 44_100) / one.shape[-1])
+        recordings = (render_echo(*at, rig, chance) for at in ((room, pose), (larger, there)))
+        echoes = [torch.from_numpy(recording).float()[None] for recording in recordings]
+        one, other = (fit_echo(F.pad(echo, (500, 0)), 44_100, 3087, audio) for echo in echoes)
+        small, large = features(one), features(other)
+        emitted = find_emission(one, 44_100) if emission == "first" else torch.tensor([lead_frames(44_100)])
+        found = stretch(small, torch.tensor([size]), emitted / one.shape[-1])
         there_is = int(min(1, size) * small.shape[-1])
         error = [(heard - large)[..., :there_is].abs().mean() for heard in (found, small)]
         ratios.append(float(error[0] / error[1]))

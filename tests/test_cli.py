@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +31,10 @@ from base_residual.cli.main import app
 from base_residual.cli.printer import Printer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import setting_field
+from base_residual.deploy import benchmark
 from base_residual.deploy.predict import predict_files
 from base_residual.errors import DataError, TrainingInterrupted
+from base_residual.evaluation.comparison import compare_runs, read_run
 from base_residual.training.trainer import Trainer
 
 TINY_OPTIONS = [
@@ -144,7 +148,27 @@ def test_evaluating_prints_the_same_figures_as_json(run: tuple[Path, str]) -> No
     assert [criterion["name"] for criterion in report["criteria"]] == [c["name"] for c in stored["criteria"]]
     near = json.loads(brdepth("eval", folder / "best.safetensors", "--json", "--split", "val", "--min-depth", "0.5"))
     assert near["protocol"]["min_depth"] == 0.5
+    assert near["blind_rmse"] != pytest.approx(report["blind_rmse"], abs=1e-5)
     assert "base_smoothness" in brdepth("eval", folder / "last.safetensors")
+
+
+def test_every_way_to_judge_a_run_says_first_whether_it_is_ahead_of_what_hears_nothing(
+    run: tuple[Path, str], tmp_path: Path
+) -> None:
+    moved = shutil.copytree(run[0], tmp_path / "moved")
+    stored = json.loads((moved / "evaluation.json").read_text())
+    (moved / "evaluation.json").unlink()  # so that it has to be learned from the training split
+    alone = json.loads(brdepth("eval", moved / "best.safetensors", "--json"))
+    assert alone["blind_rmse"] == pytest.approx(stored["blind_rmse"], abs=1e-5)
+    assert alone["criteria"][0] == stored["criteria"][0]
+    for best, verdict in ((1e-3, "NO"), (1e3, "yes")):
+        (moved / "evaluation.json").write_text(json.dumps(stored | {"blind_rmse": {"constant": best}}))
+        said = brdepth("eval", moved / "best.safetensors")
+        assert re.search(rf"{verdict} +ahead of what hears nothing", said)
+        assert "Against the best constant of the training set" in said
+        criteria = compare_runs([run[0], moved]).criteria(read_run(moved))
+        assert criteria[0].verdict == verdict
+        assert verdict == "yes" or not any(criterion.met for criterion in criteria)
 
 
 def test_visualizing_a_split_and_recordings_of_ones_own(run: tuple[Path, str], tmp_path: Path) -> None:
@@ -210,7 +234,8 @@ def test_an_unknown_format_to_export_is_answered_with_the_known_ones(run: tuple[
     assert "Known are onnx" in said
 
 
-def test_what_a_checkpoint_costs_is_measured_here(run: tuple[Path, str]) -> None:
+def test_what_a_checkpoint_costs_is_measured_here(run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "perf_counter", partial(next, count()))  # each call takes a second: few are enough
     path = run[0] / "best.safetensors"
     table = brdepth("benchmark", path, "--batch-size", 2)
     for name in ("parameters", "operations for one echo", "latency of one echo, median", "throughput, 2 at a time"):
@@ -244,7 +269,7 @@ def test_preparing_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pyte
     assert [line.split(",")[0] for line in lines] == [f"{split}: 2 recordings" for split in ("train", "val", "test")]
     for line in lines:
         assert (Path(line.rsplit(", ", 1)[1]) / "depth.npy").is_file()
-    assert brdepth(*options, "--set", "data.align_onset=true", "--set", "data.prepare=false").splitlines() != lines
+    assert brdepth(*options, "--set", "audio.emission=first", "--set", "data.prepare=false").splitlines() != lines
 
 
 def test_a_shard_says_what_is_still_to_come(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
     assert comparison.epochs_to_reference(comparison.reference) == 1 + comparison.reference.val_rmse.index(
         min(comparison.reference.val_rmse)
     )
-    assert comparison.criteria(run)[2].met is not None
-    (lead, *_) = comparison.criteria(comparison.reference)
+    assert comparison.criteria(run)[3].met is not None
+    (_, lead, *_) = comparison.criteria(comparison.reference)
     assert lead.met is None
     assert lead.figure.endswith("it is the baseline")
     assert comparison.differing == {  # but for what a U-Net does nothing with
@@ -70,14 +70,14 @@ def test_runs_are_measured_against_the_unet_among_them(folders: dict[str, Path],
 def test_a_lead_is_judged_on_the_same_data_and_not_among_baselines(folders: dict[str, Path], tmp_path: Path) -> None:
     other = shutil.copytree(folders["unet"], tmp_path / "other")
     comparison = compare_runs([*folders.values(), other])
-    (lead, *_) = comparison.criteria(comparison.runs[2])
+    (_, lead, *_) = comparison.criteria(comparison.runs[2])
     assert (lead.met, lead.figure.partition("; ")[2]) == (None, "it is a U-Net baseline as well")
     moved = shutil.copytree(folders["base_residual"], tmp_path / "moved")
     report = json.loads((moved / "evaluation.json").read_text())
     report["blind_rmse"]["constant"] *= 1.01
     (moved / "evaluation.json").write_text(json.dumps(report))
     comparison = compare_runs([folders["unet"], moved])
-    lead = comparison.criteria(comparison.runs[1])[2]
+    lead = comparison.criteria(comparison.runs[1])[3]
     assert (lead.met, lead.figure.partition("; ")[2]) == (
         None,
         "the baseline has learnt from other depth maps, or was tested on others",
@@ -140,7 +140,7 @@ def test_a_lead_is_judged_where_both_had_the_same_budget(folders: dict[str, Path
     longer = {"trainer": {"epochs": 3}, "simulation": {"train_rooms": 24}}
     run = copied(folders["base_residual"], tmp_path / "longer", **longer)
     comparison = compare_runs([run, folders["unet"]])
-    lead = comparison.criteria(comparison.runs[0])[2]
+    lead = comparison.criteria(comparison.runs[0])[3]
     assert lead.met is None
     assert "not the same budget: 3 epochs in 24 rooms, the baseline 2 epochs in 16 rooms" in lead.figure
 
@@ -151,6 +151,68 @@ def test_runs_of_other_data_or_protocols_do_not_compare(folders: dict[str, Path]
     changed["protocol"]["min_depth"] = 0.5
     report.write_text(json.dumps(changed))
     assert "another protocol" in sentence(brdepth("compare", *folders.values(), code=2))
+
+
+def test_what_differs_between_runs_that_do_not_compare_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    run = folders["base_residual"]
+    for number, (layer, words) in enumerate(
+        [
+            ({"simulation": {"test_rooms": 5}}, r"what differs is simulation\.test_rooms \(4 and 5\)\."),
+            ({"simulation": {"seed": 3, "poses": 2}}, r"simulation\.poses \(1 and 2\), simulation\.seed \(0 and 3\)"),
+            ({"data": {"name": "own"}}, r"data\.name \(simulated and own\)"),
+        ]
+    ):
+        with pytest.raises(RunError, match=words):
+            compare_runs([run, copied(run, tmp_path / f"{number}", **layer)])
+    shorter = copied(run, tmp_path / "shorter")
+    report = json.loads((run / "evaluation.json").read_text())
+    report["metrics"]["images"], report["protocol"]["min_depth"] = 3, 0.5
+    (shorter / "evaluation.json").write_text(json.dumps(report))
+    with pytest.raises(RunError, match=r"the protocol's min_depth \(0\.0 and 0\.5\), images \(4\.0 and 3\.0\)"):
+        compare_runs([run, shorter])
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "words"),
+    [
+        ("metrics", {"rmse": -1.0}, "a figure that cannot be, rmse=-1"),
+        ("metrics", {"rmse": 42.7}, "errors beyond the largest depth"),
+        ("metrics", {"rmse": None}, "a figure that cannot be, rmse=nan"),
+        ("metrics", {"delta1": 1.5}, "delta1=1.5"),
+        ("metrics", {"images": 0}, "no images"),
+        ("metrics", {"beauty": 1.0}, "there is a beauty in it"),
+        ("decomposition", {"residual_detail_corr": -2.0}, "residual_detail_corr=-2"),
+        ("decomposition", {"residual_abs_mean": -0.1}, "residual_abs_mean=-0.1"),
+        ("blind_rmse", {"constant": -0.5}, "constant=-0.5"),
+    ],
+)
+def test_a_run_with_figures_that_cannot_be_is_damaged(
+    folders: dict[str, Path], part: str, changed: dict[str, float | None], words: str
+) -> None:
+    path = folders["base_residual"] / "evaluation.json"
+    report = json.loads(path.read_text())
+    report[part] |= changed
+    path.write_text(json.dumps(report))
+    with pytest.raises(RunError, match=rf"is damaged: .*{words}"):
+        read_run(path.parent)
+
+
+@pytest.mark.parametrize("figure", ["rmse", "images", "images_without_depth", "base_rmse", "clamped_share"])
+def test_a_run_without_a_figure_is_damaged(folders: dict[str, Path], figure: str) -> None:
+    path = folders["base_residual"] / "evaluation.json"
+    report = json.loads(path.read_text())
+    report["metrics" if figure in report["metrics"] else "decomposition"].pop(figure)
+    path.write_text(json.dumps(report))
+    with pytest.raises(RunError, match=f"is damaged: there is no {figure} in it"):
+        read_run(path.parent)
+
+
+@pytest.mark.parametrize("rmse", ["-1.0", "null"])
+def test_an_epoch_with_an_error_that_cannot_be_is_damaged(folders: dict[str, Path], rmse: str) -> None:
+    path = folders["base_residual"] / "metrics.jsonl"
+    path.write_text(re.sub(r'"val/rmse": [\d.]+', f'"val/rmse": {rmse}', path.read_text()))
+    with pytest.raises(RunError, match=r"is damaged: .*an epoch whose val/rmse is"):
+        read_run(path.parent)
 
 
 def test_a_run_is_not_compared_with_itself(folders: dict[str, Path]) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_batvision
 from pydantic import ValidationError
+from test_cli import brdepth
 
 from base_residual.config.presets import RETIRED, SIZES
 from base_residual.config.resolve import load_layer, make_config, parse_setting
-from base_residual.errors import ConfigError
+from base_residual.data import open_dataset
+from base_residual.errors import CheckpointError, ConfigError
+from base_residual.files.cache import cache_dir
+from base_residual.models.factory import load_checkpoint
 
 
 def test_the_field_defaults_are_those_of_the_design() -> None:
@@ -52,6 +58,28 @@ def test_the_kernel_is_what_the_topmost_layer_says_in_pixels_or_as_a_share(
     assert make_config(config.model_dump(mode="json")) == config
 
 
+def test_a_tilde_is_the_users_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # its name on Windows
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("tracking: {results_dir: ~/runs}\ndata: {root: ~/data}\n")
+    config = make_config(file=load_layer(tmp_path / "run.yaml"))
+    assert (config.tracking.results_dir, config.data.root) == (tmp_path / "runs", tmp_path / "data")
+    assert make_config(parse_setting("tracking.results_dir=~/runs")).run_dir.parent == tmp_path / "runs"
+    with pytest.raises(ConfigError, match=r"tracking\.results_dir: .*a home folder that this machine does not know"):
+        make_config({"tracking": {"results_dir": "~nobody-of-that-name/runs"}})
+    monkeypatch.setenv("BRDEPTH_CACHE", "~/cache")
+    assert cache_dir() == tmp_path / "cache"
+    write_batvision(tmp_path / "data")
+    monkeypatch.setenv("BRDEPTH_DATA", "~/data")
+    for root in (None, "~/data"):
+        assert len(open_dataset("batvisionv2", root)) == 2
+    assert "recordings" in brdepth("check-data", "~/data", "--json", code=0)
+    with pytest.raises(CheckpointError, match=str(tmp_path / "best.safetensors")):
+        load_checkpoint("~/best.safetensors")
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_share_beyond_the_map_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"loss\.lowpass_share: .*less than or equal to 1, not 1\.5"):
         make_config({"loss": {"lowpass_share": 1.5}})
@@ -74,9 +102,9 @@ def test_a_configuration_survives_its_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_file_from_before_may_name_what_is_left_of_a_retired_setting_and_nothing_else() -> None:
-    for key, left in RETIRED.items():
-        assert make_config(parse_setting(f"{key}={left}")) == make_config()
-        with pytest.raises(ConfigError, match=rf"{key}='other' is no longer there; leave it out, for .*'{left}'"):
+    for key, (left, implied, instead) in RETIRED.items():
+        assert make_config(parse_setting(f"{key}={left}")) == make_config(implied)
+        with pytest.raises(ConfigError, match=re.escape(f"{key}='other' is no longer there; {instead}.")):
             make_config(parse_setting(f"{key}=other"))
 
 

@@ -16,6 +16,7 @@ from conftest import write_batvision
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import brdepth
 
 from base_residual import machine
 from base_residual.config.resolve import make_config
@@ -34,7 +35,8 @@ from base_residual.simulation.rendering import LOCATION, render_every
 
 
 def batvision(root: Path, split: str = "train", **data: object) -> BatVisionV2:
-    return BatVisionV2(root, split, make_config({"data": {"name": "batvisionv2", **data}}).data, 44_100)
+    config = make_config({"data": {"name": "batvisionv2", **data}})
+    return BatVisionV2(root, split, config.data, config.audio)
 
 
 def test_a_sample_has_the_shapes_and_units_of_the_contract(tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_the_real_recording_reads_as_described(real_root: Path) -> None:
     dataset = batvision(real_root)
     assert len(dataset) == 1
     sample = dataset[0]
-    assert sample.waveform.abs().max() == pytest.approx(0.75, abs=0.01)
+    assert sample.waveform.abs().max() == 1
     assert float((sample.depth == 0).float().mean()) == pytest.approx(0.217, abs=0.03)
     assert float(sample.depth[sample.depth > 0].median()) == pytest.approx(1.029, abs=0.02)
 
@@ -91,6 +93,70 @@ def test_resizing_averages_by_area() -> None:
 def test_depth_in_millimetres_loses_what_is_no_measurement(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", np.array([[np.nan, np.inf, -5.0], [0.0, 1500.0, 99_000.0]]))
     np.testing.assert_allclose(read_depth(tmp_path / "d.npy", 30.0), [[0, 0, 0], [0, 1.5, 30.0]])
+
+
+@pytest.mark.parametrize(
+    ("number", "scale", "share"),
+    [(65_535, 1000, 0.6), (32_767, 1000, 0.1), (1_000_000, 1000, 0.1), (1e6, 1000, 0.001), (99_000, 1000, 0.2)],
+)
+def test_a_large_number_that_stands_for_no_measurement_is_no_wall(
+    tmp_path: Path, number: float, scale: int, share: float
+) -> None:
+    depth = scale * np.linspace(2, 9, 64 * 64).reshape(64, 64)
+    hole = np.arange(64 * 64).reshape(64, 64) < share * 64 * 64
+    np.save(tmp_path / "d.npy", np.where(hole, number, depth))
+    np.testing.assert_allclose(read_depth(tmp_path / "d.npy", 30.0), np.where(hole, 0, depth / 1000), rtol=1e-6)
+
+
+def test_a_view_far_away_is_cut_and_no_background(tmp_path: Path) -> None:
+    depth = 1000 * np.linspace(2, 64, 64 * 64).reshape(64, 64)
+    depth[0, :9] = 500_000  # some noise
+    np.save(tmp_path / "d.npy", depth)
+    np.testing.assert_allclose(read_depth(tmp_path / "d.npy", 30.0), np.minimum(depth / 1000, 30), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "background", "words"),
+    [
+        *((1, background, "as if in metres") for background in (0.0, np.nan, 1000.0, 65_535.0, 20_000.0, -1.0)),
+        (1e6, 0.0, "as if in micrometres"),
+    ],
+)
+def test_depth_in_another_unit_is_told_by_its_median_and_the_file_is_named(
+    tmp_path: Path, scale: float, background: float, words: str
+) -> None:
+    depth = scale * np.linspace(1, 9, 64 * 64).reshape(64, 64)
+    depth[:38] = background
+    np.save(tmp_path / "d.npy", depth)
+    with pytest.raises(DataError, match=rf"d\.npy has a median of .* m: {words}, where millimetres are expected"):
+        read_depth(tmp_path / "d.npy", 30.0)
+
+
+def test_metres_in_one_split_alone_are_named_before_anything_is_prepared(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path, count=3)
+    path = root / "Attic" / "depth" / "depth_2.npy"
+    np.save(path, np.load(path) / 1000)
+    table = root / "Attic" / "train.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    open_dataset("batvisionv2", root, "train")
+    with pytest.raises(DataError, match=r"depth_2\.npy has a median of 0\.002.* m: as if in metres"):
+        open_dataset("batvisionv2", root, "test")
+    problems = check_data(root).problems
+    assert [problem.partition(", where")[0] for problem in problems] == [
+        f"By their medians, 1 of 3 depth maps of the split '{split}' are as if in metres" for split in ("val", "test")
+    ]
+
+
+def test_checking_says_which_number_stands_for_no_measurement(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path, splits=("train",))
+    path = root / "Attic" / "depth" / "depth_0.npy"
+    depth = np.load(path)
+    depth[depth == 0] = 65_535
+    np.save(path, depth)
+    found = check_data(root)
+    assert (found.backgrounds, found.farthest) == ({65.535: 1}, pytest.approx(3.0))
+    assert found.invalid_share == pytest.approx(1 / 16)
+    assert "stands for 'no measurement' in 1 depth maps" in " ".join(brdepth("check-data", root, code=1).split())
 
 
 @pytest.mark.parametrize(
@@ -152,6 +218,26 @@ def test_a_wrong_table_says_what_is_wrong(
     edit_table(write_batvision(tmp_path), change)
     with pytest.raises(DataError, match=words):
         batvision(tmp_path)
+
+
+def test_a_location_on_another_disk_is_read_when_the_user_says_so(tmp_path: Path) -> None:
+    root, elsewhere = write_batvision(tmp_path / "data"), tmp_path / "disk" / "x"
+    elsewhere.parent.mkdir()
+    (root / "Attic").rename(elsewhere)
+    (root / "Attic").symlink_to(elsewhere)
+    layer = {"name": "batvisionv2", "output_size": 32}
+    with pytest.raises(
+        DataError, match=r"a link in the path Attic/.* leaves .*--follow-links.*data\.follow_links=true"
+    ):
+        open_dataset("batvisionv2", root, config=make_config({"data": layer}))
+    following = make_config({"data": layer | {"follow_links": True}})
+    assert open_dataset("batvisionv2", root, config=following)[0].id == "Attic/audio_0"  # and not x/audio_0
+    assert "a link in the path" in brdepth("check-data", root, code=1)
+    assert "No problems" in brdepth("check-data", root, "--follow-links")
+    table = elsewhere / "train.csv"
+    table.write_text(table.read_text().replace("Attic/depth", "Attic/../../disk/x/depth"))
+    with pytest.raises(DataError, match=r"path Attic/\.\./\.\./disk/x/depth/depth_0\.npy leaves the dataset folder"):
+        open_dataset("batvisionv2", root, config=following)
 
 
 def test_a_link_that_leaves_the_dataset_is_refused(tmp_path: Path) -> None:
@@ -363,12 +449,19 @@ def test_rooms_of_other_settings_wait_for_those_that_are_being_rendered(
     assert not simulate(tmp_path / "set", new.data, new.simulation, shard=Shard(2, 2))
 
 
-def test_what_lies_beside_the_rooms_and_is_somebody_elses_stays(tmp_path: Path, tiny: Callable[..., Config]) -> None:
-    thesis = tmp_path / "set.partial" / "thesis" / "notes.txt"
-    thesis.parent.mkdir(parents=True)
+@pytest.mark.parametrize("place", ["thesis", LOCATION, f"{LOCATION}/audio"])
+def test_what_lies_beside_the_rooms_and_is_somebody_elses_stays(
+    tmp_path: Path, tiny: Callable[..., Config], place: str
+) -> None:
+    few = {"train_rooms": 1, "val_rooms": 1, "test_rooms": 1}
+    old, new = tiny({"simulation": few | {"seed": 5}}), tiny({"simulation": few})
+    simulated._prepare(tmp_path / "set.partial", old.data, old.simulation, tmp_path / "own.lock")
+    list(render_every(tmp_path / "set.partial", 0, 1))
+    thesis = tmp_path / "set.partial" / place / "notes.txt"
+    thesis.parent.mkdir(exist_ok=True)
     thesis.write_text("ten years of work")
-    with pytest.raises(DataError, match=r"set\.partial before they get their name.*something else: thesis"):
-        simulate(tmp_path / "set", tiny().data, tiny().simulation)
+    with pytest.raises(DataError, match=rf"set\.partial before they get their name.*something else: {place}"):
+        simulate(tmp_path / "set", new.data, new.simulation)
     assert thesis.read_text() == "ten years of work"
 
 
@@ -508,9 +601,11 @@ def test_checking_knows_metres_where_millimetres_are_expected(tmp_path: Path) ->
     root = write_batvision(tmp_path, splits=("train",))
     for path in (root / "Attic" / "depth").iterdir():
         np.save(path, np.load(path) / 1000)
-    assert "Nothing is farther away than 0.003 m: the depth maps are as if they were in metres" in " ".join(
-        check_data(root).problems
-    )
+    depth = root / "Attic" / "depth"
+    assert (
+        "By their medians, 2 of 2 depth maps of the split 'train' are as if in metres, where millimetres are expected: "
+        f"{depth / 'depth_0.npy'}, {depth / 'depth_1.npy'}."
+    ) in check_data(root).problems
 
 
 def test_checking_nothing_at_all_is_an_error(tmp_path: Path) -> None:

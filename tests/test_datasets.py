@@ -14,22 +14,30 @@ from conftest import TINY, write_batvision_v1
 from numpy.typing import NDArray
 from test_cli import TINY_OPTIONS, brdepth
 
+from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.emission import find_onset
+from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import BatVisionV1
 from base_residual.data.prepared import PreparedSet
 from base_residual.errors import DataError
+from base_residual.evaluation import evaluate
+from base_residual.models.factory import create_base_residual_model, create_model
+from base_residual.training.trainer import Trainer
 
 
 def settings(**data: object) -> Config:
     return make_config({"data": {"name": "batvisionv1", "output_size": 32, "prepare": False, **data}})
 
 
+AS_RECORDED: Layer = {"audio": {"emission": "first"}}
+
+
 def test_both_ears_and_the_holes_of_v1_read_as_stored(tmp_path: Path) -> None:
     root = write_batvision_v1(tmp_path / "BatvisionV1")
-    sample = open_dataset("batvisionv1", root, "val", settings())[1]
+    sample = open_dataset("batvisionv1", root, "val", make_config(settings().model_dump(), AS_RECORDED))[1]
     assert sample.id == "BatvisionV1/left_1"
     assert sample.waveform.shape == (2, 3112)  # 12 m
     left, right = (np.load(root / "audio" / f"{ear}_1.npy")[:3112] for ear in ("left", "right"))
@@ -42,7 +50,8 @@ def test_both_ears_and_the_holes_of_v1_read_as_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["i2", "i4", "f4"])
 def test_integers_are_scaled_by_their_range(tmp_path: Path, kind: str) -> None:
-    sample = open_dataset("batvisionv1", write_batvision_v1(tmp_path, kind=kind), config=settings())[0]
+    root = write_batvision_v1(tmp_path, kind=kind)
+    sample = open_dataset("batvisionv1", root, config=make_config(settings().model_dump(), AS_RECORDED))[0]
     assert float(sample.waveform.abs().max()) == pytest.approx(0.5, rel=0.01)
 
 
@@ -79,15 +88,17 @@ def test_a_table_of_v1_that_is_wrong_says_what_is_expected(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_aligned_recordings_begin_with_the_direct_sound(tmp_path: Path, prepare: bool) -> None:
-    root = write_batvision_v1(tmp_path / "BatvisionV1")
+def test_recordings_begin_with_the_direct_sound_unless_they_are_taken_as_they_are(
+    tmp_path: Path, prepare: bool
+) -> None:
+    root, given = write_batvision_v1(tmp_path / "BatvisionV1"), settings(prepare=prepare).model_dump()
     late, aligned = (
-        open_dataset("batvisionv1", root, config=settings(prepare=prepare, align_onset=align))
-        for align in (False, True)
+        open_dataset("batvisionv1", root, config=make_config(given, {"audio": {"emission": emission}}))
+        for emission in ("first", "found")
     )
     for before, after in zip(late, aligned, strict=True):
         assert int(find_onset(before.waveform[None])) == pytest.approx(980, abs=15)
-        assert int(find_onset(after.waveform[None])) == 44  # 1 ms
+        assert int(find_onset(after.waveform[None])) == pytest.approx(44, abs=15)  # 1 ms
     kind = PreparedSet if prepare else BatVisionV1
     assert isinstance(late, kind)
     assert isinstance(aligned, kind)
@@ -100,7 +111,7 @@ def test_v1_is_checked_prepared_trained_evaluated_and_drawn(tmp_path: Path) -> N
     assert found["sample_rates"] == {"44100": 9}
     given = ["--dataset", "batvisionv1", "--data-root", root]
     assert "train: 3 recordings" in brdepth("prepare", *given, "--output-size", 32, "--max-depth", 8)
-    sizes = ["--epochs", 1, "--set", "data.align_onset=true", "--results-dir", tmp_path / "results"]
+    sizes = ["--epochs", 1, "--results-dir", tmp_path / "results"]
     brdepth("train", *TINY_OPTIONS, *given, *sizes)
     (run,) = (tmp_path / "results").iterdir()
     assert run.name.startswith("base_residual_batvisionv1_")
@@ -162,6 +173,60 @@ def test_recordings_of_ones_own_that_are_wrong_are_named(make: Callable[[], Own]
         samples[2]
 
 
+@pytest.mark.parametrize(
+    ("heard", "words"),
+    [
+        (np.zeros((2, 50)), r"given a ndarray of shape \(2, 50\) alone for recording 0"),
+        ([np.zeros(50), np.zeros(50)], r"given a ndarray of shape \(50,\) and a ndarray"),
+        ((48_000, np.zeros((2, 50))), "given the rate first for recording 0"),
+        ((np.zeros((2, 50)), None), "and a NoneType for recording 0"),
+        (None, "given a NoneType alone"),
+        (("a.wav", 48_000), "echo of recording 0 is a str; expected is an array"),
+        ((np.zeros((2, 50)), np.int64(48_000)), ""),
+        ((np.zeros((2, 50)), torch.tensor(48_000)), ""),
+    ],
+)
+def test_an_echo_without_its_rate_is_one_sentence(heard: object, words: str) -> None:
+    own = Own()
+    own.echo = lambda index: heard  # type: ignore[method-assign, assignment, return-value]
+    samples = open_dataset(own, config=make_config(TINY))
+    if words:
+        with pytest.raises(DataError, match=words):
+            samples[0]
+    else:
+        assert samples[0].waveform.shape == (2, 2075)
+
+
+def test_what_is_no_object_with_three_methods_is_told_what_to_be(tmp_path: Path, tiny: Callable[..., Config]) -> None:
+    with pytest.raises(DataError, match=r"This list has no method echo\..*examples/custom_dataset\.py.*EchoSample"):
+        open_dataset([(np.zeros((2, 50)), np.zeros((8, 8)))])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"Own is a class; give recordings, such as Own\(\)"):
+        open_dataset(Own)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="is a folder and no name of a dataset"):
+        open_dataset(tmp_path)  # type: ignore[arg-type]
+    for given, words in (
+        (Own(), r"This Own is made of recordings and not yet of samples\. Give open_dataset"),
+        ([(np.zeros((2, 50)), np.zeros((8, 8)))], r"The dataset gives a tuple; expected is EchoSample"),
+        (3, "This int is no dataset"),
+    ):
+        with pytest.raises(DataError, match=words):
+            Trainer(tiny(), train=given, trackers=[]).fit()  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=words):
+            evaluate(create_model(tiny()), given)  # type: ignore[arg-type]
+
+
+def test_millimetres_of_ones_own_are_refused_and_a_background_is_no_wall() -> None:
+    millimetres = np.full((8, 8), 3000.0)
+    millimetres[:4] = 65_535
+    with pytest.raises(DataError, match=r"recording 2 has a median of 3,000 m: as if in millimetres, where metres"):
+        open_dataset(Own(depth=millimetres), config=make_config(TINY))[2]
+    for background in (1000.0, 65.535, 99.0):
+        depth = np.linspace(2, 5, 1024).reshape(32, 32)
+        depth[:8] = background
+        found = open_dataset(Own(depth=depth), config=make_config(TINY))[2].depth
+        assert (float(found[:8].max()), float(found.max())) == (0, 5)
+
+
 def test_a_run_on_ones_own_recordings_is_not_taken_for_one_on_another_dataset() -> None:
     assert make_config({"data": {"name": "own"}}).run_name.startswith("base_residual_own_")
     with pytest.raises(DataError, match=r"'own' stands for recordings that Python code gives"):
@@ -177,14 +242,12 @@ def test_no_recordings_of_ones_own_are_no_dataset() -> None:
         open_dataset(Nothing())
 
 
-def test_a_model_aligns_the_recordings_that_it_predicts_as_it_did_in_training(tmp_path: Path) -> None:
-    from base_residual.models.factory import create_base_residual_model
-
+def test_a_model_hears_from_the_direct_sound_on_unless_it_was_trained_on_recordings_as_they_are() -> None:
     waveform = torch.zeros(2, 6000)
-    waveform[:, 980:1112] = torch.randn(132)
+    waveform[:, 980:1112] = torch.from_numpy(ChirpDesign().waveform())
     waveform[:, 2000:2132] = 0.5 * waveform[:, 980:1112]
     later = waveform.roll(700, dims=1)
-    for align in (False, True):
-        model = create_base_residual_model(make_config(TINY, {"data": {"align_onset": align}}))
-        same = torch.equal(model.predict(waveform).final, model.predict(later).final)
-        assert same == align
+    for emission in ("first", "found"):
+        model = create_base_residual_model(make_config(TINY, {"audio": {"emission": emission}}))
+        moved = float((model.predict(waveform).final - model.predict(later).final).abs().max())
+        assert (moved < 1e-4) == (emission == "found")

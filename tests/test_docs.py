@@ -123,6 +123,7 @@ def test_every_command_setting_and_public_name_is_described(site: Site) -> None:
         assert f"{item.__module__}.{item.__qualname__}" in site.pages[site.folder / "api.html"].ids
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_figures_are_drawn_by_their_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(DOCS)
     figures = importlib.import_module("figures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -273,9 +274,9 @@ def test_too_little_space_is_said_before_anything_is_fetched(
     assert published.asked == []
 
 
-def test_a_full_disk_is_one_sentence(dataverse: Dataverse, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence(dataverse: Dataverse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataverse.files = {"data.bin": b"0123456789"}
-    (tmp_path / "data.bin.part").symlink_to("/dev/full")
+    monkeypatch.setattr(source, "no_links", lambda path, flags: os.open("/dev/full", os.O_WRONLY))
     assert "No space left on device. What has come is kept" in sentence(get(dataverse, tmp_path, code=2))
 
 

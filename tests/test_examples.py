@@ -29,6 +29,7 @@ from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.rigs import Rig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -86,12 +87,18 @@ def test_a_depth_map_of_holes_says_nothing_of_range(
     assert refused(*given) == f"Error: The depth map {depth} is not a readable .npy file.\n"
 
 
-def test_recordings_of_ones_own_are_learned_from_three_methods(tmp_path: Path) -> None:
-    done = run("custom_dataset.py", "--results-dir", tmp_path, "--epochs", "6")
-    assert done.returncode == 0, done.stderr
-    heard, blind = (float(line.split()[-2]) for line in done.stdout.splitlines()[-2:])
+def test_recordings_of_ones_own_are_learned_from_three_methods(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["custom_dataset.py", "--results-dir", str(tmp_path), "--epochs", "6"])
+    runpy.run_path(str(EXAMPLES / "custom_dataset.py"), run_name="__main__")
+    said = capsys.readouterr()
+    heard, blind = (float(line.split()[-2]) for line in said.out.splitlines()[-2:])
     assert heard < 0.5 * blind
-    assert done.stderr == ""
+    assert said.err == caplog.text == ""
 
 
 # The notebook.
@@ -112,7 +119,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     settings = merge(TINY, {"tracking": {"experiment_name": "quickstart"}, "trainer": {"epochs": 1}})
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f"SETTINGS = {settings!r}"))
+    quick = f"SETTINGS = {settings!r}\nfrom base_residual.training import run_folder\nrun_folder.PICTURED = 1"
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(quick))
     folder = tmp_path_factory.mktemp("quickstart")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the client's own making
@@ -199,7 +207,7 @@ def test_a_recording_is_cut_to_the_moment_of_the_chirp(live: dict[str, Any]) -> 
     room = draw_room(rng, STYLES["standard"])
     pose = draw_pose(rng, room)
     assert pose is not None
-    echo = render_echo(room, pose, draw_chance(rng, STYLES["standard"], 2000))
+    echo = render_echo(room, pose, Rig(), draw_chance(rng, 2000))
     for late in (0, 1, 12_345):
         cut = live["from_the_chirp_on"](np.pad(echo, ((0, 0), (late, 0))))
         np.testing.assert_allclose(cut.numpy(), echo, rtol=0, atol=1e-6)

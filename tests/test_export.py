@@ -31,6 +31,7 @@ from base_residual.deploy import onnx as export
 from base_residual.deploy.onnx import ExportError, RealFrontEnd, check_onnx, export_onnx, sample_echoes
 from base_residual.deploy.predict import predict_files
 from base_residual.errors import MissingExtraError
+from base_residual.models import time_encoder, unet
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.factory import create_base_residual_model, create_model
@@ -69,14 +70,15 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The default network, tiny, as the command exports it and the example runs it: the file lies alone."""
-    torch.manual_seed(0)
-    model = create_model(make_config(TINY))
     folder, out = tmp_path_factory.mktemp("given"), tmp_path_factory.mktemp("exported") / "model.onnx"
-    save_checkpoint(folder / "best.safetensors", model, 1, [])
     soundfile.write(folder / "echo.wav", sample_echoes(1, FRAMES - 300, 44_100)[0].T.numpy(), 44_100, "FLOAT")
-    assert brdepth("export", folder / "best.safetensors", "--out", out).startswith(f"ONNX: {out} (")
     places = []
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as told:
+        patch.setattr(time_encoder, "TIME_STAGES", time_encoder.TIME_STAGES[:2])  # the others are like them
+        torch.manual_seed(0)
+        model = create_model(make_config(TINY))
+        save_checkpoint(folder / "best.safetensors", model, 1, [])
+        assert brdepth("export", folder / "best.safetensors", "--out", out).startswith(f"ONNX: {out} (")
         patch.setattr(export, "export_onnx", lambda _, path: places.append(path))  # it is there, and took long
         runpy.run_path(str(EXAMPLE))["main"](
             [str(folder / "best.safetensors"), str(folder / "echo.wav"), f"--out={out}"]
@@ -142,9 +144,8 @@ def test_the_front_end_in_real_numbers_equals_the_one_of_training(settings: Laye
         ({"front_end": "waveform"}, {}),
         ({"front_end": "matched", "template": "direct"}, {}),
         ({"front_end": "mel"}, UNET),
-        ({"front_end": "matched"}, {"symmetric": False}),
     ],
-    ids=["waveform", "direct", "mel", "asymmetric"],
+    ids=["waveform", "direct", "mel"],
 )
 def test_every_front_end_is_in_the_file_and_exporting_says_nothing(
     tmp_path: Path,
@@ -168,7 +169,10 @@ def test_every_front_end_is_in_the_file_and_exporting_says_nothing(
     assert about["aligned"] == str(model.aligns)
 
 
-def test_a_two_dimensional_network_exports_and_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_two_dimensional_network_exports_and_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unet, "UNET_HALVINGS", 1)  # the others are like the first
     model = create_model(make_config(TINY, {"model": {"name": "unet"}})).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert check_onnx(model, export_onnx(model, tmp_path / "model.onnx")) < 1e-3

@@ -172,7 +172,7 @@ def test_the_card_says_the_weights_of_the_loss(
 
 @pytest.mark.parametrize("name", ["batvisionv2", "batvisionv1", "replica", "own"])
 def test_the_card_names_every_dataset(name: str, tmp_path: Path) -> None:
-    small = {"model": {"base_channels": 4}, "data": {"name": name, "output_size": 32, "align_onset": True}}
+    small = {"model": {"base_channels": 4}, "data": {"name": name, "output_size": 32}}
     create_model(make_config(small)).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "the split `train`" in text

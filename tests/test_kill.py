@@ -8,14 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import EMPTY_SHEETS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-# Runs a script whose pictures are empty sheets, as those of the other tests are.
-DRAWING_NOTHING = """
+SCRIPT = """
 import runpy, sys
-from matplotlib.figure import Figure
-
-Figure.draw = lambda *_: None
 sys.argv.pop(0)
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -25,7 +22,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork are needed to kill and to start again")
 def test_a_killed_run_that_is_resumed_is_the_run_that_nobody_killed(tmp_path: Path) -> None:
     out = tmp_path / "kill.json"
-    command = [sys.executable, "-c", DRAWING_NOTHING, BENCHMARKS / "kill.py", "--quick", "--seed", "1", "--out", out]
+    words = [BENCHMARKS / "kill.py", "--quick", "--seed", "1", "--out", out]
+    command = [sys.executable, "-c", EMPTY_SHEETS + SCRIPT, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())

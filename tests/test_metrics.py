@@ -5,14 +5,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, root_mean_squared_error
 
 from base_residual import metrics as module
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
-from base_residual.metrics import DEPTH_METRICS, DecompositionFigures, DepthMetrics, depth_metrics, valid_pixels
+from base_residual.metrics import (
+    DEPTH_METRICS,
+    DecompositionFigures,
+    DepthMetrics,
+    Evaluation,
+    Protocol,
+    depth_metrics,
+    valid_pixels,
+)
 
 
 def reference(pred: np.ndarray, gt: np.ndarray, max_depth: float, min_depth: float) -> dict[str, float]:
@@ -38,6 +46,7 @@ def scene(seed: int, images: int = 3, holes: float = 0.2) -> tuple[torch.Tensor,
     return torch.from_numpy(pred).float(), torch.from_numpy(gt).float()
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), holes=st.floats(0, 0.95), min_depth=st.sampled_from([0.0, 0.5]))
 def test_metrics_equal_a_float64_reference(seed: int, holes: float, min_depth: float) -> None:
     pred, gt = scene(seed, holes=holes)
@@ -343,3 +352,53 @@ def test_one_pixel_has_no_correlation_and_no_error(seed: int) -> None:
     figures = DecompositionFigures(4, 10.0)
     figures.update(base, residual, base + residual, gt)
     assert -1 <= figures.compute()["residual_detail_corr"] <= 1
+
+
+DEPTHS = {"rmse": 0.5, "mae": 0.25, "abs_rel": 0.1, "log10": 0.04, "delta1": 0.8, "delta2": 0.9, "delta3": 0.95}
+
+
+def test_figures_stand_in_a_table_with_their_units_and_the_better_direction() -> None:
+    parts = {
+        "base_positive": 0.3,
+        "base_smoothness": 0.05,
+        "base_rmse": 0.6,
+        "residual_abs_mean": 0.2,
+        "residual_gain": 0.16667,
+        "residual_detail_corr": 0.4,
+        "clamped_share": 0.01,
+    }
+    counts = {"images": 5, "images_without_depth": 2}
+    found = Evaluation(DEPTHS | counts, parts, Protocol(8.0, 0.5, 32))
+    assert found.rows() == [
+        ("rmse", "0.5000 m", "lower"),
+        ("mae", "0.2500 m", "lower"),
+        ("abs_rel", "0.1000", "lower"),
+        ("log10", "0.0400", "lower"),
+        ("delta1", "0.8000", "higher"),
+        ("delta2", "0.9000", "higher"),
+        ("delta3", "0.9500", "higher"),
+        ("base_positive", "0.3000 m", ">= 0"),
+        ("base_smoothness", "0.0500", "below 0.25"),
+        ("base_rmse", "0.6000 m", "above rmse"),
+        ("residual_abs_mean", "0.2000 m", "< 1 m, not 0"),
+        ("residual_gain", "0.1667", "> 0"),
+        ("residual_detail_corr", "0.4000", "> 0"),
+        ("clamped_share", "0.0100", "small"),
+    ]
+    table = found.table("Figures")
+    assert (table.title, table.heads, table.right) == ("Figures", ("figure", "value", "better"), (1,))
+    assert table.rows == found.rows()
+    assert found.table().title == ""
+    assert found.as_dict()["metrics"] == DEPTHS | counts
+    assert found.as_dict()["protocol"]["min_depth"] == 0.5
+
+
+def test_an_evaluation_says_how_its_figures_were_taken() -> None:
+    few = Evaluation(DEPTHS | {"images": 5, "images_without_depth": 2}, {}, Protocol(8.0, 0.5, 32))
+    how = "32 x 32 pixels (area mean of measured pixels), gt >= 0.5 m, predictions clipped to [0.001, 8] m"
+    assert few.protocol_line() == (
+        f"5 images, 2 without a measured pixel left out: {how}, per image, then over images."
+    )
+    every = Evaluation(DEPTHS | {"images": 5, "images_without_depth": 0}, {}, Protocol(8.0, 0.0, 32))
+    assert every.protocol_line().startswith("5 images: 32 x 32 pixels (area mean of measured pixels), gt > 0, ")
+    assert few._repr_html_() == (f"{few.table().to_html()}<p>{few.protocol_line().replace('>=', '&gt;=')}</p>")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base_residual.config.schema import Config
@@ -17,6 +17,7 @@ from base_residual.models.factory import create_base_residual_model, create_mode
 from base_residual.models.network import BaseResidualNet, PlainNet
 
 
+@settings(max_examples=30)
 @given(
     max_depth=st.floats(0.5, 100),
     bound=st.floats(0.01, 1),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from base_residual.errors import ShapeError
 from base_residual.losses import low_pass
@@ -9,7 +10,7 @@ from base_residual.models.code import EchoCode
 from base_residual.models.decoders import GridDecoder, MapDecoder, spline_basis
 from base_residual.models.mirror import HalfMapConv
 from base_residual.models.time_encoder import LatentNorm, TimeEncoder
-from base_residual.models.unet import UNetEncoder
+from base_residual.models.unet import UNetDecoder, UNetEncoder, unet_widths
 
 
 @pytest.mark.parametrize(("grid", "size"), [(2, 16), (4, 64), (8, 64), (8, 256), (16, 32)])
@@ -69,6 +70,39 @@ def test_one_echo_in_training_is_judged_by_what_is_known_of_others() -> None:
 
 def test_a_u_net_says_that_it_cannot_learn_from_one_number_per_channel() -> None:
     encoder, image = UNetEncoder(2, 4, bilinear=True), torch.zeros(1, 2, 16, 16)
-    with pytest.raises(ShapeError, match="one image of 16 x 16 at a time"):
+    with pytest.raises(ShapeError, match=r"^A U-Net cannot learn from one image of 16 x 16 at a time\. Raise trainer"):
         encoder(image)
+    assert encoder(image.expand(2, -1, -1, -1))
+    for size in ((16, 32), (32, 16), (32, 32)):
+        assert encoder(torch.zeros(1, 2, *size))
     assert encoder.eval()(image)
+
+
+def test_a_u_net_names_the_size_that_an_image_should_have() -> None:
+    encoder = UNetEncoder(1, 4, bilinear=True)
+    with pytest.raises(ShapeError, match=r"is 32 x 40; expected .* divisible by 16\. Pad or resize it to 32 x 48\.$"):
+        encoder(torch.zeros(2, 1, 32, 40))
+    with pytest.raises(ShapeError, match=r"is 8 x 16; expected .* divisible by 16\. Pad or resize it to 16 x 16\.$"):
+        encoder(torch.zeros(2, 1, 8, 16))
+
+
+@pytest.mark.parametrize("bilinear", [True, False])
+@pytest.mark.parametrize("size", [(32, 64), (64, 32), (64, 64), (32, 32)])
+def test_a_u_net_brings_its_map_to_the_size_that_is_asked_for(bilinear: bool, size: tuple[int, int]) -> None:
+    encoder, decoder = UNetEncoder(1, 4, bilinear).eval(), UNetDecoder(4, bilinear, output_size=32).eval()
+    raw: list[torch.Tensor] = []
+    decoder.head.register_forward_hook(lambda module, inputs, found: raw.append(found))
+    with torch.no_grad():
+        found = decoder(encoder(torch.randn(2, 1, *size)))
+    assert raw[0].shape == (2, 1, *size)
+    torch.testing.assert_close(found, F.interpolate(raw[0], (32, 32), mode="bilinear", antialias=True))
+
+
+def test_each_stage_of_a_u_net_passes_on_the_channels_that_the_next_one_takes() -> None:
+    assert [unet_widths(4, bilinear) for bilinear in (True, False)] == [[4, 8, 16, 32, 32], [4, 8, 16, 32, 64]]
+    for bilinear, expected in (
+        (True, [((64, 32), (32, 16)), ((32, 16), (16, 8)), ((16, 8), (8, 4)), ((8, 4), (4, 4))]),
+        (False, [((64, 32), (32, 32)), ((32, 16), (16, 16)), ((16, 8), (8, 8)), ((8, 4), (4, 4))]),
+    ):
+        stages = UNetDecoder(4, bilinear, output_size=32).stages
+        assert [tuple((c.in_channels, c.out_channels) for c in (s[0], s[3])) for s in stages] == expected

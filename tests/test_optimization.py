@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from golden import inputs
 
 from base_residual.config.presets import Layer
 from base_residual.config.schema import Config
 from base_residual.data.augment import augment, stretch
-from base_residual.data.sample import EchoBatch, EchoDataset, collate
+from base_residual.data.sample import EchoBatch
 from base_residual.errors import ConfigError, TrainingError
 from base_residual.machine import mixed_precision, resolve_device
 from base_residual.models.factory import create_model
+from base_residual.training.distributed import Processes
 from base_residual.training.optimisation import generator, learning_rate, make_optimizer
 from base_residual.training.step import TrainingStep, make_step
 from base_residual.training.trainer import Trainer
@@ -21,8 +25,8 @@ MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture
-def batch(rooms: Callable[[str], EchoDataset]) -> EchoBatch:
-    return collate([rooms("train")[index] for index in range(8)])
+def batch(tiny: MakeConfig) -> EchoBatch:
+    return inputs.batch(tiny(), 8)
 
 
 def updated(config: Config, batch: EchoBatch) -> dict[str, torch.Tensor]:
@@ -144,6 +148,120 @@ def test_an_update_asks_no_tensor_for_its_value(
     sums = one.update(batch, 1, 0)
     monkeypatch.undo()
     assert torch.isfinite(sums).all()
+
+
+@pytest.mark.parametrize(("least", "accumulate", "parts", "micro_batch"), [(7, 3, 3, 3), (8, 4, 4, 2), (2, 5, 2, 1)])
+def test_a_batch_goes_through_in_as_many_parts_as_the_settings_say_or_as_it_has_recordings(
+    tiny: MakeConfig, least: int, accumulate: int, parts: int, micro_batch: int
+) -> None:
+    config = tiny({"trainer": {"accumulate": accumulate}})
+    model = create_model(config)
+    one = make_step(model, make_optimizer(model, config.trainer), config, steps=1, least=least)
+    assert (one.parts, one.micro_batch) == (parts, micro_batch)
+
+
+def test_the_reconstruction_leaves_the_base_alone_after_the_warm_up_of_the_curriculum(tiny: MakeConfig) -> None:
+    with_, without = (updater(tiny({"loss": {"curriculum": on, "warmup_epochs": 2}})) for on in (True, False))
+    assert [with_.detaches(epoch) for epoch in (1, 2, 3)] == [False, False, True]
+    assert [without.detaches(epoch) for epoch in (1, 2, 3)] == [False, False, False]
+
+
+def test_an_update_predicts_in_the_precision_and_with_the_curriculum_of_the_settings(
+    tiny: MakeConfig, batch: EchoBatch
+) -> None:
+    for precision, epoch, expected in (("fp32", 1, (False, False)), ("bf16", 2, (True, True))):
+        one = updater(tiny({"trainer": {"precision": precision}, "loss": {"curriculum": True, "warmup_epochs": 1}}))
+        seen: list[tuple[bool, object]] = []
+        one.model.register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append((torch.is_autocast_enabled("cpu"), inputs[1]))
+        )
+        one.update(batch, epoch, 0)
+        assert seen == [expected]
+        assert not torch.is_autocast_enabled("cpu")
+
+
+class Pair(Processes):
+    """The first of two processes, of which the other one tells the same and a step at fault."""
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + 0.5 if tensor.ndim == 0 else tensor
+
+
+class Shared:
+    """A network whose gradients are averaged over processes but within `no_sync`."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.apart = model, False
+        self.calls: list[bool] = []
+
+    def __call__(self, *inputs: object) -> object:
+        self.calls.append(self.apart)
+        return self.model(*inputs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        self.apart = True
+        yield
+        self.apart = False
+
+
+def test_processes_average_their_gradients_in_the_last_part_alone_and_share_their_faults(
+    tiny: MakeConfig, batch: EchoBatch
+) -> None:
+    one = updater(tiny({"trainer": {"accumulate": 3}}))
+    network, processes = Shared(one.model), Pair(0, 2)
+    parallel = TrainingStep(one.model, network, one.loss, one.optimizer, None, one.config, 1, 8, processes)
+    assert torch.equal(parallel.update(batch, 1, 0), torch.zeros(5))
+    assert network.calls == [True, True, False]
+    assert parallel.faults.found() == [batch.ids]
+
+
+def test_processes_change_the_recordings_of_a_batch_as_one_would(tiny: MakeConfig, batch: EchoBatch) -> None:
+    one = updater(tiny())
+    whole = one._augmented(batch, 1, 0)
+    for rank in range(3):
+        places = slice(rank, None, 3)
+        processes = Processes(rank, 3)
+        part = TrainingStep(one.model, one.model, one.loss, one.optimizer, None, one.config, 1, 2, processes)
+        share = EchoBatch(batch.waveform[places], batch.depth[places], batch.ids[places])
+        for mine, all_ in zip(part._augmented(share, 1, 0), whole, strict=True):
+            torch.testing.assert_close(mine, all_[places])
+
+
+@pytest.mark.parametrize("name", ["base_residual", "unet"])
+def test_the_loss_of_several_processes_is_a_mean_over_all_of_them(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made: list[tuple[object, dict[str, object]]] = []
+
+    def parallel(network: torch.nn.Module, **options: object) -> torch.nn.Module:
+        made.append((network, options))
+        warnings.warn("an option has another name in newer versions", FutureWarning, stacklevel=1)
+        return network
+
+    monkeypatch.setattr("base_residual.training.step.DistributedDataParallel", parallel)
+    config = tiny({"model": {"name": name}})
+    model = create_model(config)
+    one = make_step(model, make_optimizer(model, config.trainer), config, 1, 8, Processes(1, 2))
+    assert one.processes == Processes(1, 2)
+    assert one.loss.count == one.processes.mean
+    assert made == [(model, {"device_ids": None, "broadcast_buffers": False})]
+
+
+def test_the_settings_say_what_is_averaged_and_compiled(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network: ("compiled", network))
+    config = tiny({"trainer": {"compile": True, "average": 0.0}})
+    model = create_model(config)
+    one = make_step(model, make_optimizer(model, config.trainer), config, 1, 8)
+    assert one.network == ("compiled", model)
+    assert one.networks == {"model": model}
+    assert one.eval_model is model
+    averaged = updater(tiny({"trainer": {"average": 2.0}}))
+    assert averaged.network is averaged.model
+    assert averaged.average is not None
+    assert averaged.average._keep == 0.75  # a span of two epochs with two steps each
+    assert averaged.networks == {"model": averaged.model, "mean": averaged.average.model}
+    assert averaged.eval_model is averaged.average.model
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")

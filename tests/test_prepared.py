@@ -38,9 +38,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def files(root: Path, **data: object) -> BatVisionV2:
-    return BatVisionV2(
-        root, "train", make_config({"data": {"name": "batvisionv2", "output_size": 32} | data}).data, 44_100
-    )
+    config = make_config({"data": {"name": "batvisionv2", "output_size": 32} | data})
+    return BatVisionV2(root, "train", config.data, config.audio)
 
 
 def tell(told: Told) -> Callable[[str, int, int], None]:
@@ -76,11 +75,11 @@ def test_a_prepared_set_gives_what_the_files_hold(cache: Path, root: Path) -> No
 def test_depth_keeps_its_unit_where_millimetres_do_not_reach(cache: Path, tmp_path: Path) -> None:
     root = write_batvision(tmp_path / "far")
     np.save(root / "Attic" / "depth" / "depth_0.npy", np.full((24, 40), 400_000, np.uint32))
-    np.save(root / "Attic" / "depth" / "depth_1.npy", np.full((24, 40), 1, np.uint32))
+    np.save(root / "Attic" / "depth" / "depth_1.npy", np.uint32(np.arange(960).reshape(24, 40) < 9))
     found = prepared.prepared(files(root, max_depth=500.0))
     assert found.unit == pytest.approx(500 / 65_535)
     assert float(found[0].depth.median()) == pytest.approx(400, abs=found.unit)
-    assert float(found[1].depth.min()) > 0  # measured stays measured
+    assert float(found[1].depth.max()) > 0  # measured stays measured
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -143,6 +142,22 @@ def test_depth_maps_that_change_places_make_the_set_anew(cache: Path, root: Path
     table.write_text(swapped.replace("?", "depth_1.npy"))
     found = prepared.prepared(files(root))
     assert [float(found[index].depth.median()) for index in (0, 1)] == pytest.approx([2, 1])
+
+
+def test_files_that_change_places_are_noticed_though_size_and_time_are_equal(cache: Path, root: Path) -> None:
+    paths = [root / "Attic" / "depth" / f"depth_{number}.npy" for number in (0, 1)]
+    for path, level in zip(paths, (1000, 2000), strict=True):
+        np.save(path, np.full((24, 40), level, np.uint16))
+        os.utime(path, ns=(0, 0))  # as out of an archive: of one size and one time
+    old = prepared.prepared(files(root))
+    first, second = paths
+    first.rename(root / "aside")
+    second.rename(first)
+    (root / "aside").rename(second)
+    assert first.stat().st_mtime_ns == second.stat().st_mtime_ns == 0
+    found = prepared.prepared(files(root))
+    assert [float(found[index].depth.median()) for index in (0, 1)] == pytest.approx([2, 1])
+    assert found.files_hash != old.files_hash
 
 
 def test_a_set_in_a_cache_that_can_only_be_read_is_used(

@@ -1,4 +1,4 @@
-"""Training with several processes, each started as torchrun starts them."""
+"""Training with several processes, which find in their environment what torchrun writes there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import EMPTY_SHEETS
 from safetensors.torch import load_file
 from torch import nn
 
@@ -31,7 +32,7 @@ from base_residual.training.sync_batch_norm import SyncBatchNorm, leave_uncompil
 from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
-Start = Callable[..., "list[Process]"]
+Start = Callable[..., "list[Forked]"]
 CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card")
 DEVICES = ["cpu", pytest.param("cuda", marks=CARD)]
 WORKER = """
@@ -96,11 +97,8 @@ import matplotlib.backends.backend_agg
 import scipy.signal
 import torch._dynamo
 import yaml
-from matplotlib.figure import Figure
 import base_residual.training.trainer
-from base_residual.training import run_folder
 
-Figure.draw, run_folder.PICTURED = lambda *_: None, 1  # nobody looks at the pictures
 for line in sys.stdin:
     order = json.loads(line)
     if isinstance(order, int):
@@ -125,7 +123,7 @@ class Nursery:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", EMPTY_SHEETS + NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, order: dict[str, object] | int) -> int | None:
@@ -164,9 +162,6 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-Process = Forked | subprocess.Popen[str]
-
-
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
     one = Nursery()
@@ -175,35 +170,27 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def start(nursery: Nursery) -> Callable[..., list[Process]]:
+def start(nursery: Nursery) -> Callable[..., list[Forked]]:
     """Starts as many processes as asked for, which train together or run another program."""
 
-    def fork(
-        config: Config, folder: Path, world: int, *arguments: str, program: str = WORKER, fresh: bool = False
-    ) -> list[Process]:
+    def fork(config: Config, folder: Path, world: int, *arguments: str, program: str = WORKER) -> list[Forked]:
         (folder / "settings.yaml").write_text(config.to_yaml())
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
         given = [str(folder / "settings.yaml"), str(folder / "where"), *arguments]
-        workers: list[Process] = []
+        workers: list[Forked] = []
         for rank in range(world):
             own = meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            if fresh:  # a new interpreter, as torchrun starts it
-                command, piped = [sys.executable, "-c", program, *given], subprocess.PIPE
-                workers.append(
-                    subprocess.Popen(command, env=os.environ | own, stdout=piped, stderr=subprocess.STDOUT, text=True)
-                )
-            else:
-                said = folder / f"said{port}-{rank}"
-                workers.append(Forked(nursery, said, environment=own, arguments=given, program=program))
+            said = folder / f"said{port}-{rank}"
+            workers.append(Forked(nursery, said, environment=own, arguments=given, program=program))
         return workers
 
     return fork
 
 
-def finish(workers: list[Process], code: int = 0) -> list[str]:
+def finish(workers: list[Forked] | list[subprocess.Popen[str]], code: int = 0) -> list[str]:
     """What each of them printed, once all have ended with that exit code."""
     try:
         said = [worker.communicate(timeout=240)[0] for worker in workers]
@@ -233,7 +220,7 @@ def test_two_processes_give_the_loss_curve_of_one(tiny: MakeConfig, tmp_path: Pa
     sizes = {"simulation": {"val_rooms": 5}, "trainer": {"batch_size": 7, "epochs": 3}}
     alone, together = (tiny(GENTLE, sizes, {"tracking": {"experiment_name": name}}) for name in ("alone", "together"))
     Trainer(alone, trackers=[]).fit()
-    finish(start(together, tmp_path, 2, fresh=True))
+    finish(start(together, tmp_path, 2))
     assert_close(history(together), history(alone))
     one, two = (json.loads((c.run_dir / "evaluation.json").read_text())["metrics"] for c in (alone, together))
     assert two == pytest.approx(one, rel=2e-3)

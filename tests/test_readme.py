@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import TINY
+from typer.main import get_command
+from typer.testing import CliRunner
 
+from base_residual.cli.main import app
 from base_residual.config.resolve import make_config, merge
 
 ROOT = Path(__file__).parents[1]
@@ -27,25 +27,21 @@ def commands() -> list[str]:
     return [line for block in blocks("bash") for line in block.splitlines() if line]
 
 
-def test_the_readme_commands_run_in_this_order(tmp_path: Path) -> None:
+def test_the_readme_commands_run_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without the installation, which CI does in new environments, and on rooms that render in seconds."""
     lines = [line.split("&& ")[-1] for line in commands() if "brdepth" in line]
     assert [line.split()[1] for line in lines] == ["train", "visualize", "eval"]
     # The run folder is named after batch size and learning rate, which keep their defaults.
     named = make_config().run_name
     assert all(named in line for line in lines[1:])
+    monkeypatch.chdir(tmp_path)
     for line in lines:
         small = [option for option in SMALL if "batch_size" not in option] if line == "brdepth train" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "base_residual", *shlex.split(line)[1:], *small],
-            cwd=tmp_path,
-            env=os.environ | {"COLUMNS": "80"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        done = CliRunner().invoke(app, [*shlex.split(line)[1:], *small], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert done.stderr == caplog.text == ""
     assert (tmp_path / "results" / named / "best_test_decomposition.png").exists()
 
 
@@ -59,10 +55,6 @@ def test_the_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: p
 
 
 def test_every_command_in_the_readme_exists() -> None:
-    from typer.main import get_command
-
-    from base_residual.cli.main import app
-
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     named = set(re.findall(r"`brdepth ([a-z-]+)", README)) | set(re.findall(r"^\$ brdepth ([a-z-]+)", README, re.M))
     assert named
@@ -70,11 +62,6 @@ def test_every_command_in_the_readme_exists() -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    from typer.main import get_command
-    from typer.testing import CliRunner
-
-    from base_residual.cli.main import app
-
     commands = get_command(app).commands  # type: ignore[attr-defined]
     helps = "".join(CliRunner().invoke(app, [*command, "--help"]).output for command in ([], *([c] for c in commands)))
     helps += (ROOT / "examples" / "live_echo.py").read_text(encoding="utf-8")

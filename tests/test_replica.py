@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import struct
 from collections.abc import Callable
@@ -144,6 +145,34 @@ def test_a_pickle_sets_no_attribute_of_what_stands_for_numpy(
     assert not hasattr(ADMITTED[module, name], "changed")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x82\xf0",  # EXT1
+        b"\x83\xf0\x00",  # EXT2
+        b"\x84\xf0\x00\x00\x00",  # EXT4
+        b"P1\n",  # PERSID
+        b"K\x01Q",  # BINPERSID
+        b"(ibuiltins\neval\n",  # INST
+        b"(cnumpy\nndarray\no",  # OBJ
+        b"cnumpy\nndarray\n)\x81",  # NEWOBJ
+        b"cnumpy\nndarray\n)}\x92",  # NEWOBJ_EX
+        b"\x97",  # NEXT_BUFFER
+    ],
+)
+def test_a_pickle_finds_no_object_but_by_the_names_of_arrays(tmp_path: Path, echoes: Path, content: bytes) -> None:
+    copyreg.add_extension("builtins", "eval", 240)
+    try:
+        assert pickle.loads(b"\x80\x04\x82\xf0.") is eval  # and so it is known by its number, without its name
+        harm = tmp_path / "harm"
+        stream = b"\x80\x05" + content + f"(Vopen({str(harm)!r}, 'w')\ntR.".encode()
+        with pytest.raises(DataError, match="no pickle of numpy arrays: it holds the instruction"):
+            convert_replica(write(tmp_path / "bad.pkl", stream), echoes, tmp_path / "set")
+        assert not harm.exists()
+    finally:
+        copyreg.remove_extension("builtins", "eval", 240)
+
+
 def test_an_array_costs_no_more_memory_than_the_file_holds(tmp_path: Path, echoes: Path) -> None:
     honest = pickle.dumps({"office_3": {(0, 0): {"depth": np.ones((3, 3))}}}, 4)
     wide = honest.replace(b"K\x03K\x03", b"M\xff\xffM\xff\xff")
@@ -159,9 +188,11 @@ def test_two_do_not_convert_into_one_folder(tmp_path: Path, echoes: Path) -> Non
         pytest.raises(DataError, match=f"Another process is converting into {out}"),
     ):
         convert_replica(source, echoes, out)
+    (tmp_path / ".set.partial").mkdir()  # somebody else's
+    (tmp_path / f".set.{'0' * 32}.partial" / "audio").mkdir(parents=True)  # of a conversion that was killed
     convert_replica(source, echoes, out)
     assert {path.name for path in tmp_path.iterdir()} >= {"set"}
-    assert not list(tmp_path.glob(".set*"))
+    assert [path.name for path in tmp_path.glob(".set*")] == [".set.partial"]
 
 
 def test_a_missing_pickle_and_a_taken_folder_are_named(tmp_path: Path, echoes: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import EMPTY_SHEETS
 from rich.console import Console
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
@@ -131,7 +132,7 @@ def in_terminal(*arguments: object, **environment: str) -> str:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     settings = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "base_residual", *map(str, arguments)],
+        [sys.executable, "-c", EMPTY_SHEETS + "import base_residual.__main__", *map(str, arguments)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

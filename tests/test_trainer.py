@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 from base_residual.config.run_layout import STATE, Record
 from base_residual.config.schema import Config
+from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, EchoSample
+from base_residual.data.splits import look_at_split
 from base_residual.errors import (
     CheckpointError,
     DataError,
@@ -76,7 +78,6 @@ def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_behind_what_the_design_lists(tiny: MakeConfig) -> None:
     config = tiny({"tracking": {"experiment_name": "first"}, "trainer": {"picture_every": 1}})
     result = fit(config)
@@ -194,11 +195,15 @@ def test_more_epochs_may_be_added_and_other_settings_may_not(
         fit(tiny({"loss": {"lambda_base": 0.1}}), resume=True)
 
 
-def test_a_state_is_not_taken_up_with_another_number_of_recordings(tiny: MakeConfig, rooms: Rooms) -> None:
+def test_a_state_is_not_taken_up_with_other_recordings(tiny: MakeConfig, rooms: Rooms) -> None:
     fit(tiny({"trainer": {"epochs": 1}}))
     fewer = [rooms("train")[index] for index in range(9)]
-    with pytest.raises(RunError, match="saved by a run on 16 recordings, and now there are 9"):
+    with pytest.raises(RunError, match="saved by a run on 16 recordings in its train split, and now there are 9"):
         fit(tiny(), train=fewer, resume=True)
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        others = open_dataset("simulated", split=split, config=tiny({"simulation": {"seed": 1}}))
+        with pytest.raises(RunError, match=f"on {count} recordings in its {split} split, and now there are others"):
+            fit(tiny(), **{split: others}, resume=True)
     assert [record["epoch"] for record in fit(tiny(), resume=True).history] == [1, 2]
 
 
@@ -270,13 +275,33 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> No
     with pytest.raises(RunError, match=r"already holds a run.*--resume.*--experiment-name.*--overwrite"):
         fit(tiny())
     assert (result.run_dir / "metrics.jsonl").read_bytes() == before
-    (result.run_dir / "notes.txt").write_text("mine")
-    (result.run_dir / "best.onnx").write_text("of the old weights")
+    kept = {
+        f"my_{name}{end}" for name in ("notes", "model", "best") for end in (".txt", ".png", ".safetensors", ".onnx")
+    }
+    kept |= {"notes.partial", ".notes.partial", "epoch_1_decomposition.png", "my_epoch_0001_decomposition.png"}
+    for name in kept:
+        (result.run_dir / name).write_text("mine")
+    written = {
+        "best.onnx",
+        "best_test_decomposition.png",
+        "epoch_0010_decomposition.png",
+        f".brdepth-{'0' * 32}.partial",
+    }
+    for name in written:
+        (result.run_dir / name).write_text("of the old weights")
     fit(tiny({"trainer": {"epochs": 1}}), overwrite=True)
     assert len((result.run_dir / "metrics.jsonl").read_text().splitlines()) == 1
     assert not (result.run_dir / "epoch_0002_decomposition.png").exists()
-    assert not (result.run_dir / "best.onnx").exists()
-    assert (result.run_dir / "notes.txt").exists()
+    left = {path.name for path in result.run_dir.iterdir()}
+    assert left >= kept
+    assert not left & written
+
+
+def test_a_folder_with_a_users_own_files_alone_holds_no_run(tiny: MakeConfig) -> None:
+    config = tiny({"trainer": {"epochs": 1}})
+    config.run_dir.mkdir(parents=True)
+    (config.run_dir / "my_notes.png").touch()
+    assert (fit(config).run_dir / "my_notes.png").exists()
 
 
 def test_resuming_and_overwriting_at_once_is_refused(tiny: MakeConfig) -> None:
@@ -444,7 +469,7 @@ def test_a_training_set_without_any_depth_is_an_error(tiny: MakeConfig, rooms: R
         fit(tiny(), train=[EchoSample(sample.waveform, torch.zeros(32, 32), "dark")])
 
 
-def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
+def overfit(tiny: MakeConfig, samples: list[EchoSample]) -> DepthNet:
     """A network that was trained on those samples alone."""
     config = tiny(
         {
@@ -452,7 +477,6 @@ def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
             "data": {"mirror": False, "stretch": 0.0},
             "model": {"base_channels": 8, "base_grid": 8},
             "loss": {"lambda_sparse": 0.0, "lambda_base": 0.2},
-            "tracking": {"experiment_name": name},
         }
     )
     result = fit(config, train=10 * samples, val=samples[:1], test=samples)  # 60 steps
@@ -460,11 +484,11 @@ def overfit(tiny: MakeConfig, samples: list[EchoSample], name: str) -> DepthNet:
 
 
 def test_one_batch_can_be_learned_by_heart_and_only_from_its_echoes(tiny: MakeConfig, rooms: Rooms) -> None:
-    """The same network, trained as long on echoes that belong to other rooms' maps, predicts the true ones badly."""
+    """From echoes that belong to other rooms' maps, the same network predicts these maps badly."""
     samples = [rooms("train")[index] for index in range(8)]
     shuffled = [EchoSample(samples[index - 1].waveform, samples[index].depth, str(index)) for index in range(8)]
-    true = evaluate(overfit(tiny, samples, "true"), samples).metrics["rmse"]
-    wrong = evaluate(overfit(tiny, shuffled, "shuffled"), samples).metrics["rmse"]
+    model = overfit(tiny, samples)
+    true, wrong = (evaluate(model, given).metrics["rmse"] for given in (samples, shuffled))
     assert true < 0.3
     assert wrong > 0.5
     assert wrong > 2 * true
@@ -560,14 +584,62 @@ def test_the_mean_depth_is_that_of_the_measured_pixels() -> None:
     assert mean_depth(samples, 8.0) == pytest.approx((8 * 3 + 8 * 4 + 8 * 1) / 24)
 
 
-def test_depth_in_another_unit_is_refused() -> None:
-    def of(depth: float) -> list[EchoSample]:
-        return [EchoSample(torch.zeros(2, 5), torch.full((4, 4), depth), "a")]
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("depth", "words"),
+    [
+        (0.003, r"depth map of 1 in the {} split has a median of 0\.003 m: as if in kilometres, where metres"),
+        (3000.0, r"depth map of 1 in the {} split has a median of 3,000 m: as if in millimetres, where metres"),
+        (8.0, r"Nearly all depth in the {} split lies at data\.max_depth, 8 m, or beyond it"),
+    ],
+)
+def test_depth_in_another_unit_is_named_with_its_split_before_anything_is_trained(
+    tiny: MakeConfig, rooms: Rooms, split: str, depth: float, words: str
+) -> None:
+    given = {name: rooms(name) for name in ("train", "val", "test")}
+    wrong = [EchoSample(rooms("val")[0].waveform, torch.full((32, 32), depth), str(number)) for number in (1, 2)]
+    with pytest.raises(DataError, match=words.format(split)):
+        fit(tiny(), **(given | {split: wrong}))
+    assert not tiny().run_dir.exists()
 
-    with pytest.raises(DataError, match=r"farther away than 0\.003 m: as if its depth maps were in metres"):
-        mean_depth(of(0.003), 8.0)
-    with pytest.raises(DataError, match=r"nearer than data\.max_depth, 8 m: as if its depth maps were in millimetres"):
-        mean_depth(of(8.0), 8.0)
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_a_measured_pixel_or_a_sound_is_named_before_anything_is_trained(
+    tiny: MakeConfig, rooms: Rooms, split: str
+) -> None:
+    given = {name: rooms(name) for name in ("train", "val", "test")}
+    few = [rooms("val")[index] for index in range(4)]
+    dark = [sample._replace(depth=torch.zeros(32, 32)) for sample in few]
+    with pytest.raises(DataError, match=f"Not one depth map of the {split} split has a measured pixel"):
+        fit(tiny(), **(given | {split: dark}))
+    mute = [sample._replace(waveform=torch.full_like(sample.waveform, 0.25)) for sample in few]  # an offset is no sound
+    with pytest.raises(DataError, match=f"Every recording of the {split} split is silent"):
+        fit(tiny(), **(given | {split: mute}))
+    assert not tiny().run_dir.exists()
+
+
+def test_one_measured_pixel_anywhere_in_a_split_is_found(
+    tiny: MakeConfig, rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("base_residual.data.splits.LOOKED_AT", 2)
+    config, sample = tiny(), rooms("val")[0]
+    dark = sample._replace(depth=torch.zeros(32, 32), waveform=torch.zeros_like(sample.waveform))
+    assert look_at_split("val", [dark, sample, dark], config.data, 44_100).recordings == 3
+
+
+def test_depth_beyond_the_largest_is_cut_alike_in_training_scoring_and_guesses(tiny: MakeConfig, rooms: Rooms) -> None:
+    def beyond(add: float) -> dict[str, list[EchoSample]]:
+        return {
+            split: [
+                sample._replace(depth=torch.where(sample.depth > 4, 8 + add, sample.depth)) for sample in rooms(split)
+            ]
+            for split in ("train", "val", "test")
+        }
+
+    cut, uncut = fit(tiny(), **beyond(0.0)), fit(tiny(), overwrite=True, **beyond(40.0))
+    assert uncut.history == cut.history
+    assert uncut.test.metrics == cut.test.metrics
+    assert uncut.blind == cut.blind
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -601,7 +673,7 @@ def test_a_run_is_replaced_by_one_that_can_begin_and_by_none_without_its_state(t
         fit(config, resume=True)
     (run.parent / STATE).rename(run / STATE)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-    (run / "model.onnx").touch()
+    (run / "best.onnx").touch()
     fit(config, overwrite=True)
     assert {path.name for path in run.iterdir()} == before.keys()
 

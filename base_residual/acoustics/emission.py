@@ -1,8 +1,6 @@
-"""The direct sound in a recording: its onset, the moment of emission, and the emitted sound itself."""
+"""The direct sound in a recording that no chirp was looked for in: its onset, by level alone, and the sound itself."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,32 +8,6 @@ from torch import Tensor
 
 ONSET_LEVEL = 0.1  # of the loudest sample: the direct sound begins at the first sample that reaches it
 ONSET_LEAD = 0.001  # seconds that are kept before the onset, because the chirp begins quietly
-
-
-def align_onset(waveform: Tensor, lead: int) -> Tensor:
-    """Shift echoes so that the direct sound's onset is at the same frame in all of them.
-
-    Both ears of an echo are shifted by the same number of frames. Frames shifted past the beginning are dropped, and
-    missing ones are zero.
-
-    Args:
-        waveform: (..., 2, T).
-        lead: frame at which the onset lies afterwards.
-
-    Returns:
-        The shifted echoes, (..., 2, T).
-    """
-    echoes, frames = waveform.reshape(-1, 2, waveform.shape[-1]), waveform.shape[-1]
-    place = (find_onset(echoes) - lead)[:, None, None] + torch.arange(frames, device=waveform.device)  # (B, 1, T)
-    shifted = echoes.gather(2, place.clamp(0, frames - 1).expand(-1, 2, -1))
-    return torch.where((place >= 0) & (place < frames), shifted, 0).reshape(waveform.shape)
-
-
-class DirectSound(NamedTuple):
-    """The sound that goes straight from the loudspeaker to the ears: its `onset` (B,) in samples, `sound` (B, N)."""
-
-    onset: Tensor
-    sound: Tensor
 
 
 def find_onset(waveform: Tensor) -> Tensor:
@@ -57,19 +29,14 @@ def find_emission(waveform: Tensor, rate: int) -> Tensor:
     return (find_onset(waveform) - round(ONSET_LEAD * rate)).clamp(min=0)
 
 
-def direct_sound(waveform: Tensor, length: int) -> DirectSound:
-    """Cut the direct sound out of echoes, at the ear that hears it louder.
-
-    Args:
-        waveform: (B, 2, T).
-        length: of the emitted sound, N samples.
-
-    Returns:
-        Its onset, (B,) in samples, and the `length` samples from there on, (B, N).
-    """
-    batch, onset = waveform.shape[0], find_onset(waveform)
+def direct_sound(waveform: Tensor, length: int) -> Tensor:
+    """Cut the `length` samples from the onset on out of echoes (B, 2, T), (B, 2, length)."""
     padded = F.pad(waveform, (0, length))
-    place = onset[:, None, None] + torch.arange(length, device=waveform.device).expand(1, 2, -1)
-    both = padded.gather(2, place.expand(batch, -1, -1))  # (B, 2, N)
-    louder = both.square().sum(dim=2).argmax(dim=1)
-    return DirectSound(onset, both[torch.arange(batch, device=both.device), louder])
+    place = find_onset(waveform)[:, None, None] + torch.arange(length, device=waveform.device)
+    return padded.gather(2, place.expand(-1, 2, -1))
+
+
+def loudest_ear(sound: Tensor) -> Tensor:
+    """Return the sound (B, N) at the ear that hears it louder, of both ears' (B, 2, N)."""
+    louder = sound.square().sum(dim=2).argmax(dim=1)
+    return sound[torch.arange(len(sound), device=sound.device), louder]

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
-from base_residual.acoustics.emission import ONSET_LEAD, align_onset
 from base_residual.acoustics.recordings import as_float32
+from base_residual.config.schema import SLOWEST_SOUND
 from base_residual.errors import DataError, ShapeError
-
-SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 
 
 def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
@@ -24,19 +22,19 @@ def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
     return int(2 * max_depth / SLOWEST_SOUND * sample_rate)
 
 
-def fit_echo(waveform: Tensor, rate: int, sample_rate: int, frames: int, align: bool = False) -> Tensor:
-    """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, and cut or zero-pad them to `frames` samples.
+def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
+    """Bring echoes (..., T) from `rate` Hz to `sample_rate` Hz, by a polyphase filter."""
+    if rate == sample_rate:
+        return waveform
+    from scipy.signal import resample_poly  # slow to import
 
-    With `align`, echoes (..., 2, T) are first shifted so that they begin with their direct sound (`align_onset`).
-    """
-    if align:
-        waveform = align_onset(waveform, round(ONSET_LEAD * rate))
-    if rate != sample_rate:
-        from scipy.signal import resample_poly
+    common = math.gcd(rate, sample_rate)
+    resampled = resample_poly(waveform.cpu().numpy(), sample_rate // common, rate // common, axis=-1)
+    return torch.from_numpy(resampled.astype(np.float32)).to(waveform.device)
 
-        common = math.gcd(rate, sample_rate)
-        resampled = resample_poly(waveform.cpu().numpy(), sample_rate // common, rate // common, axis=-1)
-        waveform = torch.from_numpy(resampled.astype(np.float32)).to(waveform.device)
+
+def cut(waveform: Tensor, frames: int) -> Tensor:
+    """Cut or zero-pad echoes (..., T) to their first `frames` samples."""
     return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
 
 

@@ -10,19 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_residual.acoustics.chirp import ChirpDesign
-from base_residual.acoustics.emission import direct_sound
+from base_residual.acoustics.emission import direct_sound, loudest_ear
+from base_residual.acoustics.hearing import lead_frames, unit_peak
 from base_residual.acoustics.matched_filter import compress
 from base_residual.config.schema import AudioConfig
 from base_residual.errors import ShapeError
 
 SMOOTHED = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
-FLOOR = 1e-4  # of the loudest sample, -80 dB: fainter sound is noise
+FLOOR = 1e-4  # of the reference, -80 dB: fainter sound is noise
+ARRIVAL = 8  # samples around the direct sound's arrival in which it is loudest
 
 
 class EchoFrontEnd(nn.Module):
     """The step from waveforms to the features that a network sees.
 
-    Both ears share one normalisation. It keeps the level difference between them, which tells left from right.
+    Both ears share one normalisation. It keeps the level difference between them, which tells left from right. Levels
+    are relative to the direct sound, or to the loudest moment where recordings begin without one
+    (`audio.emission=first`).
 
     - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
     - `mel`: the same in mel bands.
@@ -91,14 +95,25 @@ class EchoFrontEnd(nn.Module):
             raise ShapeError(
                 f"Echoes have shape {tuple(waveform.shape)}; expected is (batch, 2 ears, samples), none of them 0."
             )
+        waveform = unit_peak(waveform)
         match self.config.front_end:
             case "spectrogram" | "mel":
                 return self._spectrogram(waveform)
             case "waveform":
-                energy = waveform.square().mean(dim=(1, 2), keepdim=True)
+                heard = loudest_ear(self._direct(waveform))[:, None] if self._aligned else waveform
+                energy = heard.square().mean(dim=(1, 2), keepdim=True)
                 return waveform * energy.clamp(min=1e-12).rsqrt()
             case "matched":
                 return self._matched(waveform)
+
+    @property
+    def _aligned(self) -> bool:
+        return self.config.emission == "found"
+
+    def _direct(self, waveform: Tensor) -> Tensor:
+        """Return the direct sound in aligned echoes (B, 2, T), (B, 2, N), as long as the emitted sound."""
+        lead = lead_frames(self.config.sample_rate)
+        return waveform[..., lead : lead + len(self.template)]
 
     def magnitude(self, waveform: Tensor) -> Tensor:
         """Return the magnitude of the short-time Fourier transform of (B, 2, T), (B, 2, n_fft // 2 + 1, frames)."""
@@ -126,13 +141,16 @@ class EchoFrontEnd(nn.Module):
         if self.config.front_end == "mel":
             magnitude = self.filters @ magnitude  # (B, 2, n_mels, frames)
         magnitude = magnitude.flip(2)  # high frequencies on top
-        return F.interpolate(_log_level(magnitude), (self.image_size, self.image_size), mode="bilinear")
+        direct = lead_frames(self.config.sample_rate) + len(self.template)
+        reference = magnitude[..., : 1 + direct // self.config.hop_length] if self._aligned else magnitude
+        return F.interpolate(_log_level(magnitude, reference), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
         """Return envelopes, level and level difference, and coherence of compressed echoes (B, 2, T), (B, 6, T)."""
         template = self.template
         if self.config.template == "direct":
-            template = direct_sound(waveform, len(template)).sound
+            both = self._direct(waveform) if self._aligned else direct_sound(waveform, len(template))
+            template = loudest_ear(both)
         real, imag = self.pulse(waveform, template)  # (B, 2, T) each
         energy = real.square() + imag.square()
         local = _moving_mean(energy)  # (B, 2, T)
@@ -141,9 +159,12 @@ class EchoFrontEnd(nn.Module):
         across = imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]
         coherence = _moving_mean(torch.stack([along, across], dim=1))
         coherence = coherence / local.prod(dim=1, keepdim=True).sqrt().clamp(min=1e-20)
-        level = _log_level(local.sqrt())
+        envelope, smooth = energy.sqrt(), local.sqrt()
+        until = lead_frames(self.config.sample_rate) + ARRIVAL if self._aligned else None
+        level = _log_level(smooth, smooth[..., :until])
         difference = level[:, :1] - level[:, 1:]
-        return torch.cat([_log_level(energy.sqrt()), level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
+        own = _log_level(envelope, envelope[..., :until])
+        return torch.cat([own, level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
 
 
 def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
@@ -165,9 +186,9 @@ def _moving_mean(signal: Tensor) -> Tensor:
     return F.avg_pool1d(signal, SMOOTHED, stride=1, padding=SMOOTHED // 2, count_include_pad=False)
 
 
-def _log_level(magnitude: Tensor) -> Tensor:
-    """Turn magnitudes (B, ...) into levels, linear in dB: 1 at the loudest of both ears, -1 at 80 dB below it."""
-    loudest = magnitude.flatten(1).amax(dim=1).clamp(min=1e-9)
+def _log_level(magnitude: Tensor, reference: Tensor) -> Tensor:
+    """Turn magnitudes (B, ...) into levels, linear in dB: 1 at the loudest of the reference, -1 at 80 dB below it."""
+    loudest = reference.flatten(1).amax(dim=1).clamp(min=1e-9)
     relative = magnitude / loudest.reshape(-1, *[1] * (magnitude.ndim - 1))
     return 1 - 2 * torch.log(relative + FLOOR) / math.log(FLOOR)
 

@@ -13,6 +13,7 @@ from base_residual.cli.shared_options import (
     CheckpointArgument,
     DatasetOption,
     DeviceOption,
+    FollowLinksOption,
     JsonOption,
     QuietOption,
     RootOption,
@@ -40,6 +41,7 @@ def evaluate_checkpoint(
     dataset: DatasetOption = None,
     data_root: RootOption = None,
     split: SplitOption = "test",
+    follow_links: FollowLinksOption = False,
     min_depth: Annotated[float, typer.Option(min=0.0, help="Count only pixels at least this far, in metres.")] = 0.0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -48,20 +50,28 @@ def evaluate_checkpoint(
     """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
     from rich.text import Text
 
+    from base_residual.cli.progress import counting
     from base_residual.config.run_layout import val_rmse
     from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
+    from base_residual.evaluation.blind import blind_lines, known_rmse
+    from base_residual.machine import own_cores
 
     printer = Printer(as_json, quiet)
-    loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
-    found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=loaded.config.data.num_workers)
+    loaded, config, samples = _load(checkpoint, dataset, data_root, split, follow_links, device, printer)
+    workers = min(loaded.config.data.num_workers, own_cores())  # of the machine that it was trained on
+    found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=workers)
     curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
-    criteria = success_criteria(found, curve, undecided=why)
+    tested = checkpoint.parent if split == "test" and config == loaded.config else None
+    with counting(printer.progress) as progress:
+        blind = known_rmse(tested, config, samples, found, progress)
+    criteria = success_criteria(found, curve, undecided=why, blind=blind)
     verdicts = [criterion._asdict() for criterion in criteria]
     about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
-    printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "criteria": verdicts})
+    printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "blind_rmse": blind, "criteria": verdicts})
     of = _other_data(loaded.config, config) or config.data.name
     printer.show(found.table(f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
-    printer.show(Text(found.protocol_line()), criteria_table(criteria))
+    lines = [found.protocol_line(), *blind_lines(found.metrics["rmse"], blind)]
+    printer.show(*map(Text, lines), criteria_table(criteria))
 
 
 @app.command(cls=Command)
@@ -71,6 +81,7 @@ def visualize(
     dataset: DatasetOption = None,
     data_root: RootOption = None,
     split: SplitOption = "test",
+    follow_links: FollowLinksOption = False,
     count: Annotated[int, typer.Option(min=1, max=32, help="Recordings to show, spread over the split.")] = 4,
     audio: Annotated[
         list[Path] | None, typer.Option(metavar="ECHO.wav", help="Recordings of your own instead; repeatable.")
@@ -81,13 +92,14 @@ def visualize(
     quiet: QuietOption = False,
 ) -> None:
     """Draw base | residual | final | ground truth."""
+    from base_residual.config.run_layout import written_about
     from base_residual.plots.figures import decomposition_figure, save_figure
 
     printer, other = Printer(as_json, quiet), ""
     if audio:
         from base_residual.deploy.predict import picture_files
 
-        idle = [name for name in ("dataset", "data_root", "split", "count") if _is_given(ctx, name)]
+        idle = [name for name in ("dataset", "data_root", "split", "follow_links", "count") if _is_given(ctx, name)]
         if idle:
             raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing beside --audio; leave one of them out.")
         loaded = _load_checkpoint(checkpoint, device)
@@ -96,14 +108,13 @@ def visualize(
         from base_residual.data.sample import spread_indices
         from base_residual.deploy.predict import picture_samples
 
-        loaded, config, samples = _load(checkpoint, dataset, data_root, split, device, printer)
+        loaded, config, samples = _load(checkpoint, dataset, data_root, split, follow_links, device, printer)
         other = _other_data(loaded.config, config)
         shown = [samples[index] for index in spread_indices(len(samples), count)]
         rows = picture_samples(loaded.model, shown)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
-    name = f"{checkpoint.stem}_{shows}_decomposition.png"
     figure = decomposition_figure(rows, f"{loaded.config.run_name}, epoch {loaded.epoch}{other and f', {other}'}")
-    picture = save_figure(figure, out or checkpoint.with_name(name))
+    picture = save_figure(figure, out or written_about(checkpoint, shows))
     printer.json({"picture": picture})
     printer.show(f"Picture: {picture}")
 
@@ -195,12 +206,18 @@ def _other_data(own: Config, used: Config) -> str:
 
 
 def _load(
-    path: Path, dataset: str | None, data_root: Path | None, split: str, device: str, printer: Printer
+    path: Path,
+    dataset: str | None,
+    data_root: Path | None,
+    split: str,
+    follow_links: bool,
+    device: str,
+    printer: Printer,
 ) -> tuple[Checkpoint[DepthNet], Config, EchoDataset]:
     """Load a checkpoint, and a split of its dataset or of the one that is given, with the settings of that."""
     from base_residual.cli.progress import counting
     from base_residual.config.resolve import make_config
-    from base_residual.data import open_dataset
+    from base_residual.data import open_again
 
     loaded = _load_checkpoint(path, device)
     given: Layer = {}
@@ -208,6 +225,8 @@ def _load(
         given["name"] = dataset
     if data_root is not None or given.get("name", loaded.config.data.name) != loaded.config.data.name:
         given["root"] = data_root  # the run's folder holds another dataset
+    if follow_links:
+        given["follow_links"] = True
     config = make_config(loaded.config.model_dump(mode="json"), {"data": given})
     with counting(printer.progress) as progress:
-        return loaded, config, open_dataset(config.data.name, config.data.root, split, config, progress)
+        return loaded, config, open_again(config, split=split, progress=progress)

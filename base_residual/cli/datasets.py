@@ -14,6 +14,7 @@ from base_residual.cli.setting_options import Setting, with_settings
 from base_residual.cli.shared_options import (
     AssignOption,
     ConfigOption,
+    FollowLinksOption,
     JsonOption,
     QuietOption,
     completing,
@@ -142,10 +143,10 @@ def _agreed(question: str) -> bool:
     Raises:
         ConfigError: there is nobody to ask.
     """
-    from base_residual.errors import ConfigError
+    from base_residual.errors import ConfigError, printable
 
     try:
-        return typer.confirm(question)
+        return typer.confirm(printable(question))
     except typer.Abort as stop:  # either Ctrl-C or the end of standard input
         typer.echo()  # the line of the question has no end
         if isinstance(stop.__context__, KeyboardInterrupt):
@@ -179,6 +180,7 @@ def check(
     root: Annotated[
         Path, typer.Argument(metavar="ROOT", help="Folder of a dataset in the layout of BatVision V1 or V2.")
     ],
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -189,7 +191,7 @@ def check(
 
     printer = Printer(as_json, quiet)
     with counting(printer.progress) as progress:
-        findings = check_data(root, progress)
+        findings = check_data(root, progress, follow_links)
     printer.json(findings.as_dict())
     printer.show(findings_table(findings), *(f"Problem: {problem}" for problem in findings.problems))
     printer.show("No problems." if not findings.problems else f"{len(findings.problems)} problems.")

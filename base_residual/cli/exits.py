@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from base_residual.errors import BaseResidualError, TrainingInterrupted, out_of_memory
+from base_residual.errors import BaseResidualError, TrainingInterrupted, out_of_memory, printable
 
 # The line with a backspace keeps the others from being filled like a paragraph.
 EXIT_CODES = """\b
@@ -40,7 +40,7 @@ def exit_codes() -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
     except (BaseResidualError, MemoryError, OSError, RuntimeError, UnicodeEncodeError) as error:
-        say(f"Error: {sentence(error)}")
+        say(f"Error: {printable(sentence(error))}")
         give_up_output()
         raise typer.Exit(2) from error
 

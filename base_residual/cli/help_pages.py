@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 from base_residual.cli.exits import exit_codes, open_streams, terminable
+from base_residual.files.paths import expand_home
 
 
 class Command(TyperCommand):
@@ -21,6 +23,13 @@ class Command(TyperCommand):
             if param.name in settings:
                 settings[param.name].describe(param)
         return plain_switches(params)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, with `~` expanded in its paths: a shell leaves it alone in `--out=~/maps`."""
+        for name, value in ctx.params.items():
+            several = isinstance(value, list | tuple)
+            ctx.params[name] = [*map(_expanded, value)] if several else _expanded(value)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections of the help."""
@@ -51,6 +60,13 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         with exit_codes():
             return super().invoke(ctx)
+
+
+def _expanded(value: Any) -> Any:
+    """Return a value, with `~` expanded at its beginning; only paths begin so."""
+    if not isinstance(value, str | Path) or not str(value).startswith("~"):
+        return value
+    return type(value)(expand_home(value))
 
 
 def plain_switches(params: list[Any]) -> list[Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from base_residual.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -30,7 +32,7 @@ class Printer(NamedTuple):
         return plain_console(stderr=self.as_json, quiet=self.quiet)
 
     def show(self, *things: Table | RenderableType) -> None:
-        """Print tables and sentences, fitted to the terminal; plain text as it is, so that paths can be copied."""
+        """Print tables and sentences, fitted to the terminal; plain text unwrapped, so that paths can be copied."""
         if self.as_json or self.quiet:
             return
         from base_residual.plots.console import plain_console
@@ -38,7 +40,7 @@ class Printer(NamedTuple):
 
         for thing in things:
             if isinstance(thing, str):
-                print(thing)
+                print(printable(thing))
             else:
                 plain_console().print(thing.to_rich() if isinstance(thing, Table) else thing)
 

@@ -41,6 +41,9 @@ DatasetOption = Annotated[
 RootOption = Annotated[
     Path | None, typer.Option(help="Folder of the dataset.", show_default="the run's, or BRDEPTH_DATA")
 ]
+FollowLinksOption = Annotated[
+    bool, typer.Option("--follow-links", help="Let links in the dataset's folder lead out of it.")
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, and nothing else.", rich_help_panel="Output")
 ]

@@ -119,6 +119,8 @@ def findings_table(findings: Findings) -> Table:
     if findings.farthest:
         rows.append(("measured depth", f"{findings.nearest:.3f} to {findings.farthest:.3f} m"))
     rows.append(("invalid pixels", f"{findings.invalid_share:.1%}"))
+    for number, count in findings.backgrounds.most_common():
+        rows.append((f"{number:g} m", f"stands for 'no measurement' in {count} depth maps"))
     if findings.shared:
         rows.append(("in several splits", f"{findings.shared} recordings: a test on what was trained on"))
     return Table("Dataset", ("", ""), rows)

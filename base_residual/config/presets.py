@@ -10,8 +10,13 @@ Layer = dict[str, Any]
 
 SPLITS = ("train", "val", "test")
 
-# Settings that are gone. Files from before may hold the value that all networks and losses have.
-RETIRED = {"model.activations": "smooth", "loss.schedule": "step"}
+# Settings that are gone. Files from before may hold the value that is left, which implies the layer beside it; the text
+# says what to do about another value.
+RETIRED: dict[str, tuple[Any, Layer, str]] = {
+    "model.activations": ("smooth", {}, "leave it out, for what was called 'smooth'"),
+    "loss.schedule": ("step", {}, "leave it out, for what was called 'step'"),
+    "data.align_onset": (False, {"audio": {"emission": "first"}}, "leave it out: all echoes are aligned by now"),
+}
 
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {

@@ -77,7 +77,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         if _section(layer, "loss").get("lowpass_share") is not None:  # wins over the pixels of a layer beneath
             _section(given, "loss").pop("lowpass_kernel", None)
         given = merge(given, layer)
-    _drop_retired(given)
+    given = merge(_drop_retired(given), given)
     implied = (
         DATASET_DEFAULTS.get(str(_section(given, "data").get("name", "simulated")), {}),
         MODEL_DEFAULTS.get(str(_section(given, "model").get("name", "base_residual")), {}),
@@ -87,7 +87,9 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     typed = Config.model_validate(given)  # each value is of its field's type from here on
     share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
     follows = {
+        "simulation": {"rig": "varied" if typed.simulation.style == "rich" else "ideal"},
         "data": {"mirror": typed.model.symmetric},
+        "audio": {"template": "direct" if typed.audio.emission == "found" else "chirp"},
         "loss": {
             "lowpass_kernel": max(1, round(share * typed.data.output_size)),
             "curriculum": typed.loss.adaptive,
@@ -108,14 +110,18 @@ def merge(*layers: Mapping[str, Any]) -> Layer:
     return result
 
 
-def _drop_retired(given: Layer) -> None:
-    """Take the settings out that are gone, if they have the value that is left."""
-    for key, left in RETIRED.items():
+def _drop_retired(given: Layer) -> Layer:
+    """Take the settings out that are gone, if they have the value that is left; return what they imply."""
+    implied: Layer = {}
+    for key, (left, layer, instead) in RETIRED.items():
         section, name = key.split(".")
-        value = _section(given, section).get(name, left)
+        if name not in _section(given, section):
+            continue
+        value = given[section].pop(name)
         if value != left:
-            raise ConfigError(f"{key}={_shown(value)} is no longer there; leave it out, for what was called '{left}'.")
-        _section(given, section).pop(name, None)
+            raise ConfigError(f"{key}={_shown(value)} is no longer there; {instead}.")
+        implied = merge(implied, layer)
+    return implied
 
 
 def _section(layer: Mapping[str, Any], name: str) -> Any:

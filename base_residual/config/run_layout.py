@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
 
+from base_residual.config.presets import SPLITS
 from base_residual.files.json import Number
 
 CONFIG = "config.yaml"
@@ -18,6 +21,8 @@ EVALUATION = "evaluation.json"
 CURVES = "curves.png"
 REPORT = "report.html"
 WANDB_ID = "wandb_id.txt"
+PICTURE = re.compile(r"epoch_\d{4,}_decomposition\.png")
+OF_WEIGHTS = (BEST, LAST)  # beside which `export` and `visualize` write, unless they are told where
 
 
 def picture_name(epoch: int) -> str:
@@ -25,9 +30,27 @@ def picture_name(epoch: int) -> str:
     return f"epoch_{epoch:04d}_decomposition.png"
 
 
+def written_about(weights: Path, shown: str) -> Path:
+    """Return the picture that `visualize` draws with a run's weights, of what is shown: a split, mostly."""
+    return weights.with_name(f"{weights.stem}_{shown}_decomposition.png")
+
+
+def written_files(run_dir: Path) -> list[Path]:
+    """Return the files in a folder that a run has written there, or a command about its weights; nobody else's.
+
+    Their names are exact, so that a user's own pictures, notes and weights are none of them.
+    """
+    names = {CONFIG, METRICS, BEST, LAST, STATE, EVALUATION, CURVES, REPORT, WANDB_ID}
+    for weights in (run_dir / name for name in OF_WEIGHTS):
+        names |= {weights.with_suffix(".onnx").name, *(written_about(weights, split).name for split in SPLITS)}
+    return [path for path in run_dir.iterdir() if path.name in names or PICTURE.fullmatch(path.name)]
+
+
 def _judged(record: dict[str, float]) -> dict[str, float]:
     if "val/rmse" not in record:
         raise ValueError("an epoch without val/rmse")
+    if not record["val/rmse"] >= 0:  # NaN neither
+        raise ValueError(f"an epoch whose val/rmse is {record['val/rmse']:g}")
     if any(isinstance(value, int) and abs(value) >= 2**63 for value in record.values()):
         raise ValueError("a whole number that nothing here counts to")
     return record

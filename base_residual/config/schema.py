@@ -11,10 +11,16 @@ from pydantic.fields import FieldInfo
 
 from base_residual.config.names import did_you_mean
 from base_residual.config.presets import DatasetName, ModelName
+from base_residual.errors import ConfigError
 from base_residual.files.atomic import writable
+from base_residual.files.paths import expand_home
 
 MAX_SIDE = 1024  # pixels
 MAX_ROOMS = 1_000_000
+MAX_RECORDINGS = 10_000_000  # in all simulated rooms; a machine renders some hundred thousand a day
+MAX_SPECTROGRAM = 2**23  # numbers that one echo becomes before it is an image; by default 250,000
+MAX_MAPS = 2**26  # numbers in the widest maps of a network, for one echo
+SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 
@@ -47,6 +53,11 @@ class Section(BaseModel):
             raise ValueError("it holds characters that cannot be written")
         if isinstance(value, int) and value > MAX_INT:
             raise ValueError("it is larger than any number that is counted here")
+        if isinstance(value, Path):
+            try:
+                return expand_home(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         return value
 
 
@@ -55,11 +66,13 @@ class DataConfig(Section):
 
     name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
     root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
+    follow_links: bool = Field(
+        False, description="Let links in the dataset's folder lead out of it, such as to another disk."
+    )
     output_size: int = Field(
         256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )
     max_depth: float = Field(30.0, ge=0.5, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
-    align_onset: bool = Field(False, description="Shift recordings so that the direct sound begins after 1 ms in each.")
     mirror: bool = Field(
         True,
         description="Mirror half of the training samples: swap the ears, flip the depth.",
@@ -87,8 +100,33 @@ class SimulationConfig(Section):
     val_rooms: int = Field(100, ge=1, le=MAX_ROOMS, description="Rooms to validate on, none of them a training room.")
     test_rooms: int = Field(200, ge=1, le=MAX_ROOMS, description="Rooms to test on, seen by nothing before.")
     poses: int = Field(2, ge=1, le=1000, description="Places in each room from which the robot listens.")
-    style: Literal["standard", "hard"] = Field("standard", description="Distribution that the rooms are drawn from.")
+    style: Literal["rich", "standard", "hard"] = Field(
+        "rich",
+        description="Distribution that rooms are drawn from; standard and hard are shoeboxes without reverberation.",
+    )
+    rig: Literal["varied", "ideal", "batvisionv2", "batvisionv1", "replica"] = Field(
+        "varied",
+        description="What chirps, listens and sees.",
+        json_schema_extra={"implied": "varied; ideal in standard and hard rooms"},
+    )
+    spread: float = Field(
+        1.0, ge=0, le=1, description="How much of what one does not know about the rig varies from pose to pose."
+    )
     seed: int = Field(0, ge=0, description="Decides every room, pose and noise sample.")
+
+    @property
+    def recordings(self) -> int:
+        """Return the number of recordings in all rooms."""
+        return (self.train_rooms + self.val_rooms + self.test_rooms) * self.poses
+
+    @model_validator(mode="after")
+    def _can_be_rendered(self) -> SimulationConfig:
+        if self.recordings > MAX_RECORDINGS:
+            raise ValueError(
+                f"these are {self.recordings:,} recordings, and at most {MAX_RECORDINGS:,} are rendered; make rooms or "
+                "poses fewer"
+            )
+        return self
 
 
 class AudioConfig(Section):
@@ -97,8 +135,15 @@ class AudioConfig(Section):
     front_end: Literal["spectrogram", "mel", "waveform", "matched"] = Field(
         "matched", description="What is made of a waveform before the network sees it."
     )
+    emission: Literal["found", "first"] = Field(
+        "found",
+        description="Where an echo begins: at its direct sound, which is found in each recording; or at the first "
+        "sample, for recordings whose direct sound is cut off.",
+    )
     template: Literal["chirp", "direct"] = Field(
-        "chirp", description="Emitted sound of the matched front end: as designed, or each recording's direct sound."
+        "direct",
+        description="Emitted sound of the matched front end: as designed, or each recording's direct sound.",
+        json_schema_extra={"implied": "direct; chirp with audio.emission=first"},
     )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
@@ -255,6 +300,26 @@ class Config(Section):
         if wrong:
             needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)
             raise ValueError(f"the front end '{self.audio.front_end}' needs {needed}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Config:
+        audio, data = self.audio, self.data
+        if audio.front_end in ("spectrogram", "mel"):
+            steps = 1 + 2 * data.max_depth / SLOWEST_SOUND * audio.sample_rate / audio.hop_length
+            numbers = round(2 * (1 + audio.n_fft // 2) * steps)
+            if numbers > MAX_SPECTROGRAM:
+                raise ValueError(
+                    f"the spectrogram of one echo has {numbers:,} numbers, and at most {MAX_SPECTROGRAM:,} are taken; "
+                    "make audio.hop_length larger, or audio.n_fft smaller"
+                )
+        widest = data.output_size**2 * self.model.base_channels
+        if widest > MAX_MAPS:
+            raise ValueError(
+                f"maps of {data.output_size} x {data.output_size} pixels with {self.model.base_channels} channels have "
+                f"{widest:,} numbers, and at most {MAX_MAPS:,} are taken; make data.output_size or model.base_channels "
+                "smaller"
+            )
         return self
 
     @property

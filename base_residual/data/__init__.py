@@ -11,6 +11,7 @@ from base_residual.config.presets import SPLITS, DatasetName
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.errors import DataError
+from base_residual.files.paths import expand_home
 
 if TYPE_CHECKING:
     from base_residual.data.own import Recordings
@@ -24,6 +25,30 @@ SOURCES = {
     "replica": "Get VisualEchoes and convert it (brdepth convert-replica)",
 }
 """The origin of each dataset that the package cannot render itself, as the beginning of a sentence."""
+
+
+def open_again(
+    config: Config, root: Path | None = None, split: str = "test", progress: Progress | None = None
+) -> EchoDataset:
+    """Open a split of the dataset that a file names: a checkpoint, or the settings in a run's folder.
+
+    Unlike `open_dataset` with these settings, it does not render rooms in numbers that nobody here has asked for.
+
+    Args:
+        config: settings of the file.
+        root: folder of the dataset; default: that of the settings.
+        split: train, val or test.
+        progress: told how far the rendering and the preparing are.
+
+    Raises:
+        DataError: as `open_dataset`, or many rooms would have to be rendered.
+    """
+    from base_residual.data.simulated import require_few
+
+    root = root or config.data.root
+    if config.data.name == "simulated" and root is None:
+        require_few(config.data, config.simulation)
+    return open_dataset(config.data.name, root, split, config, progress)
 
 
 def open_dataset(
@@ -57,7 +82,7 @@ def open_dataset(
 
     if not isinstance(name, str):
         config = config or make_config({"data": {"name": "own"}})
-        return OwnDataset(name, config.data, config.audio.sample_rate)
+        return OwnDataset(name, config.data, config.audio)
     if name not in choices(DatasetName):
         raise DataError(f"Unknown dataset '{name}'. Known are {listed(name, choices(DatasetName))}")
     if name == "own":
@@ -72,16 +97,16 @@ def open_dataset(
     if config.data.name == name:
         root = root or config.data.root
     if name == "simulated":
-        folder = Path(root) if root else simulated_root(config.data, config.simulation, progress)
+        folder = expand_home(root) if root else simulated_root(config.data, config.simulation, progress)
     else:
         given = root or os.environ.get("BRDEPTH_DATA")
-        if not given or not Path(given).is_dir():
+        if not given or not expand_home(given).is_dir():
             came = f"The dataset folder {given} does not exist" if given else "No dataset folder was given"
             raise DataError(
                 f"{came}. {SOURCES[name]}, lay it out as {reader.layout}, and name ROOT with --data-root or "
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."
             )
-        folder = Path(given)
+        folder = expand_home(given)
     check_reach(folder, config.data.max_depth)
-    recordings = reader(folder, split, config.data, config.audio.sample_rate)
+    recordings = reader(folder, split, config.data, config.audio)
     return prepared(recordings, progress) if config.data.prepare else recordings

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from base_residual.acoustics.emission import find_emission
 from base_residual.acoustics.front_end import interpolate_at
-from base_residual.config.schema import DataConfig
+from base_residual.acoustics.hearing import lead_frames
+from base_residual.config.schema import AudioConfig, DataConfig
 
 MIN_NOISE = 1 / 30  # of the largest noise; levels are drawn uniformly in dB between the two
 CLIPPED = 0.999  # of the largest depth; resizing may bring a pixel that was clipped to it a little nearer
@@ -34,14 +35,14 @@ class Augmented(NamedTuple):
 
 
 def augment(
-    waveform: Tensor, depth: Tensor, sample_rate: int, config: DataConfig, chances: Sequence[torch.Generator]
+    waveform: Tensor, depth: Tensor, audio: AudioConfig, config: DataConfig, chances: Sequence[torch.Generator]
 ) -> Augmented:
     """Mirror, damp, resize and add noise to the recordings of a training batch.
 
     Args:
         waveform: (B, 2, T).
         depth: (B, 1, S, S) in metres.
-        sample_rate: of the waveforms, in Hz.
+        audio: gives the rate of the waveforms, and where in them the emission lies.
         config: gives the kinds and the largest extent of the changes.
         chances: B generators on the CPU, one for each sample, which decide its changes.
 
@@ -60,11 +61,18 @@ def augment(
         waveform = add_noise(waveform, config.noise * MIN_NOISE ** draws[:, 2], noise)
     size, emitted = depth.new_ones(len(depth)), depth.new_zeros(len(depth))
     if config.stretch:
-        emitted = find_emission(recorded, sample_rate) / recorded.shape[-1]  # added noise could be taken for the chirp
+        emitted = _emission(recorded, audio) / recorded.shape[-1]  # added noise could be taken for the chirp
         sides = _to_device(torch.cat([torch.rand(1, generator=chance) for chance in chances]), device)
         size = (1 + config.stretch) ** (2 * sides - 1)
         depth = enlarge(depth, size, config.max_depth)
     return Augmented(waveform, depth, size, emitted)
+
+
+def _emission(waveform: Tensor, audio: AudioConfig) -> Tensor:
+    """Return the sample at which each of the echoes (B, 2, T) was emitted, as (B,)."""
+    if audio.emission == "first":
+        return find_emission(waveform, audio.sample_rate)
+    return torch.full((len(waveform),), lead_frames(audio.sample_rate), device=waveform.device)
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

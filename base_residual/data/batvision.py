@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.recordings import EchoHeader, echo_header, read_ears, read_echo
 from base_residual.config.presets import SPLITS
-from base_residual.config.schema import DataConfig
+from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import read_depth
 from base_residual.data.sample import EchoSample, fit_sample
 from base_residual.errors import DataError
-from base_residual.files.atomic import read_at_most, writable
+from base_residual.files.atomic import no_links, read_at_most, writable
 
 log = logging.getLogger("base_residual")
 
@@ -84,7 +85,9 @@ def find_layout(root: Path) -> Layout:
     return V1 if any((root / V1.tables.format(split=split)).exists() for split in SPLITS) else V2
 
 
-def list_recordings(root: Path, split: str, layout: Layout = V2, problems: list[str] | None = None) -> list[Recording]:
+def list_recordings(
+    root: Path, split: str, layout: Layout = V2, problems: list[str] | None = None, follow_links: bool = False
+) -> list[Recording]:
     """List the recordings of a split, over all locations in order of their names.
 
     Args:
@@ -92,6 +95,7 @@ def list_recordings(root: Path, split: str, layout: Layout = V2, problems: list[
         split: train, val or test.
         layout: of the dataset.
         problems: gets a sentence for each wrong row, which is then left out. Default: the first wrong row raises.
+        follow_links: let links in the folder lead out of it.
 
     Raises:
         DataError: nothing is laid out as expected, a column is missing, or a path leaves the root.
@@ -104,7 +108,9 @@ def list_recordings(root: Path, split: str, layout: Layout = V2, problems: list[
             raise DataError(f"The path {path} holds characters that cannot be written. Give the folder another name.")
     if not tables:
         raise DataError(f"No recordings for the split '{split}' under {root}. Expected is {layout}.")
-    recordings = [recording for table in tables for recording in _read_table(root, table, layout, problems)]
+    recordings = [
+        recording for table in tables for recording in _read_table(root, table, layout, problems, follow_links)
+    ]
     if not recordings and not problems:
         raise DataError(f"The tables of the split '{split}' under {root} list no recordings.")
     return recordings
@@ -112,7 +118,7 @@ def list_recordings(root: Path, split: str, layout: Layout = V2, problems: list[
 
 def write_table(root: Path, location: str, split: str, names: Sequence[str]) -> None:
     """Write the table of a location in the layout of V2, for recordings `audio/NAME.wav` and `depth/NAME.npy` in it."""
-    with (root / location / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+    with open(root / location / f"{split}.csv", "w", newline="", encoding="utf-8", opener=no_links) as file:
         writer = csv.writer(file)
         writer.writerow([*V2.columns, "camera path", "camera file name"])
         writer.writerows(
@@ -126,8 +132,8 @@ class BatVision:
     Args:
         root: folder of the dataset.
         split: train, val or test.
-        data: gives the depth maps' side, the largest depth, and whether echoes are aligned.
-        sample_rate: rate that every echo is brought to, in Hz.
+        data: gives the depth maps' side and the largest depth.
+        audio: gives the rate that every echo is brought to, and where in a recording it begins.
 
     Raises:
         DataError: the dataset is not laid out as expected; reading a sample raises it, too.
@@ -135,14 +141,14 @@ class BatVision:
 
     layout: ClassVar[Layout]
 
-    def __init__(self, root: Path, split: str, data: DataConfig, sample_rate: int) -> None:
+    def __init__(self, root: Path, split: str, data: DataConfig, audio: AudioConfig) -> None:
         self.root, self.split, self.data = root, split, data
-        self.recordings = list_recordings(root, split, self.layout)
-        self.sample_rate = sample_rate
-        self.frames = echo_frames(data.max_depth, sample_rate)
+        self.recordings = list_recordings(root, split, self.layout, follow_links=data.follow_links)
+        self.audio = audio
+        self.frames = echo_frames(data.max_depth, audio.sample_rate)
         rate = self.recordings[0].sample_rate
-        if rate != sample_rate:
-            log.warning("The echoes of %s have %d Hz; they are resampled to %d Hz.", root, rate, sample_rate)
+        if rate != audio.sample_rate:
+            log.warning("The echoes of %s have %d Hz; they are resampled to %d Hz.", root, rate, audio.sample_rate)
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -151,7 +157,7 @@ class BatVision:
         recording = self.recordings[index]
         depth = read_depth(recording.depth, self.data.max_depth)
         header, waveform = recording.read_audio()
-        return fit_sample(recording.id, waveform, header.sample_rate, depth, self.data, self.sample_rate)
+        return fit_sample(recording.id, waveform, header.sample_rate, depth, self.data, self.audio)
 
 
 class BatVisionV1(BatVision):
@@ -166,8 +172,10 @@ class BatVisionV2(BatVision):
     layout = V2
 
 
-def _read_table(root: Path, table: Path, layout: Layout, problems: list[str] | None) -> Iterator[Recording]:
-    """Yield the recordings of one table; `problems` as in `list_recordings`."""
+def _read_table(
+    root: Path, table: Path, layout: Layout, problems: list[str] | None, follow_links: bool
+) -> Iterator[Recording]:
+    """Yield the recordings of one table; the arguments are those of `list_recordings`."""
     try:
         rows = csv.reader(io.StringIO(read_at_most(table, MAX_TABLE).decode("utf-8-sig"), newline=""), strict=True)
         columns = next(rows, [])
@@ -179,7 +187,7 @@ def _read_table(root: Path, table: Path, layout: Layout, problems: list[str] | N
         for row in filter(None, rows):
             cells = {column: row[place] if place < len(row) else "" for column, place in places.items()}
             try:
-                yield _recording(root, table, rows.line_num, layout, cells)
+                yield _recording(root, table, rows.line_num, layout, cells, follow_links)
             except DataError as error:
                 if problems is None:
                     raise
@@ -188,26 +196,36 @@ def _read_table(root: Path, table: Path, layout: Layout, problems: list[str] | N
         raise DataError(f"Cannot read the table {table}: {error}.") from error
 
 
-def _recording(root: Path, table: Path, line: int, layout: Layout, cells: Mapping[str, str]) -> Recording:
+def _recording(
+    root: Path, table: Path, line: int, layout: Layout, cells: Mapping[str, str], follow_links: bool
+) -> Recording:
     """Return the recording that a row of a table names."""
     empty = [column for column in layout.columns if not cells[column]]
     if empty:
         raise DataError(f"{table}, line {line}: nothing in the column '{empty[0]}'.")
     *audio, depth = (
-        _path_inside(root, table, line, *(cells[column] for column in names)) for names in (*layout.audio, layout.depth)
+        _path_inside(root, f"{table}, line {line}", [cells[column] for column in names], follow_links)
+        for names in (*layout.audio, layout.depth)
     )
-    return Recording(f"{table.resolve().parent.name}/{audio[0].stem}", tuple(audio), depth)
+    location = (root.resolve() / table.relative_to(root)).parent.name  # by its name here, wherever a link leads
+    return Recording(f"{location}/{audio[0].stem}", tuple(audio), depth)
 
 
-def _path_inside(root: Path, table: Path, line: int, *parts: str) -> Path:
-    """Join parts of a path to the root; raise a DataError if it leaves the root."""
+def _path_inside(root: Path, where: str, parts: Sequence[str], follow_links: bool) -> Path:
+    """Join parts of a path to the root; raise a DataError if it leaves the root, or by a link that is not followed."""
     if not writable("".join(parts)):
-        raise DataError(f"{table}, line {line}: a path with control characters, {'/'.join(parts)[:200]!r}.")
-    path = root.joinpath(*parts)
+        raise DataError(f"{where}: a path with control characters, {'/'.join(parts)[:200]!r}.")
+    top, path = (Path(os.path.normpath(given.absolute())) for given in (root, root.joinpath(*parts)))
+    if not path.is_relative_to(top):
+        raise DataError(f"{where}: the path {'/'.join(parts)} leaves the dataset folder {root}.")
+    inside = root / path.relative_to(top)  # without "..", which after a link would lead elsewhere
     try:
-        inside = path.resolve().is_relative_to(root.resolve())
+        linked = not inside.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise DataError(f"{table}, line {line}: the path {'/'.join(parts)} cannot be followed.") from error
-    if not inside:
-        raise DataError(f"{table}, line {line}: the path {'/'.join(parts)} leaves the dataset folder {root}.")
-    return path
+        raise DataError(f"{where}: the path {'/'.join(parts)} cannot be followed.") from error
+    if linked and not follow_links:
+        raise DataError(
+            f"{where}: a link in the path {'/'.join(parts)} leaves the dataset folder {root}. If it is yours, such as "
+            "one to another disk, allow it by --follow-links, or where settings are given by data.follow_links=true."
+        )
+    return inside

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.config.presets import SPLITS
 from base_residual.data.batvision import Recording, find_layout, list_recordings
-from base_residual.data.depth_maps import TOO_NEAR, read_depth
+from base_residual.data.depth_maps import find_background, find_unit_fault, read_stored
+from base_residual.data.sample import abbreviate_names
 from base_residual.errors import DataError
 from base_residual.files.cache import Progress
+
+REACH = 30.0  # metres; beyond it, one number in many pixels is a background: no dataset has a larger `data.max_depth`
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Findings:
         nearest: smallest measured depth, in metres.
         farthest: largest measured depth, in metres.
         invalid_share: mean share of pixels without a measurement.
+        backgrounds: number of depth maps by the large number, in metres, that stands for "no measurement" in them.
+        units: names of the depth maps that seem to be in another unit, by their split and the sentence's end about it.
         shared: number of recordings that more than one split lists; a network is tested on what it was trained on.
         problems: one sentence each, with the file.
     """
@@ -40,6 +46,8 @@ class Findings:
     nearest: float = float("inf")
     farthest: float = 0.0
     invalid_share: float = 0.0
+    backgrounds: Counter[float] = field(default_factory=Counter)
+    units: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     shared: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -53,17 +61,19 @@ class Findings:
             "nearest": self.nearest if self.farthest else None,
             "farthest": self.farthest,
             "invalid_share": self.invalid_share,
+            "backgrounds": dict(self.backgrounds),
             "shared": self.shared,
             "problems": self.problems,
         }
 
 
-def check_data(root: Path, progress: Progress | None = None) -> Findings:
+def check_data(root: Path, progress: Progress | None = None, follow_links: bool = False) -> Findings:
     """Read every recording of every split.
 
     Args:
         root: folder of the dataset.
         progress: told how far the reading is.
+        follow_links: let links in the folder lead out of it.
 
     Returns:
         What was found, problems included.
@@ -72,7 +82,7 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
         DataError: the folder does not exist, or holds no table at all.
     """
     findings = Findings()
-    listed = _list_splits(root, findings)
+    listed = _list_splits(root, findings, follow_links)
     _count_repeated(listed, findings)
     invalid_shares: list[float] = []
     for done, (split, recording) in enumerate(listed, start=1):
@@ -82,21 +92,22 @@ def check_data(root: Path, progress: Progress | None = None) -> Findings:
         except DataError as error:
             findings.problems.append(str(error))
         try:
-            invalid_shares.append(_check_depth(recording, findings))
+            invalid_shares.append(_check_depth(split, recording, findings))
         except DataError as error:
             findings.problems.append(str(error))
         if progress is not None:
             progress("Reading recordings", done, len(listed))
     findings.invalid_share = sum(invalid_shares) / max(1, len(invalid_shares))
-    if 0 < findings.farthest < TOO_NEAR:
+    count = Counter(split for split, _ in listed)
+    for (split, fault), names in findings.units.items():
         findings.problems.append(
-            f"Nothing is farther away than {findings.farthest:.3f} m: the depth maps are as if they were in metres. "
-            "Expected are millimetres."
+            f"By their medians, {len(names)} of {count[split]} depth maps of the split '{split}' are {fault}: "
+            f"{abbreviate_names(names)}."
         )
     return findings
 
 
-def _list_splits(root: Path, findings: Findings) -> list[tuple[str, Recording]]:
+def _list_splits(root: Path, findings: Findings, follow_links: bool) -> list[tuple[str, Recording]]:
     """Return split and recording of every row of the tables; wrong rows and missing splits become problems.
 
     Raises:
@@ -107,7 +118,8 @@ def _list_splits(root: Path, findings: Findings) -> list[tuple[str, Recording]]:
     missing = []
     for split in SPLITS:
         try:
-            listed += [(split, recording) for recording in list_recordings(root, split, layout, findings.problems)]
+            found = list_recordings(root, split, layout, findings.problems, follow_links)
+            listed += [(split, recording) for recording in found]
         except DataError as error:
             missing.append(str(error))
     if len(missing) == len(SPLITS):
@@ -137,11 +149,19 @@ def _check_audio(recording: Recording, findings: Findings) -> None:
         findings.problems.append(f"The recording {recording.audio[0]} {fault}.")
 
 
-def _check_depth(recording: Recording, findings: Findings) -> float:
+def _check_depth(split: str, recording: Recording, findings: Findings) -> float:
     """Read the depth map of a recording, count its shape, and return its share of pixels without a measurement."""
-    depth = read_depth(recording.depth, float("inf"))
+    depth, _ = read_stored(recording.depth)
     findings.shapes[depth.shape[0], depth.shape[1]] += 1
-    measured = depth[depth > 0]
+    fault = find_unit_fault(depth, REACH, "millimetres")
+    if fault:
+        findings.units.setdefault((split, fault), []).append(str(recording.depth))
+    depth[~np.isfinite(depth) | (depth < 0)] = 0
+    background = find_background(depth, REACH)
+    if background.any():
+        numbers, times = np.unique(depth[background], return_counts=True)
+        findings.backgrounds[round(float(numbers[times.argmax()]), 3)] += 1
+    measured = depth[(depth > 0) & ~background]
     if measured.size:
         findings.nearest = min(findings.nearest, float(measured.min()))
         findings.farthest = max(findings.farthest, float(measured.max()))

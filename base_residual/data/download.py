@@ -6,15 +6,11 @@ import csv
 import hashlib
 import logging
 import shutil
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
-from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -26,10 +22,10 @@ from rich.filesize import decimal
 from base_residual.config.names import listed
 from base_residual.config.presets import SPLITS
 from base_residual.data import PUBLISHED
+from base_residual.data.archives import BLOCK, extract
 from base_residual.data.batvision import V1, V2
-from base_residual.data.sample import abbreviate_names
 from base_residual.errors import DataError
-from base_residual.files.atomic import read_at_most, replacing
+from base_residual.files.atomic import no_links, read_at_most, write_whole
 from base_residual.files.cache import Progress, locked
 from base_residual.version import __version__
 
@@ -40,7 +36,6 @@ LAYOUTS = {"batvisionv2": V2, "batvisionv1": V1}
 """The layouts of the datasets, which are published together."""
 
 KINDS = ("audio", "depth", "camera", "csv")
-BLOCK = 2**20  # bytes read at a time
 MAX_COLUMNS = 2**12  # characters of a table's first line
 MAX_LIST = 2**24  # bytes of the server's list of files
 MAX_NOTE = 2**10  # bytes of the note that a file is verified
@@ -211,8 +206,7 @@ def _verify_once(file: RemoteFile, folder: Path, progress: Progress | None) -> N
 
 
 def _write_note(file: RemoteFile, folder: Path) -> None:
-    with replacing(file.note_path(folder)) as aside:
-        aside.write_text(_note(file, folder), encoding="utf-8")
+    write_whole(file.note_path(folder), _note(file, folder))
 
 
 def _note(file: RemoteFile, folder: Path) -> str:
@@ -224,7 +218,7 @@ def _fetch_and_verify(file: RemoteFile, path: Path, partial: Path, server: str, 
     """Fetch the missing bytes of a file, verify it, and rename it to `path`."""
     if _size(partial) > file.size:
         partial.unlink()
-    partial.touch()
+    open(partial, "ab", opener=no_links).close()
     while (done := _size(partial)) < file.size:
         _append_rest(file, partial, server, progress)
         if _size(partial) <= done:
@@ -239,43 +233,6 @@ def _fetch_and_verify(file: RemoteFile, path: Path, partial: Path, server: str, 
             "The same command fetches it again."
         )
     partial.replace(path)
-
-
-def extract(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> None:
-    """Extract a ZIP or TAR archive; any other file is left alone, and existing files are kept.
-
-    Args:
-        archive: file that was fetched.
-        folder: to extract into; nothing is written outside of it.
-        only: some of `KINDS`; default: everything.
-        progress: told how many bytes of the archive are read.
-
-    Raises:
-        DataError: the archive is broken, or holds a link or a path that leaves the folder.
-        RunError: a file cannot be written.
-    """
-    size, inside = archive.stat().st_size, folder.resolve()
-    changed: list[str] = []
-    try:
-        with archive.open("rb") as file:
-            for name, length, content in _members(file):
-                target = folder / name
-                if not target.resolve().is_relative_to(inside):
-                    raise DataError(f"{archive} holds the path {name}, which leaves {folder}.")
-                wanted = not only or any(kind in name.lower() for kind in only)
-                if wanted and target.is_file():
-                    changed += [name] if _size(target) != length else []
-                elif wanted:
-                    with replacing(target) as aside, aside.open("wb") as out:
-                        shutil.copyfileobj(content, out, BLOCK)
-                if progress is not None:
-                    progress(f"Extracting {archive.name}", min(file.tell(), size), size)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, ValueError, RuntimeError) as error:
-        raise DataError(f"Cannot extract {archive}: {error}.") from error
-    except OSError as error:  # a name that no file can have, or a disk that cannot be read
-        raise DataError(f"Cannot extract {archive}: {error.strerror or error}.") from error
-    if changed:
-        log.warning("%s holds other contents of %s, which stays as it is.", archive, abbreviate_names(changed))
 
 
 def find_roots(folder: Path, dataset: str) -> list[Path]:
@@ -294,36 +251,13 @@ def _columns(table: Path) -> set[str]:
         return set(next(csv.reader([file.readline(MAX_COLUMNS)]), []))
 
 
-def _members(file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Yield name, length in bytes and content of each file in an archive; nothing if the file is no archive."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    with archive.open(info) as content:
-                        yield info.filename, info.file_size, content
-        return
-    file.seek(0)
-    if not tarfile.is_tarfile(file):
-        return
-    file.seek(0)
-    with tarfile.open(fileobj=file) as tar:
-        for entry in tar:
-            if entry.isdir():
-                continue
-            extracted = tar.extractfile(entry) if entry.isfile() else None
-            if extracted is None:
-                raise DataError(f"{file.name} holds {entry.name}, which is no plain file.")
-            yield entry.name, entry.size, extracted
-
-
 def _append_rest(file: RemoteFile, partial: Path, server: str, progress: Progress | None) -> None:
     """Append the missing bytes to a partial file, until it is complete or the connection breaks."""
     done = _size(partial)
     with _request(f"{server}/api/access/datafile/{file.id}", done) as answer:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:  # the server sends the file from its beginning
             done = 0
-        with partial.open("ab" if done else "wb") as out:
+        with open(partial, "ab" if done else "wb", opener=no_links) as out:
             while done < file.size and (block := _read_block(answer, min(BLOCK, file.size - done))):
                 out.write(block)
                 done += len(block)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,20 @@ from base_residual.data.sample import EchoBatch, EchoDataset, collate
 from base_residual.errors import DataError
 
 
-def reader(dataset: EchoDataset, workers: int, **how: Any) -> DataLoader[Any]:
-    """Make a loader of batches, with processes that read or without; `how` is what `DataLoader` takes."""
+def reader(dataset: EchoDataset, workers: int, max_depth: float, **how: Any) -> DataLoader[Any]:
+    """Make a loader of batches, with processes that read or without.
+
+    Args:
+        dataset: to read.
+        workers: processes that read.
+        max_depth: larger depths are cut to it, in metres.
+        how: what `DataLoader` takes.
+    """
     end_unguarded_script()
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, max_depth=max_depth),
         worker_init_fn=_end_with_the_run if workers else None,
         generator=torch.Generator(),  # leaves the global one alone
         **how,
@@ -69,7 +77,7 @@ def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
         with readers_in_words():
             yield from loader
     except DataError as error:  # the loader puts the other process's traceback before the sentence
-        raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
+        raise DataError(error.args[0].strip().rpartition(f"{DataError.__name__}: ")[2]) from error
 
 
 @contextmanager

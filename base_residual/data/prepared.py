@@ -1,7 +1,7 @@
 """A prepared set: a split of a dataset as two memory-mapped arrays, which training reads out of the page cache.
 
 It is a folder with `waveform.npy`, float16 (N, 2, T) in [-1, 1], `depth.npy`, uint16 (N, S, S) in the unit that the
-index states, and `index.json`: the settings, and name, size, time and hash of every file that it was made from.
+index states, and `index.json`: the settings, and name, size, times and hash of every file that it was made from.
 """
 
 from __future__ import annotations
@@ -24,29 +24,44 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from base_residual.data.batvision import BatVision
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError, RunError
-from base_residual.files.atomic import read_at_most, replacing
+from base_residual.files.atomic import read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, locked
 from base_residual.files.npy import RowLayout, map_array
 from base_residual.machine import own_cores
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same files and settings would give other arrays."""
 
 MILLIMETRE = 0.001
-MAX_STAMPS = 512  # bytes in the index for the two stamps of a recording
+MAX_STAMPS = 768  # bytes in the index for the two stamps of a recording
 AT_ONCE = 64  # recordings in memory at a time
 INDEX_WRITES = 50  # times that the index of a set is written while the set is made
 
 
 class Stamp(NamedTuple):
-    """The identity of a file's content: size in bytes, time of the last change in ns, and a hash of 128 bits.
+    """The identity of a file's content.
 
-    XXH3 is much faster than a cryptographic hash. It detects changes, but not a file forged to have the same hash.
+    An archive gives many files one time and restores it, so that files of one size can change places unnoticed by size
+    and time alone. Nothing restores the time of the last change of a file's entry or its number on the disk.
+
+    Attributes:
+        size: in bytes.
+        time: of the last change of the content, in ns.
+        entry_time: of the last change of the file's entry (ctime), in ns; on Windows, of its creation.
+        number: of the file on its disk (inode).
+        xxh3: hash of the content, of 128 bits; much faster than a cryptographic one, and no protection against forgery.
     """
 
     size: int
     time: int
+    entry_time: int
+    number: int
     xxh3: str
+
+    @classmethod
+    def of(cls, status: os.stat_result, xxh3: str) -> Stamp:
+        """Return the stamp of a file with that status and content."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, xxh3)
 
 
 class Index(BaseModel):
@@ -79,6 +94,8 @@ class PreparedSet:
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder, self.ids, self.unit = folder, index.ids, index.depth_unit
+        contents = "".join(stamp.xxh3 for stamps in index.stamps for stamp in stamps)
+        self.files_hash = xxhash.xxh3_128(contents.encode()).hexdigest()
         self._open()
 
     def matches(self, source: BatVision) -> bool:
@@ -154,8 +171,8 @@ def _settings(source: BatVision) -> dict[str, str | int | float]:
         "split": source.split,
         "output_size": source.data.output_size,
         "max_depth": source.data.max_depth,
-        "sample_rate": source.sample_rate,
-        "align_onset": source.data.align_onset,
+        "sample_rate": source.audio.sample_rate,
+        "emission": source.audio.emission,
     }
 
 
@@ -195,8 +212,8 @@ def _fresh_index(folder: Path, source: BatVision) -> Index | None:
         stamps.append(current)
     if stamps != index.stamps:  # files with the same content were written again; with their new time they are not read
         index = index.model_copy(update={"stamps": stamps})
-        with suppress(RunError), replacing(folder / "index.json") as aside:
-            aside.write_text(index.model_dump_json(), encoding="utf-8")
+        with suppress(RunError):
+            write_whole(folder / "index.json", index.model_dump_json())
     return index
 
 
@@ -229,11 +246,11 @@ def _has_rows(folder: Path, source: BatVision, done: int) -> bool:
 def _unchanged(path: Path, stamp: Stamp) -> Stamp | None:
     """Return the current stamp of a file with the same content; None if it has changed or is gone.
 
-    A file with the same size and time counts as the same. If only the time differs, its content is compared.
+    Its content is compared if anything but the size differs from the stamp.
     """
     try:
         status = path.stat()
-        if (status.st_size, status.st_mtime_ns) == (stamp.size, stamp.time):
+        if Stamp.of(status, stamp.xxh3) == stamp:
             return stamp
         new = _stamp(path) if status.st_size == stamp.size else None
         return new if new and new.xxh3 == stamp.xxh3 else None
@@ -245,7 +262,7 @@ def _stamp(path: Path) -> Stamp:
     """Read a file and return its stamp."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        return Stamp(status.st_size, status.st_mtime_ns, hashlib.file_digest(file, xxhash.xxh3_128).hexdigest())
+        return Stamp.of(status, hashlib.file_digest(file, xxhash.xxh3_128).hexdigest())
 
 
 def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
@@ -255,7 +272,7 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
     """
     partial, count = folder.with_name(f"{folder.name}.partial"), len(source)
     index = _fresh_index(partial, source)
-    if index is None or not _has_rows(partial, source, len(index.stamps)):
+    if index is None or partial.is_symlink() or not _has_rows(partial, source, len(index.stamps)):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         index = _empty_index(source)
@@ -278,8 +295,7 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
                 for file in (waveforms, depths):  # the rows must be on the disk before the index says so
                     file.flush()
                     os.fsync(file.fileno())
-                with replacing(partial / "index.json") as aside:
-                    aside.write_text(index.model_dump_json(), encoding="utf-8")
+                write_whole(partial / "index.json", index.model_dump_json())
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 
@@ -295,7 +311,7 @@ class _Row(NamedTuple):
 def _read(source: BatVision, place: int, unit: float) -> _Row:
     """Read a recording, its depth in units of `unit` metres."""
     files = source.recordings[place].files
-    stamps = tuple(_stamp(path) if path.is_file() else Stamp(0, 0, "") for path in files)
+    stamps = tuple(_stamp(path) if path.is_file() else Stamp(0, 0, 0, 0, "") for path in files)
     sample = source[place]
     depth = sample.depth.numpy()
     # At least one step, because 0 means that nothing was measured.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from filelock import Timeout
 from numpy.typing import NDArray
 
 from base_residual.data.batvision import write_table
-from base_residual.data.depth_maps import clean_depth
+from base_residual.data.depth_maps import check_unit, clean_depth
 from base_residual.errors import DataError
 from base_residual.files.cache import Progress, locked
 
@@ -46,7 +47,10 @@ SCENES = {
 """The scenes of each split. The test scenes are those of the field; of its 15 training scenes, 3 are for validation."""
 
 MILLIMETRES = 1000
-FARTHEST = np.iinfo(np.uint16).max / MILLIMETRES  # metres that can be stored
+FARTHEST = (np.iinfo(np.uint16).max - 1) / MILLIMETRES  # metres; the largest number stands for no measurement
+FOREIGN = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER"}
+"""The instructions of a pickle that arrays do not need; some find or make objects without asking `find_class`."""
+
 PLAIN = re.compile(r"[biuf][1248]")  # booleans, integers and floats; no objects
 
 
@@ -69,10 +73,13 @@ def convert_replica(observations: Path, echoes: Path, out: Path, progress: Progr
     if out.exists():
         raise DataError(f"{out} exists already. Name a folder that does not.")
     maps = _depth_maps(observations)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(16)}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with locked(partial.with_name(f"{partial.name}.lock"), wait=False):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.partial.lock"), wait=False):
+            left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.partial")
+            for path in [path for path in out.parent.iterdir() if left.fullmatch(path.name)]:
+                shutil.rmtree(path, ignore_errors=True)  # of a conversion that was killed
             _write(maps, observations, echoes, partial, progress)
             partial.replace(out)
     except Timeout as error:
@@ -89,10 +96,10 @@ def _write(
     partial: Path,
     progress: Progress | None,
 ) -> None:
-    """Write all recordings into a folder; remove the folder if that fails."""
-    shutil.rmtree(partial, ignore_errors=True)
+    """Write all recordings into a new folder; remove the folder if that fails."""
     split_of = {scene: split for split, scenes in SCENES.items() for scene in scenes}
     names: dict[str, list[str]] = {}
+    partial.mkdir()
     try:
         for done, ((scene, location, angle), depth) in enumerate(sorted(maps.items()), start=1):
             name = f"{location:04d}_{angle:03d}"
@@ -104,7 +111,9 @@ def _write(
             if not echo.is_file():
                 raise DataError(f"The recording {echo} does not exist, but {observations} has its depth map.")
             shutil.copyfile(echo, partial / scene / "audio" / f"{name}.wav")
-            metres = clean_depth(depth.astype(np.float32), FARTHEST)
+            metres = depth.astype(np.float32)
+            check_unit(metres, FARTHEST, f"The depth map of {scene} at {(location, angle)} in {observations}", "metres")
+            metres = clean_depth(metres, FARTHEST)
             stored = np.round(metres * MILLIMETRES).astype(np.uint16)
             np.save(partial / scene / "depth" / f"{name}.npy", stored, allow_pickle=False)
             if progress is not None:
@@ -145,7 +154,7 @@ def _load(path: Path) -> object:
     """Load a pickle of arrays by stand-ins; no function or class that it names is called."""
     try:
         with path.open("rb") as file:
-            _refuse_wide_memo(path, file)
+            _refuse_foreign(path, file)
             file.seek(0)
             return _Unpickler(file).load()
     except DataError:
@@ -158,9 +167,16 @@ def _load(path: Path) -> object:
         raise DataError(f"{path} is no pickle of numpy arrays.") from error
 
 
-def _refuse_wide_memo(path: Path, file: IO[bytes]) -> None:
-    """Refuse a pickle that skips indices of its memo, for which the unpickler would allocate all indices below."""
+def _refuse_foreign(path: Path, file: IO[bytes]) -> None:
+    """Refuse a pickle that an array does not need, or that costs more than it holds.
+
+    It may not ask for objects by other ways than their names (persistent ids, the registry of extensions, buffers from
+    outside), nor make objects of its own, nor skip indices of its memo, for which the unpickler would allocate all
+    indices below.
+    """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in FOREIGN:
+            raise DataError(f"{path} is no pickle of numpy arrays: it holds the instruction {opcode.name}.")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise DataError(f"{path} is no pickle of numpy arrays: it asks for more memory than it can fill.")
 

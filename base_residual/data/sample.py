@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -10,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
-from base_residual.config.schema import DataConfig
-from base_residual.data.depth_maps import resize_depth
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
+from base_residual.config.schema import AudioConfig, DataConfig
+from base_residual.data.depth_maps import check_unit, resize_depth
 from base_residual.errors import DataError
 
 MAX_NAMED = 8  # recordings that a sentence names
@@ -48,16 +50,26 @@ class EchoDataset(Protocol):
     def __getitem__(self, index: int, /) -> EchoSample: ...
 
 
-def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
+def collate(samples: list[EchoSample] | EchoBatch, max_depth: float = math.inf) -> EchoBatch:
     """Stack samples into a batch; a batch is returned as it is.
 
+    Args:
+        samples: of one shape.
+        max_depth: larger depths are cut to it, in metres.
+
     Raises:
-        DataError: the samples' shapes differ, a tensor is not float32, or a depth map is not finite.
+        DataError: something else came than samples, their shapes differ, a tensor is not float32, or a depth map is not
+            finite or not in metres.
     """
     if isinstance(samples, EchoBatch):
         return samples
     first = samples[0]
     for sample in samples:
+        if not isinstance(sample, EchoSample):
+            raise DataError(
+                f"The dataset gives a {type(sample).__name__}; expected is EchoSample(waveform, depth, id), from "
+                "base_residual.data.sample."
+            )
         if sample.waveform.shape != first.waveform.shape or sample.depth.shape != first.depth.shape:
             raise DataError(
                 f"Recordings {first.id} and {sample.id} differ in shape: waveforms {tuple(first.waveform.shape)} "
@@ -71,26 +83,26 @@ def collate(samples: list[EchoSample] | EchoBatch) -> EchoBatch:
             )
         if not sample.depth.sum().isfinite():
             raise DataError(f"The depth map of {sample.id} holds NaN or infinity; where nothing was measured it has 0.")
+        if sample.depth.max() > max_depth:
+            check_unit(sample.depth.cpu().numpy(), max_depth, f"The depth map of {sample.id}", "metres")
     return EchoBatch(
         torch.stack([sample.waveform for sample in samples]),
-        torch.stack([sample.depth for sample in samples])[:, None],
+        torch.stack([sample.depth for sample in samples])[:, None].clamp(max=max_depth),
         [sample.id for sample in samples],
     )
 
 
-def check_split(split: str, dataset: EchoDataset, data: DataConfig, sample_rate: int) -> None:
-    """Check that a split has samples, and that the first one has the shapes that the settings ask for.
-
-    Raises:
-        DataError: it has none, or another shape.
-    """
-    if not len(dataset):
-        raise DataError(f"The {split} split is empty.")
-    batch, frames, size = collate([dataset[0]]), echo_frames(data.max_depth, sample_rate), data.output_size
-    if batch.waveform.shape[1:] != (2, frames) or batch.depth.shape[1:] != (1, size, size):
+def check_dataset(dataset: object) -> None:
+    """Raise a DataError unless an object has a length and samples, as a dataset has."""
+    if hasattr(dataset, "echo") and not hasattr(dataset, "__getitem__"):
         raise DataError(
-            f"The first recording of the {split} split has a waveform {tuple(batch.waveform.shape[1:])} and a depth "
-            f"map {tuple(batch.depth.shape[2:])}; the settings ask for (2, {frames}) and ({size}, {size})."
+            f"This {type(dataset).__name__} is made of recordings and not yet of samples. Give "
+            "open_dataset(recordings, config=config), which cuts and resizes them."
+        )
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            f"This {type(dataset).__name__} is no dataset: expected are a length and samples by their index, such as "
+            "open_dataset gives."
         )
 
 
@@ -106,7 +118,7 @@ def spread_indices(length: int, count: int) -> list[int]:
 
 
 def fit_sample(
-    name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, sample_rate: int
+    name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, audio: AudioConfig
 ) -> EchoSample:
     """Bring a recording to the shapes that the settings ask for.
 
@@ -115,9 +127,8 @@ def fit_sample(
         waveform: (2, T) in [-1, 1].
         rate: its rate, in Hz.
         depth: (H, W) in metres, 0 where nothing was measured.
-        data: gives the depth map's side, the largest depth, and whether echoes are aligned.
-        sample_rate: rate that the echo is brought to, in Hz.
+        data: gives the depth map's side and the largest depth.
+        audio: gives the rate that the echo is brought to, and where in the recording it begins.
     """
-    frames = echo_frames(data.max_depth, sample_rate)
-    fitted = fit_echo(waveform, rate, sample_rate, frames, data.align_onset)
-    return EchoSample(fitted, torch.from_numpy(resize_depth(depth, data.output_size)), name)
+    fitted = fit_echo(waveform[None], rate, echo_frames(data.max_depth, audio.sample_rate), audio)
+    return EchoSample(fitted[0], torch.from_numpy(resize_depth(depth, data.output_size)), name)

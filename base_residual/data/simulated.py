@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,20 +15,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
+from rich.filesize import decimal
 
+from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.errors import ConfigError, DataError
-from base_residual.files.atomic import discard, read_at_most, replacing
+from base_residual.files.atomic import discard, discard_temporary, read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, is_held, locked
 from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, UNFINISHED, count_done, list_rooms, pose_name, render_every
 
+LONGEST_WAIT = 0.012  # seconds until the direct sound has come: recordings last that much longer
+FEW = 40_000  # recordings that are rendered because a file asks for them; some ten times those of the default
 FINISHED = "rooms.json"  # file with the settings of the rooms in a folder, which is put there last
 MAX_SETTINGS = 2**16  # bytes of it
-VERSION = 2
+RENDERED = re.compile(
+    rf"{re.escape(UNFINISHED)}|{LOCATION}(/({'|'.join(SPLITS)})\.csv|/(audio|depth|layout|done)(/({'|'.join(SPLITS)})_\d{{6,}}"
+    r"(_\d+\.(wav|npy))?)?)?"
+)
+"""The names of what is rendered, in a folder that is not finished."""
+
+VERSION = 3
 """Raised whenever the same settings would give other recordings."""
 
 
@@ -41,10 +53,47 @@ def simulated_root(data: DataConfig, simulation: SimulationConfig, progress: Pro
     Returns:
         Root of a dataset in the layout of BatVision V2.
     """
-    root = cache_folder("rooms", _description(data, simulation))
+    root = _cached(data, simulation)
     if not (root / FINISHED).exists():
         simulate(root, data, simulation, progress)
     return root
+
+
+def _cached(data: DataConfig, simulation: SimulationConfig) -> Path:
+    return cache_folder("rooms", _description(data, simulation))
+
+
+def require_few(data: DataConfig, simulation: SimulationConfig) -> None:
+    """Refuse to render many rooms that nobody at this machine has asked for, but a file.
+
+    Raises:
+        DataError: the rooms are not in the cache, and are more than a machine renders in half an hour.
+    """
+    if simulation.recordings <= FEW or (_cached(data, simulation) / FINISHED).exists():
+        return
+    counts = f"--rooms {simulation.train_rooms} --val-rooms {simulation.val_rooms} --test-rooms {simulation.test_rooms}"
+    sizes = f"--output-size {data.output_size} --max-depth {data.max_depth:g}"
+    drawn = f"--poses {simulation.poses} --style {simulation.style} --seed {simulation.seed}"
+    raise DataError(
+        f"The file asks for {simulation.recordings:,} simulated recordings, which are not here; no more than {FEW:,} "
+        f"are rendered because a file says so. Render them with brdepth simulate ROOMS {counts} {drawn} {sizes}, and "
+        "give --data-root ROOMS."
+    )
+
+
+def _require_room(folder: Path, data: DataConfig, simulation: SimulationConfig, done: int) -> None:
+    """Refuse to render what does not fit onto the disk.
+
+    Raises:
+        DataError: the recordings that are missing take more than there is.
+    """
+    each = 4 * echo_frames(data.max_depth) + 2 * data.output_size**2  # two ears and a map, 2 bytes a number
+    needed, free = each * max(0, simulation.recordings - done * simulation.poses), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"The simulated rooms take {decimal(needed)}, and there are {decimal(free)} free in {folder.parent}. Make "
+            "them fewer, or give another folder."
+        )
 
 
 class Shard(NamedTuple):
@@ -110,6 +159,7 @@ def simulate(
                     raise DataError(f"{root} is not empty. Give a new folder for the simulated rooms.")
                 if not rendered:
                     _prepare(partial, data, simulation, own_lock)
+                    _require_room(partial, data, simulation, count_done(partial))
             if not rendered:
                 _render_on_all_cores(partial, simulation, progress, shard)
             with FileLock(f"{partial}.lock"):
@@ -151,7 +201,7 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
         "simulation": simulation.model_dump(mode="json"),
         "output_size": data.output_size,
         "max_depth": data.max_depth,
-        "frames": echo_frames(data.max_depth),
+        "frames": echo_frames(data.max_depth) + round(LONGEST_WAIT * SAMPLE_RATE),
     }
 
 
@@ -162,24 +212,28 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
         DataError: another process is rendering those, or the folder holds other files.
     """
     file, text = folder / UNFINISHED, json.dumps(_description(data, simulation), indent=2)
+    if folder.is_symlink():  # who has put it there would have the rooms where they like
+        raise DataError(f"Rooms are rendered in {folder} before they get their name, and it is a link. Remove it.")
     folder.mkdir(exist_ok=True)
+    discard_temporary(folder)
     if not (file.exists() and file.read_text() == text):
-        foreign = [path.name for path in folder.iterdir() if path.name != LOCATION and UNFINISHED not in path.name]
+        found = sorted(folder.rglob("*"), reverse=True)  # what lies in a folder before the folder
+        names = [path.relative_to(folder).as_posix() for path in found]
+        foreign = [name for name in names if not RENDERED.fullmatch(name)]
         if foreign:
             raise DataError(
                 f"Rooms are rendered in {folder} before they get their name, and it holds something else: "
-                f"{foreign[0]}. Move it, or give another folder."
+                f"{foreign[-1]}. Move it, or give another folder."
             )
         others = folder.parent.glob(f"{glob.escape(folder.name)}.*-*.lock")
         if any(is_held(lock) for lock in others if lock != own_lock):
             raise DataError(
                 f"Rooms with other settings are being rendered into {folder}. Wait for them, or give another folder."
             )
-        for path in sorted(folder.rglob("*"), reverse=True):
+        for path in found:
             path.rmdir() if path.is_dir() else path.unlink()
-        with replacing(file) as aside:  # first, because a folder with other files and without it is refused
-            aside.write_bytes(text.encode())
-    for name in ("audio", "depth", "done"):
+        write_whole(file, text)  # first, because a folder with other files and without it is refused
+    for name in ("audio", "depth", "layout", "done"):
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
 
 

@@ -7,15 +7,16 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames, fit_echo
+from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
 from base_residual.data.sample import EchoSample, abbreviate_names, collate
 from base_residual.errors import DataError, PredictionError
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
+from base_residual.files.npy import npy_bytes
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.network import ECHOES_AT_ONCE, DepthNet
 from base_residual.plots.figures import Panel, decomposition_figure, panels, save_figure
@@ -71,7 +72,7 @@ def _fitting(model: DepthNet, path: Path) -> Tensor:
             model.max_depth,
             needed,
         )
-    return fit_echo(waveform, header.sample_rate, rate, frames, model.aligns)
+    return fit_echo(waveform[None], header.sample_rate, frames, model.front_end.config)[0]
 
 
 def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
@@ -107,8 +108,7 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
         rows = panels(parts, None, names[len(written) : len(written) + len(parts.final)])
         for panel, depth in zip(rows, parts.final[:, 0].cpu().numpy(), strict=True):
             array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"
-            with replacing(array) as aside:
-                np.save(aside, depth, allow_pickle=False)
+            write_whole(array, npy_bytes(depth))
             save_figure(decomposition_figure([panel]), picture)
             written.append((array, picture))
     return written
@@ -121,5 +121,5 @@ def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
 
 def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:
     """Return panels of the predictions for samples of a dataset, beside their ground truth."""
-    batch = collate(samples)
-    return panels(_predict(model, batch.waveform, batch.ids), [sample.depth.numpy() for sample in samples], batch.ids)
+    batch = collate(samples, model.max_depth)
+    return panels(_predict(model, batch.waveform, batch.ids), [*batch.depth[:, 0].numpy()], batch.ids)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from base_residual.data.loading import read_batches, reader, readers_in_words
-from base_residual.data.sample import EchoBatch, EchoDataset
+from base_residual.data.sample import EchoBatch, EchoDataset, check_dataset
+from base_residual.data.splits import is_silent
 from base_residual.errors import ConfigError, DataError
 from base_residual.machine import standard_torch
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
@@ -24,6 +25,8 @@ IDLE_GAIN = 0.005  # a residual that improves rmse by less does next to nothing
 CONVERGED_EPOCHS, CONVERGED_WITHIN = 20, 0.02
 JUDGED = ("base_smoothness", "base_positive", "residual_abs_mean", "residual_gain", "residual_detail_corr")
 AHEAD = 0.05  # share by which rmse must lie below the plain network's
+DEAF = "what hears nothing"
+BLIND_NAMES = {"mean_map": "mean depth map", "constant": "best constant"}  # of the training set
 NO_BASELINE = "needs a run with --model unet, and compare"
 
 
@@ -76,25 +79,30 @@ def evaluate(
 
     Raises:
         ConfigError: `min_depth` is negative or no number.
-        DataError: the dataset is empty, or not one of its images has a valid pixel.
+        DataError: the dataset is empty, is silent, has not one valid pixel or depth in another unit.
         PredictionError: a prediction is not finite.
     """
     if not 0 <= min_depth < math.inf:
         raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
+    check_dataset(dataset)
     if not len(dataset):
         raise DataError("There are no recordings to evaluate.")
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
-    batches = reader(dataset, num_workers, batch_size=batch_size, sampler=indices)
+    batches = reader(dataset, num_workers, model.max_depth, batch_size=batch_size, sampler=indices)
     with readers_in_words():
-        _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
+        sound = _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
+    heard = torch.tensor([int(sound)])
     if gathered:
+        heard = gathered(heard)
         for shared in (metrics, figures) if model.has_residual else (metrics,):
             shared.share(gathered)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
+    if not heard.any():
+        raise DataError("Every recording is silent: there is nothing to hear, and nothing to score.")
     return Evaluation(
         found, figures.compute() if model.has_residual else {}, Protocol(model.max_depth, min_depth, model.output_size)
     )
@@ -106,8 +114,8 @@ def _score(
     detach_base: bool,
     metrics: DepthMetrics,
     figures: DecompositionFigures,
-) -> None:
-    """Add the predictions for some batches to the metrics and figures.
+) -> bool:
+    """Add the predictions for some batches to the metrics and figures; return whether one of the echoes has sound.
 
     Raises:
         PredictionError: a prediction is not finite; the recordings are named.
@@ -115,7 +123,9 @@ def _score(
     device = next(model.parameters()).device
     finite: list[Tensor] = []  # (B,) of each batch; read at the end, since reading waits for the device
     names: list[str] = []
+    heard = False
     for batch in batches:
+        heard = heard or not is_silent(batch.waveform)
         parts = model.decompose(batch.waveform.to(device), detach_base)
         gt = batch.depth.to(device)
         finite.append(parts.finite())
@@ -124,6 +134,7 @@ def _score(
         if model.has_residual:
             figures.update(*parts, gt)
     raise_unless_finite(torch.cat(finite).tolist() if finite else [], names)
+    return heard
 
 
 def why_undecided(model: str) -> str:
@@ -137,8 +148,12 @@ def success_criteria(
     baseline_rmse: float | None = None,
     baseline_name: str = "U-Net baseline",
     undecided: str = NO_BASELINE,
+    blind: Mapping[str, float] | None = None,
 ) -> list[Criterion]:
-    """Judge a run by the five criteria, each with its figure.
+    """Judge a run by the six criteria, each with its figure.
+
+    The first one is to be ahead of predictions that hear nothing. A model that is not has learned nothing from the
+    echoes, and none of the others is met.
 
     Args:
         evaluation: of the run's model.
@@ -146,42 +161,74 @@ def success_criteria(
         baseline_rmse: rmse of a plain network on the same data with the same budget, in metres, if it is known.
         baseline_name: what that network is called.
         undecided: why its rmse is not known.
+        blind: rmse of the predictions that hear nothing on the same data, in metres by name, if it is known.
 
     Returns:
         The criteria; those that this run alone cannot decide have no verdict.
     """
     figures, rmse = evaluation.decomposition, evaluation.metrics["rmse"]
-    criteria = []
+    hears = _hears(rmse, blind or {})
+    others = [
+        *(_parts_are_sound(figures) if figures else ()),
+        _leads(rmse, baseline_rmse, baseline_name, undecided),
+        _converges(val_rmse),
+    ]
     if figures:
-        smooth, lowest, size, gain, corr = (figures[name] for name in JUDGED)
-        idle = " - the residual is idle: final and base are alike" if abs(gain) < IDLE_GAIN else ""
-        harm = " - the residual makes the base worse" if gain <= -IDLE_GAIN else ""
-        criteria += [
-            Criterion(
-                "base is smooth and positive",
-                lowest >= 0 and smooth < SMOOTH_BASE,
-                f"{smooth:.3f} of the detail's energy (limit {SMOOTH_BASE}), smallest {lowest:.3f} m",
-            ),
-            Criterion(
-                "residual is small and useful",
-                size < 1.0 and gain >= IDLE_GAIN,
-                f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%} (at least {IDLE_GAIN:.1%}){idle}{harm}",
-            ),
+        corr = figures["residual_detail_corr"]
+        others.append(Criterion("residual follows the detail", corr > 0, f"correlation {corr:+.3f}"))
+    if hears.met is False:
+        others = [
+            other._replace(met=None, figure=f"{other.figure}; does not count, the model is not ahead of {DEAF}")
+            if other.met
+            else other
+            for other in others
         ]
-    lead = f"rmse 5 % below the {baseline_name}"
+    return [hears, *others]
+
+
+def _hears(rmse: float, blind: Mapping[str, float]) -> Criterion:
+    """Judge whether a model is ahead of every prediction that hears nothing."""
+    name = f"ahead of {DEAF}"
+    if not blind:
+        return Criterion(name, None, f"rmse {rmse:.3f} m; the training set that it is learned from is not there")
+    against = ", ".join(f"{BLIND_NAMES.get(guess, guess)} {score:.3f} m" for guess, score in blind.items())
+    return Criterion(name, all(rmse < score for score in blind.values()), f"rmse {rmse:.3f} m against {against}")
+
+
+def _parts_are_sound(figures: Mapping[str, float]) -> list[Criterion]:
+    """Judge base and residual by themselves."""
+    smooth, lowest, size, gain = (figures[name] for name in JUDGED[:4])
+    idle = " - the residual is idle: final and base are alike" if abs(gain) < IDLE_GAIN else ""
+    harm = " - the residual makes the base worse" if gain <= -IDLE_GAIN else ""
+    return [
+        Criterion(
+            "base is smooth and positive",
+            lowest >= 0 and smooth < SMOOTH_BASE,
+            f"{smooth:.3f} of the detail's energy (limit {SMOOTH_BASE}), smallest {lowest:.3f} m",
+        ),
+        Criterion(
+            "residual is small and useful",
+            size < 1.0 and gain >= IDLE_GAIN,
+            f"mean |residual| {size:.4f} m (limit 1), gain {gain:+.2%} (at least {IDLE_GAIN:.1%}){idle}{harm}",
+        ),
+    ]
+
+
+def _leads(rmse: float, baseline_rmse: float | None, baseline_name: str, undecided: str) -> Criterion:
+    """Judge the lead over a plain network."""
+    name = f"rmse 5 % below the {baseline_name}"
     if baseline_rmse is None:
-        criteria.append(Criterion(lead, None, f"rmse {rmse:.3f} m; {undecided}"))
-    else:
-        ahead = 1 - rmse / baseline_rmse
-        figure = f"{ahead:+.2%} ({rmse:.3f} against {baseline_rmse:.3f} m)"
-        criteria.append(Criterion(lead, ahead >= AHEAD, figure))
-    if len(val_rmse) > CONVERGED_EPOCHS:
-        early, best = min(val_rmse[:CONVERGED_EPOCHS]), min(val_rmse)
-        figure = f"best of the first {CONVERGED_EPOCHS} epochs {early:.3f} m, of all {len(val_rmse)} {best:.3f} m"
-        criteria.append(Criterion("converged within 20 epochs", early <= best * (1 + CONVERGED_WITHIN), figure))
-    else:
+        return Criterion(name, None, f"rmse {rmse:.3f} m; {undecided}")
+    ahead = 1 - rmse / baseline_rmse
+    return Criterion(name, ahead >= AHEAD, f"{ahead:+.2%} ({rmse:.3f} against {baseline_rmse:.3f} m)")
+
+
+def _converges(val_rmse: Sequence[float]) -> Criterion:
+    """Judge how soon a training was done."""
+    name = "converged within 20 epochs"
+    if len(val_rmse) <= CONVERGED_EPOCHS:
         figure = f"epochs known: {len(val_rmse)}; it takes more than {CONVERGED_EPOCHS} to tell"
-        criteria.append(Criterion("converged within 20 epochs", None, figure))
-    if figures:
-        criteria.append(Criterion("residual follows the detail", corr > 0, f"correlation {corr:+.3f}"))
-    return criteria
+        return Criterion(name, None, figure)
+    early, best = min(val_rmse[:CONVERGED_EPOCHS]), min(val_rmse)
+    figure = f"best of the first {CONVERGED_EPOCHS} epochs {early:.3f} m, of all {len(val_rmse)} {best:.3f} m"
+    return Criterion(name, early <= best * (1 + CONVERGED_WITHIN), figure)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from base_residual.config.run_layout import EVALUATION
+from base_residual.config.schema import Config
+from base_residual.data import open_again
 from base_residual.data.sample import EchoDataset
-from base_residual.errors import DataError
-from base_residual.metrics import DepthMetrics, valid_pixels
+from base_residual.errors import BaseResidualError, DataError
+from base_residual.evaluation import BLIND_NAMES
+from base_residual.files.atomic import read_at_most
+from base_residual.files.cache import Progress
+from base_residual.files.json import Number, from_json
+from base_residual.metrics import DepthMetrics, Evaluation, valid_pixels
 
+MAX_FILE = 2**26  # bytes of what a run has noted
 TRIED_AT_ONCE = 2**22  # depths times maps, in the search for the best constant
 
 
@@ -27,15 +38,15 @@ class BlindGuess:
     constant: float
 
     @classmethod
-    def from_dataset(cls, dataset: EchoDataset) -> BlindGuess:
-        """Learn both from the depth maps of a dataset.
+    def from_dataset(cls, dataset: EchoDataset, max_depth: float = math.inf) -> BlindGuess:
+        """Learn both from the depth maps of a dataset, in which depths beyond `max_depth` metres are cut to it.
 
         Raises:
             DataError: the dataset is empty or holds no measured pixel.
         """
         total, count, moments = torch.zeros(1), torch.zeros(1), []
         for index in range(len(dataset)):
-            depth = dataset[index].depth[None]  # (1, S, S)
+            depth = dataset[index].depth[None].clamp(max=max_depth)  # (1, S, S)
             valid = valid_pixels(depth)
             total, count = total + depth * valid, count + valid
             if valid.any():
@@ -57,7 +68,7 @@ class BlindGuess:
         guesses = {"mean_map": self.mean_map[None], "constant": torch.full_like(self.mean_map[None], self.constant)}
         scores = {name: DepthMetrics(max_depth, min_depth) for name in guesses}
         for index in range(len(dataset)):
-            gt = dataset[index].depth[None, None]
+            gt = dataset[index].depth[None, None].clamp(max=max_depth)
             for name, guess in guesses.items():
                 scores[name].update(guess, gt)
         return {name: score.compute()["rmse"] for name, score in scores.items()}
@@ -65,10 +76,49 @@ class BlindGuess:
 
 def blind_lines(rmse: float, blind: dict[str, float]) -> list[str]:
     """Compare a model's rmse in metres with that of both guesses; return a sentence for each."""
-    names = {"mean_map": "the mean depth map of the training set", "constant": "the best constant of the training set"}
     lines = []
     for name, score in blind.items():
         ahead = 1 - rmse / score if score > 0 else float("-inf")
         verdict = f"{ahead:.1%} lower" if ahead > 0 else f"NOT lower, {rmse:.3f} m"
-        lines.append(f"Against {names[name]} (rmse {score:.3f} m): {verdict}.")
+        lines.append(f"Against the {BLIND_NAMES.get(name, name)} of the training set (rmse {score:.3f} m): {verdict}.")
     return lines
+
+
+@dataclass(frozen=True)
+class Blind:
+    """The rmse in metres of predictions that hear nothing, by name: a part of evaluation.json."""
+
+    blind_rmse: dict[str, Number]
+
+
+def known_rmse(
+    run_dir: Path | None, config: Config, samples: EchoDataset, found: Evaluation, progress: Progress | None = None
+) -> dict[str, float]:
+    """Return the rmse in metres of both guesses on the samples that a model was scored on.
+
+    They are those that the run has noted, if it was tested on as many samples by the same protocol. Else they are
+    learned from the training split.
+
+    Args:
+        run_dir: folder of the run, if it was tested on these samples.
+        config: names the dataset.
+        samples: what the model was scored on.
+        found: its figures.
+        progress: told how far rendering and preparing are.
+
+    Returns:
+        `mean_map` and `constant`; nothing where there is neither.
+    """
+    with suppress(OSError, ValueError):
+        noted = read_at_most(run_dir / EVALUATION, MAX_FILE) if run_dir else b""
+        tested: Evaluation = from_json(Evaluation, noted)
+        counts = [figures.metrics.get("images") for figures in (tested, found)]
+        if tested.protocol == found.protocol and counts[0] == counts[1]:
+            blind: Blind = from_json(Blind, noted)
+            return blind.blind_rmse
+    try:
+        train = open_again(config, split="train", progress=progress)
+        guess = BlindGuess.from_dataset(train)
+    except BaseResidualError:
+        return {}
+    return guess.rmse_on(samples, found.protocol.max_depth, found.protocol.min_depth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from math import isclose, nan
 from pathlib import Path
@@ -13,14 +13,14 @@ from base_residual.config.resolve import load_layer, make_config
 from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record, val_rmse
 from base_residual.config.schema import Config, LossConfig
 from base_residual.errors import RunError
-from base_residual.evaluation import CONVERGED_WITHIN, JUDGED, Criterion, success_criteria, why_undecided
+from base_residual.evaluation import CONVERGED_WITHIN, Criterion, success_criteria, why_undecided
+from base_residual.evaluation.blind import MAX_FILE, Blind
 from base_residual.files.atomic import read_at_most
-from base_residual.files.json import Number, from_json
+from base_residual.files.json import from_json
 from base_residual.losses import LOSS_NAMES
-from base_residual.metrics import DEPTH_METRICS, Evaluation
+from base_residual.metrics import Evaluation
 from base_residual.plots.tables import Table
 
-MAX_FILE = 2**26  # bytes of what a run has noted: ten thousands of epochs
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
 UNUSED = "-"
 OF_THE_PARTS = {  # settings that a baseline does nothing with
@@ -29,13 +29,6 @@ OF_THE_PARTS = {  # settings that a baseline does nothing with
 }
 OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{name}" for name in LOSS_NAMES))
-
-
-@dataclass(frozen=True)
-class Blind:
-    """The rmse in metres of predictions that hear nothing, by name: a part of evaluation.json."""
-
-    blind_rmse: dict[str, Number]
 
 
 @dataclass(frozen=True)
@@ -140,6 +133,7 @@ class Comparison:
             baseline_rmse=None if why else self.reference.rmse,
             baseline_name=BASELINES.get(self.reference.config.model.name, BASELINES["unet"]),
             undecided=why or "",
+            blind=run.blind,
         )
 
     def why_lead_is_open(self, run: FinishedRun) -> str | None:
@@ -219,11 +213,13 @@ def read_run(folder: Path) -> FinishedRun:
         test: Evaluation = from_json(Evaluation, noted)
         blind: Blind = from_json(Blind, noted)
         history = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
-        lacking = set(DEPTH_METRICS) - test.metrics.keys()
-        lacking |= (set(JUDGED) if test.decomposition else set()) - test.decomposition.keys()
-        lacking |= {key for key in EVERY_EPOCH for record in history if key not in record}
+        test.check()
+        lacking = {key for key in EVERY_EPOCH for record in history if key not in record}
         if lacking or not history:
             raise ValueError(f"there is no {min(lacking, default='epoch')} in it")
+        wrong = [f"{name}={value}" for name, value in blind.blind_rmse.items() if value < 0]
+        if wrong:
+            raise ValueError(f"a figure that cannot be, {wrong[0]}")
     except (OSError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
     return FinishedRun(folder, make_config(load_layer(folder / CONFIG)), history, test, blind.blind_rmse)
@@ -245,11 +241,15 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     return read_runs(folders)
 
 
-def _tested_on(run: FinishedRun) -> tuple[Any, ...]:
-    """Return what two runs must have in common for their figures to compare."""
-    counts = [run.test.metrics.get(name) for name in ("images", "images_without_depth")]
+def _tested_on(run: FinishedRun) -> dict[str, Any]:
+    """Return what two runs must have in common for their figures to compare, by its name."""
     rooms = run.config.simulation.model_dump(exclude={"train_rooms"})  # each room has a seed of its own
-    return run.test.protocol, run.config.data.name, rooms, *counts
+    return {
+        "data.name": run.config.data.name,
+        **{f"simulation.{name}": value for name, value in rooms.items()},
+        **{f"the protocol's {name}": value for name, value in asdict(run.test.protocol).items()},
+        **{name: run.test.metrics[name] for name in ("images", "images_without_depth")},
+    }
 
 
 def _budget(run: FinishedRun) -> str:
@@ -277,7 +277,12 @@ def read_runs(folders: Sequence[Path]) -> Comparison:
         raise RunError("A run is given twice.")
     runs = [read_run(folder) for folder in folders]
     for run in runs[1:]:
-        if _tested_on(run) != _tested_on(runs[0]):
-            raise RunError(f"{runs[0].folder} and {run.folder} were tested on other data or by another protocol.")
+        first, other = _tested_on(runs[0]), _tested_on(run)
+        differing = [f"{name} ({first[name]} and {other[name]})" for name in first if first[name] != other[name]]
+        if differing:
+            raise RunError(
+                f"{runs[0].folder} and {run.folder} were tested on other data or by another protocol; what differs is "
+                f"{', '.join(differing)}."
+            )
     order = [run for name in BASELINES for run in runs if run.config.model.name == name]
     return Comparison(runs, (order or runs)[0])

@@ -13,6 +13,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from base_residual.files.atomic import discard
+from base_residual.files.paths import expand_home
 
 Progress = Callable[[str, int, int], None]
 """Called with the work that is done ("Rendering rooms"), how many of its parts are done, and of how many."""
@@ -20,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 def cache_dir() -> Path:
     """Return the folder of the cache: BRDEPTH_CACHE, else the platform's cache folder."""
-    return Path(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
+    return expand_home(os.environ.get("BRDEPTH_CACHE") or platformdirs.user_cache_path("brdepth", appauthor=False))
 
 
 def cache_folder(kind: str, description: Mapping[str, object]) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base_residual.errors import DataError
+from base_residual.files.atomic import no_links
 
 MAX_HEADER = 10_000  # bytes of the header of an `.npy` file, numpy's own limit
 
@@ -58,6 +59,13 @@ def read_array(path: Path, kind: str) -> NDArray[Any]:
         raise DataError(f"The {kind} {path} is not a readable .npy file.") from error
 
 
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """Return an array as the content of an `.npy` file; a disk that is full is then an OSError that says so."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
 class RowLayout(NamedTuple):
     """An `.npy` file that is written one row after the other.
 
@@ -82,7 +90,7 @@ class RowLayout(NamedTuple):
 
     def open(self, path: Path, rows: int) -> BinaryIO:
         """Open a file to append rows after the first `rows`, which are kept; anything after them is cut off."""
-        file = path.open("r+b" if rows else "w+b")
+        file: BinaryIO = open(path, "r+b" if rows else "w+b", opener=no_links)  # noqa: SIM115 - the caller closes it
         file.write(self.header())
         file.truncate(self.size(rows))
         file.seek(0, os.SEEK_END)

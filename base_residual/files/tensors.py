@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from base_residual.errors import CheckpointError, TrainingError
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
 
 Tensors = dict[str, Tensor]
 KINDS = {torch.float32: "F32", torch.int64: "I64"}  # the types of a network's tensors, and their names in the file
@@ -29,9 +29,7 @@ def write_tensors(path: Path, tensors: Tensors, header: dict[str, str]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise TrainingError(f"{path} was not written, because {name} is not finite any more.")
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
-    with replacing(path) as aside:
-        aside.write_bytes(content)
+    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header))
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -41,7 +41,7 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
         # The public path: cards outlive the place of a class in the package.
         importing, kind = f"from base_residual.baseline import {type(model).__name__}", type(model).__name__
         parts = "This network is a plain baseline: its base is the whole prediction, and its residual is 0."
-    aligned = "The recording may begin any time before the direct sound, which is looked for."
+    aligned = "The recording may begin any time before the direct sound, which is found in it."
     as_recorded = "The recording begins as those of the training data do; in simulated rooms, with the chirp."
     template = resources.files("base_residual.models") / "model_card.md"
     return Template(template.read_text(encoding="utf-8")).substitute(
@@ -53,7 +53,7 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
         rate=f"{audio.sample_rate:,}",
         milliseconds=round(1000 * echo_frames(data.max_depth, audio.sample_rate) / audio.sample_rate),
         emitted=_emitted(config),
-        beginning=aligned if data.align_onset else as_recorded,
+        beginning=aligned if audio.emission == "found" else as_recorded,
         size=data.output_size,
         max_depth=f"{data.max_depth:g}",
         data=_training_data(config),

@@ -16,6 +16,7 @@ from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.files.json import as_json, from_json
+from base_residual.files.paths import expand_home
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
 from base_residual.machine import standard_torch
 from base_residual.version import __version__
@@ -110,7 +111,7 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
     Raises:
         CheckpointError: the file is missing, broken, or no checkpoint of this package.
     """
-    path = Path(path)
+    path = expand_home(path)
     if path.suffix.lower() == ".onnx":
         raise CheckpointError(
             f"{path} is an ONNX file, which ONNX Runtime runs. Give the .safetensors file that it was made from."

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from base_residual.acoustics.framing import as_echo_batch, echo_frames, fit_echo
+from base_residual.acoustics.framing import as_echo_batch, echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import checked_rate
 from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError
@@ -127,9 +128,9 @@ class DepthNet(StoredNet):
             PredictionError: a prediction is not finite.
             ConfigError: the network was made without a front end.
         """
-        rate = self._need_front_end().config.sample_rate
-        given = rate if sample_rate is None else checked_rate(sample_rate, "The echo")
-        echoes = fit_echo(as_echo_batch(waveform), given, rate, echo_frames(self.max_depth, rate), self.aligns)
+        audio = self._need_front_end().config
+        given = audio.sample_rate if sample_rate is None else checked_rate(sample_rate, "The echo")
+        echoes = fit_echo(as_echo_batch(waveform), given, echo_frames(self.max_depth, audio.sample_rate), audio)
         device, model = next(self.parameters()).device, evaluating(self)
         batches = [model.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
         return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True))).require_finite()
@@ -179,11 +180,6 @@ class DepthNet(StoredNet):
             kind = next(other for other in KINDS if config.model.name in other.names).__name__
             raise CheckpointError(f"{source} is a {kind}, not a {cls.__name__}. Load it with {kind}.from_pretrained.")
         return cls.from_config(config)
-
-    @property
-    def aligns(self) -> bool:
-        """Tell whether the network was trained on echoes that begin with their direct sound."""
-        return self.config is not None and self.config.data.align_onset
 
     def _need_front_end(self) -> EchoFrontEnd:
         if self.front_end is None:

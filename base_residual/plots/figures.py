@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.errors import RunError
-from base_residual.files.atomic import replacing
+from base_residual.errors import RunError, printable
+from base_residual.files.atomic import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,7 +158,9 @@ def replace_missing_glyphs(name: str) -> str:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
-    return "".join(letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return "".join(
+        letter if font.get_char_index(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in printable(name)
+    )
 
 
 @standard_style()
@@ -242,7 +244,5 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     if path.suffix.lower() in OTHER_PICTURES:
         raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")
-    content = as_png(figure)
-    with replacing(path) as aside:
-        aside.write_bytes(content)
+    write_whole(path, as_png(figure))
     return path

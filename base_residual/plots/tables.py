@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
 
+from base_residual.errors import printable
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -38,24 +40,25 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
+        title, rows = printable(self.title), [[printable(cell) for cell in row] for row in self.rows]
         columns = []
-        for place, head in enumerate(self.heads):
+        for place, head in enumerate(map(printable, self.heads)):
             if place in self.right:
-                words = [word for row in self.rows for word in row[place].split()]
+                words = [word for row in rows for word in row[place].split()]
                 widest = max([len(head), *map(len, words)])
                 columns.append(Column(Text(head), justify="right", min_width=widest))
             else:
                 columns.append(Column(Text(head), overflow="fold"))
         table = RichTable(
             *columns,
-            title=Text(self.title) if self.title else None,
+            title=Text(title) if title else None,
             title_justify="left",
-            min_width=len(self.title),  # so that it is in one line, where there is room
+            min_width=len(title),  # so that it is in one line, where there is room
             show_header=any(self.heads),
             collapse_padding=len(columns) > TIGHT,
             box=box.SIMPLE_HEAD,
         )
-        for row in self.rows:
+        for row in rows:
             table.add_row(*(Text(cell, self.colours.get(cell, "")) for cell in row))
         return table
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from base_residual.config.run_layout import BEST
-from base_residual.data import open_dataset
+from base_residual.data import open_again
 from base_residual.data.depth_maps import resize_depth
 from base_residual.data.sample import EchoDataset, collate, spread_indices
 from base_residual.deploy.predict import picture_samples
@@ -143,10 +143,12 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
         PredictionError: a prediction is not finite.
     """
     loaded = load_checkpoint(run.folder / BEST, device)
-    samples = open_dataset(loaded.config.data.name, root or loaded.config.data.root, "test", loaded.config, progress)
+    samples = open_again(loaded.config, root, "test", progress)
     metrics = DepthMetrics(loaded.model.max_depth, run.test.protocol.min_depth)
     for start in range(0, len(samples), BATCH):
-        batch = collate([samples[index] for index in range(start, min(start + BATCH, len(samples)))])
+        batch = collate(
+            [samples[index] for index in range(start, min(start + BATCH, len(samples)))], loaded.model.max_depth
+        )
         parts = loaded.model.decompose(batch.waveform.to(device)).require_finite(batch.ids)
         metrics.update(parts.final, batch.depth.to(device))
         progress("Judging recordings", start + len(batch.ids), len(samples))

@@ -14,7 +14,7 @@ import numpy as np
 from base_residual.errors import MissingExtraError
 from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.comparison import Comparison, FinishedRun
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
 from base_residual.losses import LOSS_NAMES
 from base_residual.plots.figures import DEPTH_COLOURS, HOLE, SIGNED_COLOURS, standard_style
 from base_residual.plots.tables import Table
@@ -112,8 +112,7 @@ def write_report(comparison: Comparison, gallery: Gallery, path: Path) -> Path:
         gallery=gallery,
         gallery_data=asdict(gallery) | {"palettes": _palettes()},
     )
-    with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return path
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.simulation.rays import away_from_zero, slab_crossings, wall_distances
+from base_residual.simulation.rays import away_from_zero, cylinder_crossings, slab_crossings, wall_distances
 from base_residual.simulation.rooms import Array, Pose, Room
 
-FIELD_OF_VIEW = np.deg2rad(90.0)  # of the depth camera, both ways
+FIELD_OF_VIEW = (90.0, 90.0)  # of the depth camera across and upward, in degrees
 
 
-def render_depth(room: Room, pose: Pose, size: int) -> Array:
+def render_depth(
+    room: Room,
+    pose: Pose,
+    size: int,
+    field_of_view: tuple[float, float] = FIELD_OF_VIEW,
+    place: tuple[float, float] = (0.0, 0.0),
+) -> Array:
     """Render depth along the camera's axis, as a stereo camera reports it.
 
     The camera looks level. So the horizontal part of a ray depends on its column only, its vertical part on its row.
@@ -20,15 +26,17 @@ def render_depth(room: Room, pose: Pose, size: int) -> Array:
         room: the room.
         pose: the camera's pose.
         size: pixels per side.
+        field_of_view: across and upward, in degrees.
+        place: of the camera, in metres ahead of the head and above it.
 
     Returns:
         (size, size) depth in metres, row 0 on top, column 0 on the left.
     """
     forward, right, _ = pose.axes()
-    edge = np.tan(FIELD_OF_VIEW / 2)
-    offset = ((np.arange(size) + 0.5) / size * 2 - 1) * edge  # (S,)
-    x, y = (away_from_zero(forward[axis] + offset * right[axis]) for axis in range(2))  # by column
-    rays, origin = (x, y, away_from_zero(-offset)), np.array(pose.position)  # z by row
+    centres = (np.arange(size) + 0.5) / size * 2 - 1  # (S,)
+    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in field_of_view)
+    x, y = (away_from_zero(forward[axis] + across * right[axis]) for axis in range(2))  # by column
+    rays, origin = (x, y, away_from_zero(-down)), pose.place(forward=place[0], up=place[1])  # z by row
     walls = wall_distances(room, origin, rays)
     depth = np.minimum(np.minimum(*walls[:2]), walls[2][:, None])
     for box in room.boxes:
@@ -42,6 +50,11 @@ def render_depth(room: Room, pose: Pose, size: int) -> Array:
         near = np.maximum(level[columns], enter[2][rows, None])
         hit = (near > 0) & (near < np.minimum(past[columns], leave[2][rows, None])) & (near < seen)
         np.copyto(seen, near, where=hit)
+    for round_ in room.cylinders:
+        (side, cap), (past, under) = cylinder_crossings(round_, origin, rays)
+        near = np.maximum(side, cap[:, None])
+        hit = (near > 0) & (near < np.minimum(past, under[:, None])) & (near < depth)
+        np.copyto(depth, near, where=hit)
     return depth
 
 

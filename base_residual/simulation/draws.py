@@ -1,4 +1,4 @@
-"""Random rooms and poses, which a generator alone decides."""
+"""Random rooms of the styles "standard" and "hard", and poses in any room, which a generator alone decides."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.rays import look_around
-from base_residual.simulation.rooms import Box, Pose, Room, is_inside
+from base_residual.simulation.rooms import Box, Material, Pose, Room, is_inside
 
 
 @dataclass(frozen=True)
 class Style:
-    """A distribution of rooms: ranges as (low, high), lengths in metres.
+    """A distribution of shoebox rooms: ranges as (low, high), lengths in metres.
 
     Attributes:
         length: of the two horizontal sides.
         height: of the ceiling.
         furniture: number of boxes, inclusive.
-        absorption: energy share that walls and furniture swallow.
+        absorption: energy share that walls and furniture swallow, at all frequencies.
         noise: standard deviation of the microphones' noise, relative to the chirp at 1 m.
     """
 
@@ -44,32 +44,34 @@ def draw_room(rng: np.random.Generator, style: Style) -> Room:
     size = (rng.uniform(*style.length), rng.uniform(*style.length), rng.uniform(*style.height))
     boxes = []
     for _ in range(rng.integers(style.furniture[0], style.furniture[1] + 1)):
-        extent = rng.uniform([0.3, 0.3, 0.3], [1.8, 0.9, min(2.0, size[2] - 0.2)])
-        yaw = rng.choice([0.0, np.pi / 2]) if rng.random() < 0.6 else rng.uniform(0, np.pi)
-        reach = 0.5 * np.abs([[np.cos(yaw), np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]) @ extent[:2] + 0.02
-        if np.any(2 * reach >= np.array(size[:2])):
-            continue
-        x, y = rng.uniform(reach, np.array(size[:2]) - reach)
-        if rng.random() < 0.5:  # against one of the walls
-            side = rng.integers(4)
-            x = {0: reach[0], 1: size[0] - reach[0]}.get(int(side), x)
-            y = {2: reach[1], 3: size[1] - reach[1]}.get(int(side), y)
-        bottom = 0.02 if rng.random() < 0.85 else rng.uniform(0.02, size[2] - extent[2] - 0.02)
-        boxes.append(
-            Box(
-                center=(float(x), float(y), float(bottom + extent[2] / 2)),
-                size=(float(extent[0]), float(extent[1]), float(extent[2])),
-                yaw=float(yaw),
-                absorption=float(rng.uniform(*style.absorption)),
-                scattering=float(rng.uniform(0.2, 0.6)),
-            )
-        )
-    return Room(
-        size=size,
-        absorption=float(rng.uniform(*style.absorption)),
-        scattering=float(rng.uniform(0.05, 0.3)),
-        boxes=tuple(boxes),
-    )
+        box = draw_box(rng, size)
+        if box is not None:
+            center, extent, yaw = box
+            boxes.append(Box(center, extent, yaw, _draw_material(rng, style, (0.2, 0.6))))
+    return Room(size, (_draw_material(rng, style, (0.05, 0.3)),) * 6, tuple(boxes))
+
+
+def _draw_material(rng: np.random.Generator, style: Style, scattering: tuple[float, float]) -> Material:
+    return Material((float(rng.uniform(*style.absorption)),), (float(rng.uniform(*scattering)),), adds=True)
+
+
+def draw_box(
+    rng: np.random.Generator, size: tuple[float, float, float]
+) -> tuple[tuple[float, float, float], tuple[float, float, float], float] | None:
+    """Draw centre, size and yaw of a box in a room of that size, at a wall or free; None if it does not fit."""
+    extent = rng.uniform([0.3, 0.3, 0.3], [1.8, 0.9, min(2.0, size[2] - 0.2)])
+    yaw = rng.choice([0.0, np.pi / 2]) if rng.random() < 0.6 else rng.uniform(0, np.pi)
+    reach = 0.5 * np.abs([[np.cos(yaw), np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]) @ extent[:2] + 0.02
+    if np.any(2 * reach >= np.array(size[:2])):
+        return None
+    x, y = rng.uniform(reach, np.array(size[:2]) - reach)
+    if rng.random() < 0.5:  # against one of the walls
+        side = rng.integers(4)
+        x = {0: reach[0], 1: size[0] - reach[0]}.get(int(side), x)
+        y = {2: reach[1], 3: size[1] - reach[1]}.get(int(side), y)
+    bottom = 0.02 if rng.random() < 0.85 else rng.uniform(0.02, size[2] - extent[2] - 0.02)
+    center = (float(x), float(y), float(bottom + extent[2] / 2))
+    return center, (float(extent[0]), float(extent[1]), float(extent[2])), float(yaw)
 
 
 def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
@@ -77,7 +79,9 @@ def draw_pose(rng: np.random.Generator, room: Room) -> Pose | None:
     for _ in range(30):
         x, y = rng.uniform(0.5, np.array(room.size[:2]) - 0.5)
         pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
-        if look_around(room, pose).distance.min() < 0.25 or any(is_inside(box, pose.position) for box in room.boxes):
+        if any(is_inside(solid, pose.position) for solid in room.solids):
+            continue
+        if look_around(room, pose).distance.min() < 0.25:
             continue
         if np.median(render_depth(room, pose, 16)) >= 0.8:  # metres; otherwise it faces a wall
             return pose

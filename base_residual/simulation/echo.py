@@ -6,18 +6,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import rfft
 
-from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
-from base_residual.simulation.draws import Style
-from base_residual.simulation.rays import SCATTER_RAYS, look_around, sphere_rays
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.simulation.materials import BANDS, Air
+from base_residual.simulation.rays import SCATTER_RAYS, facing, look_around, sphere_rays
 from base_residual.simulation.reflections import Faces, Obstacles, mirror_reflections
+from base_residual.simulation.reverberation import late_energy
+from base_residual.simulation.rigs import LOUDNESS, Recorder, Rig
 from base_residual.simulation.rooms import Array, Box, Pose, Room, to_box
 
-SPEED_OF_SOUND = 343.0  # m/s in air at 20 degrees Celsius
-EAR_DISTANCE = 0.2  # m between the two ears
-EAR_ANGLE = np.deg2rad(50.0)  # each ear points this far to its own side
-LOUDNESS = 0.4  # full scale of a recording per unit of sound pressure at 1 m
-OVERSAMPLING = 8  # time grid on which arrivals are placed, per sample
+SPEED_OF_SOUND = 343.0  # m/s where nothing is said about the air
+MAIN_FACES = 18  # largest faces, which reflections of second and higher order meet
+LARGE_ENOUGH = 0.3  # m2: smaller faces scatter, and mirror nothing
+STEADY = 16  # samples for which late reverberation keeps its level
+TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
+
+
+Spectra = NDArray[np.complex128]
 
 
 @dataclass(frozen=True)
@@ -26,70 +33,118 @@ class Chance:
 
     Attributes:
         roughness: (elevations, azimuths) a normal factor for each scattering ray, which gives its patch a sign.
-        noise: (2, T) of the microphones.
+        noise: (2, T) of the recorder, of unit variance.
+        field: (2, T) of the late reverberation, of unit variance: what both ears share, and what they do not.
     """
 
     roughness: Array
     noise: Array
+    field: Array
 
     def mirrored(self) -> Chance:
         """Return the same chance in the mirror: azimuths reversed, ears swapped."""
-        return Chance(self.roughness[:, ::-1], self.noise[::-1])
+        return Chance(self.roughness[:, ::-1], self.noise[::-1], self.field * [[1], [-1]])
 
 
-def draw_chance(rng: np.random.Generator, style: Style, frames: int) -> Chance:
-    """Draw surface roughness and microphone noise for one recording of `frames` samples."""
-    level = rng.uniform(*style.noise)
-    return Chance(rng.standard_normal(SCATTER_RAYS), level * rng.standard_normal((2, frames)))
+def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Chance:
+    """Draw surface roughness, noise and reverberation for one recording of `frames` samples.
+
+    No room is quite diffuse. With `vary`, a quarter of the recordings have no late reverberation, and the others up to
+    9 dB less or 3 dB more than the formula says.
+    """
+    rough, noise, field = (rng.standard_normal(shape) for shape in (SCATTER_RAYS, (2, frames), (2, frames)))
+    strength = 10 ** (rng.uniform(-9, 3) / 20) if vary and rng.random() < 0.75 else float(not vary)
+    return Chance(rough, noise, strength * field)
 
 
-def render_echo(room: Room, pose: Pose, chance: Chance, chirp: ChirpDesign | None = None, max_order: int = 3) -> Array:
-    """Render the sound at the two ears for one chirp that starts with the first sample.
+@dataclass(frozen=True)
+class Arrivals:
+    """Sounds that arrive at an ear: seconds since the emission, (N,), and amplitudes, (N, bands)."""
+
+    delay: Array
+    gain: Array
+
+
+def render_echo(room: Room, pose: Pose, rig: Rig, chance: Chance, air: Air | None = None, max_order: int = 3) -> Array:
+    """Render the recording of one chirp.
 
     Mirror reflections come from the image-source method, with furniture both as mirror and as obstacle. Diffuse
     reflections are first order: every surface patch that the robot sees scatters its share of the energy by Lambert's
-    law, with a random factor for its roughness.
+    law, with a random factor for its roughness. What is reflected more often is late reverberation, noise whose energy
+    is that of a diffuse field, partly alike at both ears.
 
     Args:
         room: the room.
-        pose: the robot's pose; the loudspeaker sits between the ears.
-        chance: roughness and noise, (2, T).
-        chirp: the emitted sound.
+        pose: the robot's pose: the middle between its ears.
+        rig: what chirps, listens and records.
+        chance: decides the roughness, the noise and the reverberation; gives the length, (2, T).
+        air: of the room; without, sound loses nothing on its way and no late reverberation is added.
         max_order: highest number of mirror reflections.
 
     Returns:
-        (2, T) pressure at the left and the right ear, scaled to the full scale of a recording.
+        (2, T) of the left and the right ear, in full scale.
     """
     frames = chance.noise.shape[1]
-    _, right, _ = pose.axes()
-    head = np.array(pose.position)
-    ears = np.stack([head - right * EAR_DISTANCE / 2, head + right * EAR_DISTANCE / 2])  # (2, 3)
-    specular = _image_sources(room, pose, ears, max_order, frames)
-    diffuse = _scattered(room, pose, ears, chance.roughness)
-    emitted = (chirp or ChirpDesign()).waveform()
-    pressure = []
-    for ear in range(2):
-        delays = np.concatenate([specular[ear][0], diffuse[ear][0]])
-        gains = np.concatenate([specular[ear][1], diffuse[ear][1]])
-        pressure.append(_arrivals_to_signal(delays, gains, emitted, frames))
-    return LOUDNESS * (np.stack(pressure) + chance.noise)
+    source = pose.place(forward=rig.speaker_forward, up=rig.speaker_up)
+    ears = np.stack([pose.place(right=side * rig.ear_distance / 2) for side in (-1, 1)])  # (2, 3)
+    paths = _mirrored(room, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)
+    patches = _scattered(room, pose, rig, ears, chance.roughness, air)
+    length = 2 ** int(np.ceil(np.log2(frames + TRAIL)))
+    spectra = np.stack([_spectrum([paths[ear], patches[ear]], rig.recorder.latency, frames, length) for ear in (0, 1)])
+    if air is not None:
+        spectra += _late(room, rig, chance.field, air, max_order, length)
+    heard = np.fft.irfft(spectra * _emitted(rig, length), length)[:, :frames]
+    return _recorded(heard, chance.noise, rig.recorder)
 
 
-def _image_sources(room: Room, pose: Pose, ears: Array, max_order: int, frames: int) -> list[tuple[Array, Array]]:
-    """Return delay in seconds and amplitude of the direct sound and each mirror reflection, for each ear."""
-    reach = frames / SAMPLE_RATE * SPEED_OF_SOUND  # metres; longer paths arrive after the recording ends
+def _local(pose: Pose, directions: Array, outward: int) -> Array:
+    """Return directions (N, 3) in the axes forward, outward and up; outward is 1 for the right ear, -1 for the left."""
+    forward, right, up = pose.axes()
+    local: Array = directions @ np.stack([forward, outward * right, up], axis=1)
+    return local
+
+
+def _mirrored(
+    room: Room, pose: Pose, rig: Rig, source: Array, ears: Array, max_order: int, seconds: float, air: Air | None
+) -> list[Arrivals]:
+    """Return the direct sound, first, and all mirror reflections at each ear."""
+    speed = air.speed if air else SPEED_OF_SOUND
+    faces, obstacles, main = _surfaces(room, air is None)
     arrivals = []
-    for ear, paths in enumerate(mirror_reflections(*_surfaces(room), np.array(pose.position), ears, max_order, reach)):
-        directivity = _ear_gain(pose, ear, paths.arriving) * _speaker_gain(pose, paths.leaving)
-        arrivals.append((paths.distance / SPEED_OF_SOUND, paths.gain / paths.distance * directivity))
+    for ear, paths in enumerate(mirror_reflections(faces, obstacles, source, ears, max_order, seconds * speed, main)):
+        arriving = _local(pose, paths.arriving, (-1, 1)[ear])
+        gain = paths.gain / paths.distance[:, None] * rig.ears.gain(arriving)
+        gain = gain * rig.speaker.gain(_local(pose, paths.leaving, 1)) * _kept(paths.distance, air)
+        delay = paths.distance / speed + rig.ears.delay(arriving)
+        gain[0] *= 10 ** (rig.direct / 20)
+        if rig.body:
+            later, share = np.array(rig.body).T
+            delay = np.concatenate([delay, delay[0] + later])
+            gain = np.concatenate([gain, share[:, None] * gain[0]])
+        arrivals.append(Arrivals(delay, gain))
     return arrivals
 
 
+def _kept(distance: Array, air: Air | None) -> Array:
+    """Return the share of the amplitude that the air leaves over distances (N,) in metres, (N, bands)."""
+    if air is None:
+        return np.ones((len(distance), 1))
+    kept: Array = np.exp(-0.5 * distance[:, None] * air.attenuation(BANDS))
+    return kept
+
+
 @lru_cache(maxsize=1)
-def _surfaces(room: Room) -> tuple[Faces, Obstacles]:
-    """Return all faces of a room, walls first, and its furniture as obstacles; they are the same for all poses."""
+def _surfaces(room: Room, every: bool) -> tuple[Faces, Obstacles, int]:
+    """Return the faces of a room, its solids as obstacles, and how many of the faces reflect more than once.
+
+    With `every`, all do, walls first; otherwise the largest, and small ones mirror nothing.
+    """
     middle = (room.size[0] / 2, room.size[1] / 2, room.size[2] / 2)
-    solids = [Box(middle, room.size, 0.0, room.absorption, room.scattering), *room.boxes]
+    blocks = [
+        Box(round_.center, (1.4 * round_.radius, 1.4 * round_.radius, round_.height), 0.0, round_.material)
+        for round_ in room.cylinders
+    ]
+    solids = [Box(middle, room.size, 0.0, room.surfaces[0]), *room.boxes]
     center, half = np.array([solid.center for solid in solids]), np.array([solid.size for solid in solids]) / 2
     turn = np.stack([*map(to_box, solids)])  # (K + 1, 3, 3)
     air = np.where(np.arange(len(solids)) == 0, -1, 1)[:, None]  # lies inside the room and outside the furniture
@@ -100,63 +155,126 @@ def _surfaces(room: Room) -> tuple[Faces, Obstacles]:
             centers.append(center + side * half[:, axis, None] * turn[:, axis])
             axes.append(np.concatenate([turn[:, along], (side * air * turn[:, axis])[:, None]], axis=1))
             halves.append(half[:, along])
-    gain = np.sqrt(1 - np.array([solid.absorption for solid in solids]))
+    own = np.stack([material.mirrored for material in room.surfaces])  # (6, bands)
+    others = np.array([box.material.mirrored for box in room.boxes]).reshape(len(room.boxes), own.shape[1])
+    gain = np.concatenate([own, others.repeat(6, axis=0)])
     faces = Faces(
         np.stack(centers, axis=1).reshape(-1, 3),
         np.stack(axes, axis=1).reshape(-1, 3, 3),
         np.stack(halves, axis=1).reshape(-1, 2),
-        gain.repeat(6),
+        gain,
     )
-    return faces, Obstacles(center[1:], turn[1:], half[1:])
+    main = len(gain)
+    if not every:
+        area = 4 * faces.half.prod(axis=1)
+        order = np.argsort(-area, kind="stable")
+        order = order[area[order] >= LARGE_ENOUGH]
+        faces, main = Faces(*(column[order] for column in faces)), min(MAIN_FACES, len(order))
+    for block in blocks:
+        center = np.concatenate([center, [block.center]])
+        turn = np.concatenate([turn, [to_box(block)]])
+        half = np.concatenate([half, [np.array(block.size) / 2]])
+    return faces, Obstacles(center[1:], turn[1:], half[1:]), main
 
 
-def _scattered(room: Room, pose: Pose, ears: Array, roughness: Array) -> list[tuple[Array, Array]]:
-    """Return delay in seconds and amplitude of the diffuse reflection of each visible patch, for each ear."""
+def _scattered(room: Room, pose: Pose, rig: Rig, ears: Array, roughness: Array, air: Air | None) -> list[Arrivals]:
+    """Return the diffuse reflection of each patch that the robot sees, for each ear."""
+    speed = air.speed if air else SPEED_OF_SOUND
     rays, solid_angle = sphere_rays(pose)
-    hits = look_around(room, pose)
-    points = np.array(pose.position) + hits.distance[:, None] * rays
-    # The walls have surface number -1, so the room is last.
-    surfaces: list[Box | Room] = [*room.boxes, room]
-    share = np.array([surface.scattering * (1 - surface.absorption) for surface in surfaces])
-    across = np.stack([*map(to_box, room.boxes), np.eye(3)])[hits.surface, hits.axis]  # (N, 3)
-    normal = -np.sign((rays * across).sum(axis=1))[:, None] * across  # towards the air
-    scattered = share[hits.surface] * solid_angle / np.pi * _speaker_gain(pose, rays) ** 2
+    hits, origin = look_around(room, pose), np.array(pose.position)
+    points = origin + hits.distance[:, None] * rays
+    share = np.stack([material.scattered for material in room.materials])  # (surfaces, bands)
+    normal = facing(room, origin, rays, hits)
+    scattered = share[hits.surface] * solid_angle / np.pi * rig.speaker.gain(_local(pose, rays, 1)) ** 2
     arrivals = []
     for ear in range(2):
-        ray = points - ears[ear]
-        distance = np.linalg.norm(ray, axis=1)
-        ray /= distance[:, None]
+        way = points - ears[ear]
+        distance = np.sqrt((way**2).sum(axis=1))
+        ray = way / distance[:, None]
         cosine = np.clip(-(ray * normal).sum(axis=1), 0, None)
-        amplitude = roughness.ravel() * np.sqrt(scattered * cosine) / distance * _ear_gain(pose, ear, ray)
-        arrivals.append(((hits.distance + distance) / SPEED_OF_SOUND, amplitude))
+        arriving = _local(pose, ray, (-1, 1)[ear])
+        gain = (roughness.ravel() / distance)[:, None] * np.sqrt(scattered * cosine[:, None])
+        gain = gain * rig.ears.gain(arriving) * _kept(hits.distance + distance, air)
+        arrivals.append(Arrivals((hits.distance + distance) / speed + rig.ears.delay(arriving), gain))
     return arrivals
 
 
-def _arrivals_to_signal(delays: Array, gains: Array, emitted: Array, frames: int) -> Array:
-    """Return the sum of delayed copies of `emitted`, (frames,).
+def _late(room: Room, rig: Rig, field: Array, air: Air, order: int, length: int) -> Spectra:
+    """Return the spectra (2, F) of late reverberation at the ears.
 
-    Arrivals are placed on an oversampled grid and convolved with the emitted sound by one product of spectra.
+    What two points in a diffuse field hear is coherent by sinc(2 f d / c) (Cook et al., JASA 27(6), 1955).
     """
-    length = 2 ** int(np.ceil(np.log2(frames + len(emitted))))
-    place = delays * SAMPLE_RATE * OVERSAMPLING
+    frames = field.shape[1]
+    since = np.arange(0, frames, STEADY) / SAMPLE_RATE - rig.recorder.latency
+    energy = late_energy(room, air, order, np.maximum(since, 0), SAMPLE_RATE) * (since > 0)[:, None]
+    amplitude = np.sqrt(energy * rig.ears.diffuse * rig.speaker.diffuse).T  # (bands, T / STEADY)
+    amplitude = amplitude.astype(np.float32).repeat(STEADY, axis=1)[:, :frames]
+    weights = band_weights(length)
+    shared, own = (
+        np.einsum("kf,kf->f", rfft(noise.astype(np.float32) * amplitude, length), weights) for noise in field
+    )  # (F,) each
+    alike = np.sinc(2 * np.fft.rfftfreq(length, 1 / SAMPLE_RATE) * rig.ear_distance / air.speed)
+    both, apart = np.sqrt((1 + alike) / 2) * shared, np.sqrt((1 - alike) / 2) * own
+    return np.stack([both + apart, both - apart])
+
+
+def _spectrum(arrivals: list[Arrivals], latency: float, frames: int, length: int) -> Spectra:
+    """Return the spectrum (F,) of unit pulses that arrive at one ear; they are placed on an oversampled grid."""
+    delays = np.concatenate([arrival.delay for arrival in arrivals]) + latency
+    gains = np.concatenate([arrival.gain for arrival in arrivals])
+    bands = gains.shape[1]
+    grid = 8 if bands == 1 else 4  # steps per sample: a finer grid costs more than it is worth where there are bands
+    place = delays * SAMPLE_RATE * grid
     low = np.floor(place).astype(np.int64)
-    inside = low < frames * OVERSAMPLING
-    low, fraction, gains = low[inside], place[inside] - low[inside], gains[inside]
-    taps = np.bincount(low, gains * (1 - fraction), length * OVERSAMPLING)
-    taps += np.bincount(low + 1, gains * fraction, length * OVERSAMPLING)
-    spectrum = np.fft.rfft(taps)[: length // 2 + 1] * np.fft.rfft(emitted, length)
-    signal: Array = np.fft.irfft(spectrum, length)[:frames]
-    return signal
+    inside = low < frames * grid
+    low, fraction, gains = low[inside], place[inside] - low[inside], gains[inside].T
+    places = np.concatenate([low, low + 1])
+    taps = np.empty((bands, length * grid), np.float32)
+    for band, gain in enumerate(gains):
+        taps[band] = np.bincount(places, np.concatenate([gain * (1 - fraction), gain * fraction]), length * grid)
+    spectra = rfft(taps)[:, : length // 2 + 1]
+    spectrum: Spectra = spectra[0] if bands == 1 else np.einsum("kf,kf->f", spectra, band_weights(length))
+    return spectrum
 
 
-def _ear_gain(pose: Pose, ear: int, rays: Array) -> Array:
-    """Return the cardioid sensitivity of an ear (0 left, 1 right) to sound from `rays` (N, 3), as (N,)."""
-    forward, right, _ = pose.axes()
-    axis = np.cos(EAR_ANGLE) * forward + (-1, 1)[ear] * np.sin(EAR_ANGLE) * right
-    gain: Array = 0.5 + 0.5 * rays @ axis
-    return gain
+@lru_cache(maxsize=4)
+def band_weights(length: int) -> NDArray[np.float32]:
+    """Return each band's share of each frequency of a real spectrum, (bands, F); they add up to 1."""
+    frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+    return np.stack([np.interp(frequencies, BANDS, unit) for unit in np.eye(len(BANDS))]).astype(np.float32)
 
 
-def _speaker_gain(pose: Pose, rays: Array) -> Array:
-    """Return the sub-cardioid directivity of the loudspeaker, which faces forward, along `rays` (N, 3), as (N,)."""
-    return 0.65 + 0.35 * rays @ pose.axes()[0]
+def _emitted(rig: Rig, length: int) -> Spectra:
+    """Return the spectrum (F,) of what the rig emits and its ears let through, as a minimum-phase system.
+
+    Its phase follows from the magnitude by the real cepstrum (Oppenheim and Schafer, Discrete-Time Signal Processing,
+    3rd edition, 2010, section 13.5).
+    """
+    emitted = np.fft.rfft(rig.chirp.waveform(), length)
+    frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+    for later, share in rig.ringing:
+        emitted = emitted * (1 + share * np.exp(-2j * np.pi * frequencies * later))
+    if not rig.response:
+        return emitted
+    magnitude = 10 ** (np.interp(np.log(frequencies + 1), np.log(BANDS), rig.response) / 20)
+    magnitude = magnitude / np.sqrt(1 + (rig.low_cut / np.maximum(frequencies, 1.0)) ** 4)
+    cepstrum = np.fft.irfft(np.log(np.maximum(magnitude, 1e-5)), length)
+    cepstrum[1 : length // 2] *= 2
+    cepstrum[length // 2 + 1 :] = 0
+    shaped: Spectra = emitted * np.exp(np.fft.rfft(cepstrum))
+    return shaped
+
+
+def _recorded(heard: Array, noise: Array, recorder: Recorder) -> Array:
+    """Return the recording (2, T) of the sound at the ears (2, T), with noise (2, T) of unit variance."""
+    if recorder.noise_slope:
+        spectrum = np.fft.rfft(noise)
+        frequencies = np.fft.rfftfreq(noise.shape[1], 1 / SAMPLE_RATE)
+        shape = np.clip(frequencies / 4000, 0.02, None) ** (recorder.noise_slope / 6.02)
+        noise = np.fft.irfft(spectrum * shape / np.sqrt((shape**2).mean()), noise.shape[1])
+    recording = heard + recorder.noise * noise
+    if not recorder.peak:
+        return LOUDNESS * recording
+    recording = recording * 10 ** (np.array([[0.5], [-0.5]]) * recorder.balance / 20)
+    level: Array = recording * (recorder.peak / np.abs(recording).max()) + recorder.offset
+    return level

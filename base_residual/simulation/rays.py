@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.simulation.rooms import Array, Box, Pose, Room, to_box
+from base_residual.simulation.rooms import Array, Box, Cylinder, Pose, Room, to_box
 
 SCATTER_RAYS = (32, 64)  # elevations and azimuths of the rays that find scattering surfaces
 
@@ -19,8 +19,8 @@ class Hits(NamedTuple):
 
     Attributes:
         distance: (N,) in ray lengths.
-        surface: (N,) index of the box that was hit, -1 for the walls.
-        axis: (N,) the surface's own axis (0, 1 or 2) that is normal to the face.
+        surface: (N,) what was hit, as an index of `Room.materials`: boxes, cylinders, then the room's six surfaces.
+        axis: (N,) the surface's own axis (0, 1 or 2) that is normal to the face; 0 for a cylinder's round side.
     """
 
     distance: Array
@@ -32,7 +32,7 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     """Find the first surface along each ray, by the slab method (Kay and Kajiya, SIGGRAPH 1986).
 
     Args:
-        room: the room and its furniture.
+        room: the room and what stands in it.
         origin: (3,) start of all rays, inside the room.
         rays: their x, y and z, three arrays (N,), of any length.
 
@@ -43,7 +43,7 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     walls = wall_distances(room, origin, (x, y, z))
     axis = np.where(walls[2] < np.minimum(*walls[:2]), 2, walls[1] < walls[0])
     distance = np.minimum(np.minimum(*walls[:2]), walls[2])
-    surface = np.full(distance.shape, -1)
+    surface = len(room.boxes) + len(room.cylinders) + 2 * axis + (np.choose(axis, (x, y, z)) > 0)
     for number, box in enumerate(room.boxes):
         enter, leave = slab_crossings(box, origin, (x, y, z))
         level = np.maximum(*enter[:2])
@@ -52,6 +52,13 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
         distance[hit] = near[hit]
         surface[hit] = number
         axis[hit] = np.where(enter[2] > level, 2, enter[1] > enter[0])[hit]
+    for number, round_ in enumerate(room.cylinders, start=len(room.boxes)):
+        (side, cap), (past, under) = cylinder_crossings(round_, origin, (x, y, z))
+        near, far = np.maximum(side, cap), np.minimum(past, under)
+        hit = (near > 0) & (near < far) & (near < distance)
+        distance[hit] = near[hit]
+        surface[hit] = number
+        axis[hit] = np.where(cap > side, 2, 0)[hit]
     return Hits(distance, surface, axis)
 
 
@@ -87,6 +94,33 @@ def slab_crossings(box: Box, origin: Array, rays: Sequence[Array]) -> tuple[list
         enter.append((-half - start) / component)
         leave.append((half - start) / component)
     return enter, leave
+
+
+def cylinder_crossings(
+    cylinder: Cylinder, origin: Array, rays: Sequence[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Return the distances at which rays enter and leave a cylinder's round side and its slab, in ray lengths."""
+    x, y, z = rays
+    start = origin - np.array(cylinder.center)
+    square, along = x**2 + y**2, start[0] * x + start[1] * y
+    inside = along**2 - square * (start[0] ** 2 + start[1] ** 2 - cylinder.radius**2)
+    root = np.sqrt(np.maximum(inside, 0))
+    missed = inside <= 0
+    round_enter = np.where(missed, np.inf, (-along - root) / square)
+    round_leave = np.where(missed, -np.inf, (-along + root) / square)
+    half = np.copysign(0.5 * cylinder.height, z)
+    return (round_enter, (-half - start[2]) / z), (round_leave, (half - start[2]) / z)
+
+
+def facing(room: Room, origin: Array, rays: Array, hits: Hits) -> Array:
+    """Return the normals (N, 3) of the surfaces that rays (N, 3) hit, towards the air."""
+    across = np.stack([*map(to_box, room.boxes), *[np.eye(3)] * (len(room.cylinders) + 6)])[hits.surface, hits.axis]
+    for number, round_ in enumerate(room.cylinders, start=len(room.boxes)):
+        side = (hits.surface == number) & (hits.axis == 0)
+        outward = (origin + hits.distance[side, None] * rays[side] - np.array(round_.center))[:, :2]
+        across[side, :2] = outward / round_.radius
+    normal: Array = -np.sign((rays * across).sum(axis=1))[:, None] * across
+    return normal
 
 
 @lru_cache(maxsize=16)

@@ -27,7 +27,7 @@ class Faces(NamedTuple):
         center: (W, 3) in metres.
         axes: (W, 3, 3) unit vectors along two sides, and the normal that points into the air.
         half: (W, 2) half the length of those sides, in metres.
-        gain: (W,) share of the amplitude that is reflected.
+        gain: (W, bands) share of the amplitude that is reflected.
     """
 
     center: Array
@@ -57,7 +57,7 @@ class Paths(NamedTuple):
         distance: (N,) in metres.
         arriving: (N, 3) unit vectors from the ear towards the last face.
         leaving: (N, 3) unit vectors from the source towards the first face.
-        gain: (N,) of all reflections on the path.
+        gain: (N, bands) of all reflections on the path.
     """
 
     distance: Array
@@ -72,7 +72,7 @@ class _TracedPaths(NamedTuple):
     Attributes:
         ear: (M,) index of the ear at which each begins.
         ray: (M, 3) from the ear to the image, in metres.
-        gain: (M,) of all reflections.
+        gain: (M, bands) of all reflections.
         points: (P, M, 3) that it goes through; a path with fewer reflections repeats its ear.
     """
 
@@ -83,9 +83,9 @@ class _TracedPaths(NamedTuple):
 
 
 def mirror_reflections(
-    faces: Faces, obstacles: Obstacles, source: Array, ears: Array, max_order: int, reach: float
+    faces: Faces, obstacles: Obstacles, source: Array, ears: Array, max_order: int, reach: float, main: int
 ) -> list[Paths]:
-    """Find every path from a source to each ear with at most `max_order` reflections.
+    """Find the paths from a source to each ear with at most `max_order` reflections.
 
     Args:
         faces: of walls and furniture.
@@ -94,16 +94,20 @@ def mirror_reflections(
         ears: (E, 3) their positions, in the air.
         max_order: highest number of reflections.
         reach: metres; longer paths are left out.
+        main: number of faces, the first of all, that a path with more than one reflection meets.
 
     Returns:
         The paths to each ear.
     """
     facing, normal, half = _facing(faces), faces.axes[:, 2], faces.half.T[:, None, None]
     straight = np.stack([*[ears] * (max_order + 1), np.broadcast_to(source, ears.shape)])
-    traced = [_TracedPaths(np.arange(len(ears)), source - ears, np.ones(len(ears)), straight)]
+    traced = [_TracedPaths(np.arange(len(ears)), source - ears, np.ones((len(ears), faces.gain.shape[1])), straight)]
     ear_at = _face_coordinates(faces, ears)[:, :, None]  # (3, E, 1, W)
     images, chain = source[None, None], np.empty((1, 0), np.intp)  # (N, order + 1, 3) from the source on; (N, order)
     for order in range(max_order):
+        if order == 1:
+            faces, ear_at = Faces(*(column[:main] for column in faces)), ear_at[..., :main]
+            facing, normal, half = facing[:main, :main], normal[:main], half[..., :main]
         image_at = _face_coordinates(faces, images[:, -1])  # (3, N, W)
         ahead = image_at[2]  # metres from each face into the air
         reflects = ahead > 0
@@ -120,7 +124,7 @@ def mirror_reflections(
         last = _TracedPaths(ear, ray, faces.gain[face], points)
         traced.append(_trace_back(faces, last, images[parent], chain[parent]))
         if order + 1 < max_order:
-            parent, face = np.nonzero(reflects)
+            parent, face = np.nonzero(reflects[:, :main])
             mirrored = images[parent, -1] - 2 * ahead[parent, face, None] * normal[face]
             images = np.concatenate([images[parent], mirrored[:, None]], axis=1)
             chain = np.concatenate([chain[parent], face[:, None]], axis=1)

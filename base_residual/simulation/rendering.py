@@ -19,9 +19,15 @@ import soundfile
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import SimulationConfig
+from base_residual.files.atomic import no_links
+from base_residual.files.npy import npy_bytes
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.materials import Air
+from base_residual.simulation.rigs import draw_rig
+from base_residual.simulation.rooms import Pose, Room
+from base_residual.simulation.spaces import draw_space
 
 LOCATION = "Simulated_Rooms"
 UNFINISHED = "rooms.json.partial"
@@ -49,27 +55,44 @@ def render_every(folder: Path, first: int, step: int, parent: int | None = None)
 
 
 def render_room(folder: Path, split: str, number: int, description: dict[str, Any]) -> None:
-    """Write the echoes and depth maps of one room, which its own seed decides."""
+    """Write the echoes and depth maps of one room, and the depth of the empty room, which its own seed decides."""
     simulation = SimulationConfig(**description["simulation"])
-    style = STYLES[simulation.style]
     rng = np.random.default_rng([simulation.seed, SPLITS.index(split), number])
-    while True:
-        room = draw_room(rng, style)
-        poses = [draw_pose(rng, room) for _ in range(simulation.poses)]
-        if all(poses):
-            break
+    room, air, poses = draw_place(rng, simulation)
     for index, pose in enumerate(poses):
-        assert pose is not None
-        echo = render_echo(room, pose, draw_chance(rng, style, description["frames"]))
-        depth = np.minimum(render_depth(room, pose, description["output_size"]), description["max_depth"])
+        rig = draw_rig(rng, simulation.rig, simulation.spread, simulation.style)
+        echo = render_echo(room, pose, rig, draw_chance(rng, description["frames"]), air)
+        seen, layout = (
+            render_depth(place, pose, description["output_size"], rig.camera.field_of_view, rig.camera.place)
+            for place in (room, room.emptied())
+        )
+        seen, layout = (np.minimum(depth, description["max_depth"]) for depth in (seen, layout))
         name = pose_name(split, number, index)
         # Encoded in memory, so that only an OSError, which names the reason, can come from the disk.
-        sound, stored = io.BytesIO(), io.BytesIO()
+        sound = io.BytesIO()
         soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
-        np.save(stored, np.round(depth * 1000).astype(np.uint16), allow_pickle=False)
-        (folder / LOCATION / "audio" / f"{name}.wav").write_bytes(sound.getvalue())
-        (folder / LOCATION / "depth" / f"{name}.npy").write_bytes(stored.getvalue())
-    finished_marker(folder, split, number).touch()
+        _write(folder / LOCATION / "audio" / f"{name}.wav", sound.getvalue())
+        for kind, depth in (("depth", rig.camera.measure(rng, seen)), ("layout", layout)):
+            stored = npy_bytes(np.round(depth * 1000).astype(np.uint16))
+            _write(folder / LOCATION / kind / f"{name}.npy", stored)
+    _write(finished_marker(folder, split, number), b"")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb", opener=no_links) as file:
+        file.write(content)
+
+
+def draw_place(rng: np.random.Generator, simulation: SimulationConfig) -> tuple[Room, Air | None, list[Pose]]:
+    """Draw a room of the settings' style, its air, and the poses from which the robot listens in it."""
+    while True:
+        if simulation.style == "rich":
+            room, air = draw_space(rng)
+        else:
+            room, air = draw_room(rng, STYLES[simulation.style]), None
+        poses = [pose for _ in range(simulation.poses) if (pose := draw_pose(rng, room)) is not None]
+        if len(poses) == simulation.poses:
+            return room, air, poses
 
 
 def run_worker(folder: str, first: str, step: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,9 @@ class Batches:
             yield batch[self.processes.rank :: self.processes.world]
 
 
-def make_loader(dataset: EchoDataset, batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
-    """Make a loader whose order `batches` decides."""
+def make_loader(
+    dataset: EchoDataset, batches: Batches, workers: int, device: torch.device, max_depth: float = math.inf
+) -> DataLoader[Any]:
+    """Make a loader whose order `batches` decides; depths beyond `max_depth` metres are cut to it."""
     pinned = device.type == "cuda"
-    return reader(dataset, workers, batch_sampler=batches, persistent_workers=workers > 0, pin_memory=pinned)
+    return reader(dataset, workers, max_depth, batch_sampler=batches, persistent_workers=workers > 0, pin_memory=pinned)

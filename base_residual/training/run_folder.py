@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from base_residual.config.run_layout import (
-    BEST,
-    CONFIG,
-    CURVES,
-    EVALUATION,
-    LAST,
-    METRICS,
-    REPORT,
-    WANDB_ID,
-    picture_name,
-)
+from base_residual.config.run_layout import BEST, CONFIG, CURVES, EVALUATION, LAST, picture_name, written_files
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, spread_indices
 from base_residual.deploy.predict import picture_samples
 from base_residual.errors import RunError
-from base_residual.files.atomic import discard, replacing
+from base_residual.files.atomic import discard, discard_temporary, write_whole
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
@@ -33,16 +23,6 @@ from base_residual.training.result import FitResult, evaluation_report
 from base_residual.training.run_state import Position
 
 PICTURED = 3  # validation recordings in a decomposition picture
-RUN_FILES = (
-    CONFIG,
-    METRICS,
-    "*.safetensors",
-    "*.onnx",
-    "*.png",
-    EVALUATION,
-    REPORT,
-    WANDB_ID,
-)
 
 
 @contextmanager
@@ -65,12 +45,12 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"Cannot write to {run_dir}: {error.strerror or error}.") from error
     try:
-        if not resume and not overwrite and any(_files(run_dir)):
+        if not resume and not overwrite and written_files(run_dir):
             raise RunError(
                 f"{run_dir} already holds a run. Go on with --resume (resume=True), choose another "
                 "--experiment-name (tracking.experiment_name), or replace it with --overwrite (overwrite=True)."
             )
-        _remove(run_dir.glob(".*.partial*"))  # files of a process that was killed
+        discard_temporary(run_dir)  # of a process that was killed
         yield
     finally:
         discard(run_dir / ".lock")  # while it is held: nobody else may hold another file of that name
@@ -80,20 +60,12 @@ def claimed(run_dir: Path, resume: bool, overwrite: bool) -> Iterator[None]:
 
 
 def remove_run(run_dir: Path) -> None:
-    """Remove the files of a run.
+    """Remove the files of a run, and nothing else that lies in its folder.
 
     Raises:
         RunError: one cannot be removed.
     """
-    _remove(_files(run_dir))
-
-
-def _files(run_dir: Path) -> Iterator[Path]:
-    return (path for pattern in RUN_FILES for path in run_dir.glob(pattern))
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in list(paths):
+    for path in written_files(run_dir):
         try:
             path.unlink()
         except OSError as error:
@@ -118,8 +90,7 @@ def begin_run(config: Config, position: Position, overwrite: bool) -> None:
         remove_run(run_dir)
     if position.epoch <= config.trainer.epochs:  # a run that goes on is not finished, whatever it was before
         discard(run_dir / EVALUATION)
-    with replacing(run_dir / CONFIG) as aside:
-        aside.write_text(config.to_yaml(), encoding="utf-8")
+    write_whole(run_dir / CONFIG, config.to_yaml())
 
 
 def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
@@ -150,5 +121,4 @@ def save_evaluation(result: FitResult, title: str) -> None:
     """Draw the curves, and write the test's figures, with which a run is finished."""
     save_figure(history_figure(result.history, title), result.run_dir / CURVES)
     report = evaluation_report(result.test, result.blind, result.criteria)
-    with replacing(result.run_dir / EVALUATION) as aside:
-        aside.write_text(as_json(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(result.run_dir / EVALUATION, as_json(report, indent=2) + "\n")

@@ -18,6 +18,7 @@ from torch import Tensor
 from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import EVALUATION, STATE, Record, val_rmse
 from base_residual.config.schema import Config
+from base_residual.data.splits import ALIKE, SplitIdentity
 from base_residual.errors import ConfigError, RunError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
@@ -32,6 +33,7 @@ OWN_TO_A_MACHINE = {
     "trainer.save_every",
     "trainer.picture_every",
     "data.root",
+    "data.follow_links",
     "data.num_workers",
     "trainer.device",
     "trainer.threads",
@@ -47,19 +49,19 @@ SUMS = len(LOSS_NAMES) + 1  # the loss, its terms, and how many steps they are t
 class Position:
     """Hold where a run stands: the epoch at work (from 1), its finished steps and their losses, what came before.
 
-    `recordings` is how many there are to train on: with their number, the order in which they come would change.
+    `data` is what each split holds: a run goes on with the recordings that it was begun with.
     """
 
     epoch: int
     step: int
     sums: Tensor  # (SUMS,)
     history: list[Record]
-    recordings: int
+    data: dict[str, SplitIdentity]
 
     @classmethod
-    def at_start(cls, recordings: int) -> Self:
+    def at_start(cls, data: dict[str, SplitIdentity]) -> Self:
         """Return where a run begins."""
-        return cls(1, 0, torch.zeros(SUMS), [], recordings)
+        return cls(1, 0, torch.zeros(SUMS), [], data)
 
     def end_epoch(self, record: Record) -> None:
         """Go to the beginning of the next epoch."""
@@ -80,7 +82,7 @@ class _Place(BaseModel):
     epoch: int = Field(ge=1)
     step: int = Field(ge=0)
     history: list[Record]
-    recordings: int
+    data: dict[str, SplitIdentity]
 
 
 def save_state(
@@ -112,7 +114,11 @@ def _named(networks: Mapping[str, DepthNet]) -> dict[str, Tensor]:
 
 
 def restore_state(
-    path: Path, config: Config, networks: Mapping[str, DepthNet], optimizer: torch.optim.Optimizer, recordings: int
+    path: Path,
+    config: Config,
+    networks: Mapping[str, DepthNet],
+    optimizer: torch.optim.Optimizer,
+    data: dict[str, SplitIdentity],
 ) -> Position:
     """Bring a run's networks and its optimiser to a saved state.
 
@@ -132,11 +138,7 @@ def restore_state(
                 f"{path} was saved with other settings: {', '.join(differing)}. "
                 "Resume with the same ones, or use another --experiment-name."
             )
-        if place.recordings != recordings:
-            raise RunError(
-                f"{path} was saved by a run on {place.recordings} recordings, and now there are {recordings}. Resume "
-                "with the same ones, or use another --experiment-name."
-            )
+        _check_data(path, place.data, data)
         if config.trainer.epochs < len(place.history):
             raise RunError(
                 f"The run in {config.run_dir} has {len(place.history)} epochs and cannot end after "
@@ -154,9 +156,20 @@ def restore_state(
         for part, network in networks.items():
             network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})
         restore_optimizer(optimizer, tensors)
-        return Position(place.epoch, place.step, tensors["sums"], place.history, place.recordings)
+        return Position(place.epoch, place.step, tensors["sums"], place.history, data)
     except (AttributeError, ConfigError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
+
+
+def _check_data(path: Path, old: dict[str, SplitIdentity], new: dict[str, SplitIdentity]) -> None:
+    """Raise a RunError if a split holds other recordings than it did when a state was saved."""
+    for split, now in new.items():
+        if old[split].differs(now):
+            others = "others" if old[split].recordings == now.recordings else f"{now.recordings}"
+            raise RunError(
+                f"{path} was saved by a run on {old[split].recordings} recordings in its {split} split, and now there "
+                f"are {others}. Resume with the same ones, or use another --experiment-name."
+            )
 
 
 def resumed(
@@ -171,7 +184,7 @@ def resumed(
     """
     run_dir, position = config.run_dir, start
     if (run_dir / STATE).exists():
-        position = restore_state(run_dir / STATE, config, networks, optimizer, start.recordings)
+        position = restore_state(run_dir / STATE, config, networks, optimizer, start.data)
     elif (run_dir / EVALUATION).exists():
         raise RunError(
             f"The run in {run_dir} is finished, and {STATE}, from which it could go on, is gone. Replace it with "
@@ -183,11 +196,17 @@ def resumed(
 def check_alike(position: Position, config: Config, processes: Processes) -> None:
     """Refuse processes of which one goes on where another begins, or that have other settings, data or folders."""
     there = config.run_dir.is_dir()  # the first one has made it
-    own = torch.tensor([[position.epoch, position.step, position.recordings, there, settings_hash(config)]])
-    if len(processes.gathered(own).unique(dim=0)) > 1:
+    counts = [split.recordings for split in position.data.values()]
+    own = torch.tensor([[position.epoch, position.step, there, settings_hash(config), *counts]])
+    alike = len(processes.gathered(own).unique(dim=0)) == 1
+    if alike:  # so that all have as many figures
+        figures = torch.tensor([[pair for split in position.data.values() for pair in split.samples]])
+        found = processes.gathered(figures)
+        alike = torch.allclose(found, found[:1].expand_as(found), rtol=ALIKE, atol=1e-6, equal_nan=True)
+    if not alike:
         raise RunError(
             f"The processes have other settings, different states in {config.run_dir}, or different "
-            "numbers of recordings. All machines need the same command, results folder and dataset."
+            "recordings. All machines need the same command, results folder and dataset."
         )
 
 

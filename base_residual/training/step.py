@@ -120,7 +120,7 @@ class TrainingStep:
         gt = batch.depth.to(self.device, non_blocking=True)
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(self.config.trainer.seed, epoch, step, place) for place in places]
-        return augment(waveform, gt, self.config.audio.sample_rate, self.config.data, chances)
+        return augment(waveform, gt, self.config.audio, self.config.data, chances)
 
     def _pixel_shares(self, gt: Tensor) -> Tensor:
         """Return each part's share of all measured pixels, (parts,): the weight of its mean in that of the batch."""

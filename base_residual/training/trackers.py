@@ -13,7 +13,7 @@ import numpy as np
 from base_residual.config.run_layout import METRICS, WANDB_ID, Record
 from base_residual.config.schema import Config
 from base_residual.errors import MissingExtraError, RunError
-from base_residual.files.atomic import replacing
+from base_residual.files.atomic import write_whole
 from base_residual.files.json import as_json
 
 log = logging.getLogger("base_residual")
@@ -49,8 +49,7 @@ class JsonLines(Tracker):
         self.epoch(history)
 
     def epoch(self, history: list[Record]) -> None:
-        with replacing(self._path) as aside:
-            aside.write_text("".join(as_json(record) + "\n" for record in history), encoding="utf-8")
+        write_whole(self._path, "".join(as_json(record) + "\n" for record in history))
 
 
 class WeightsAndBiases(Tracker):
@@ -111,8 +110,7 @@ def _identity(run_dir: Path) -> str:
     """Return a run's id at Weights & Biases: a resumed run keeps it, a run that replaces another gets a new one."""
     path = run_dir / WANDB_ID
     if not path.exists():
-        with replacing(path) as aside:
-            aside.write_text(uuid4().hex, encoding="utf-8")
+        write_whole(path, uuid4().hex)
     return path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -16,9 +16,10 @@ from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import BEST, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
-from base_residual.data.depth_maps import TOO_NEAR
 from base_residual.data.loading import end_unguarded_script, read_batches, readers_in_words
-from base_residual.data.sample import EchoDataset, abbreviate_names, check_split, spread_indices
+from base_residual.data.prepared import PreparedSet
+from base_residual.data.sample import EchoDataset, abbreviate_names, spread_indices
+from base_residual.data.splits import SplitIdentity, look_at_split
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
@@ -127,12 +128,13 @@ class Trainer:
     def _fit(self) -> FitResult:
         """Open the data, make the network, train and validate in every epoch, and test at the end."""
         config, settings, run_dir, processes = self.config, self.config.trainer, self.config.run_dir, self._processes
-        train, val, test = (self._open(split) for split in self._given)
+        train, val, test = opened = [self._open(split) for split in self._given]
+        identities = {name: self._look(name, dataset) for name, dataset in zip(self._given, opened, strict=True)}
         model = self._make_network(train)
         optimizer = make_optimizer(model, settings)
         batches = Batches(len(train), settings.batch_size, settings.seed, processes)
         step = make_step(model, optimizer, config, len(batches), batches.least, processes)
-        position = Position.at_start(len(train))
+        position = Position.at_start(identities)
         if self._resume:
             position = resumed(config, step.networks, optimizer, position)
         check_alike(position, config, processes)
@@ -140,7 +142,7 @@ class Trainer:
             begin_run(config, position, self._overwrite)
         for tracker in self._trackers:
             tracker.start(config, run_dir, position.history)
-        loader = make_loader(train, batches, config.data.num_workers, self.device)
+        loader = make_loader(train, batches, config.data.num_workers, self.device, config.data.max_depth)
         self._saved = time.monotonic()
         with interruptible() as interrupted:
             for epoch in range(position.epoch, settings.epochs + 1):
@@ -165,8 +167,15 @@ class Trainer:
         config, data, dataset = self.config, self.config.data, self._given[split]
         if dataset is None:
             dataset = open_dataset(data.name, data.root, split, config, self._tell_preparing)
-        check_split(split, dataset, data, config.audio.sample_rate)
         return dataset
+
+    def _look(self, split: str, dataset: EchoDataset) -> SplitIdentity:
+        """Check that a split can be used, before the first step; return what it holds."""
+        data = self.config.data
+        # Rooms that each machine renders for itself are decided by the settings, and differ in the last bits.
+        rendered = data.name == "simulated" and data.root is None
+        files = dataset.files_hash if isinstance(dataset, PreparedSet) and not rendered else None
+        return look_at_split(split, dataset, data, self.config.audio.sample_rate, files)
 
     def _tell_preparing(self, what: str, done: int, total: int) -> None:
         for tracker in self._trackers:
@@ -270,9 +279,9 @@ class Trainer:
                 f"and now it ends before. Go on with --resume and --epochs {best.epoch} or more (trainer.epochs)."
             )
         found = self._score(best.model, test, micro_batch)
-        blind = BlindGuess.from_dataset(train).rmse_on(test, config.data.max_depth)
+        blind = BlindGuess.from_dataset(train, config.data.max_depth).rmse_on(test, config.data.max_depth)
         curve, why = val_rmse(position.history), why_undecided(config.model.name)
-        criteria = success_criteria(found, curve, undecided=why)
+        criteria = success_criteria(found, curve, undecided=why, blind=blind)
         picture = last_picture(run_dir, len(position.history))
         result = FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture)
         if self._processes.leads:
@@ -315,21 +324,10 @@ def mean_depth(dataset: EchoDataset, max_depth: float) -> float:
     """Return the mean of the measured pixels of some training maps, in metres.
 
     Raises:
-        DataError: nothing was measured in those maps, or all so near or so far that they cannot be in metres.
+        DataError: nothing was measured in those maps.
     """
-    maps = [dataset[index].depth for index in spread_indices(len(dataset), MEAN_FROM)]
+    maps = [dataset[index].depth.clamp(max=max_depth) for index in spread_indices(len(dataset), MEAN_FROM)]
     measured = torch.cat([depth[depth > 0] for depth in maps])
     if not len(measured):
-        raise DataError("Not one depth map of the training split has a measured pixel: there is nothing to learn from.")
-    nearest, farthest = float(measured.min()), float(measured.max())
-    if farthest < TOO_NEAR:
-        raise DataError(
-            f"Nothing in the training split is farther away than {farthest:.3f} m: as if its depth maps were in "
-            "metres, where millimetres are expected."
-        )
-    if nearest >= max_depth:
-        raise DataError(
-            f"Nothing in the training split is nearer than data.max_depth, {max_depth:g} m: as if its depth maps were "
-            "in millimetres, where metres are expected."
-        )
+        raise DataError(f"Not one of {len(maps)} depth maps, spread over the train split, has a measured pixel.")
     return float(measured.double().mean())

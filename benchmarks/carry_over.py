@@ -1,0 +1,202 @@
+"""Try trained models on worlds that no training has seen.
+
+    python benchmarks/carry_over.py BEST.safetensors [...]   # several: one model, trained with several seeds
+    python benchmarks/carry_over.py BEST.safetensors --worlds choose   # what decisions may be taken by
+    python benchmarks/carry_over.py --simulated ROOT         # renders the worlds, and draws the envelopes of all
+
+`exam`: rooms of pyroomacoustics with plans of many shapes, furniture, materials of its table, image sources and its ray
+tracer, heard by a measured head. Nothing is chosen by it. `choose`: shoeboxes of the same program with other materials,
+heard by two microphones. `real`: one recording of BatVision V2, which proves nothing by itself. `changes`: what happens
+to a depth map when an echo of the exam is stored in another way.
+
+Rooms are rendered once, into the cache: 420 echoes of a world take some five minutes on a core. Needs pyroomacoustics
+and h5py, and the folder `shared` with the head and the real recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from exam_changes import measure_changes
+from exam_envelopes import envelopes_figure
+from exam_worlds import CHOOSE, EXAM, VERSION, World, write_world
+from reporting import HERE, RESULTS, parser, positive, provenance, run_script, write
+from torch import Tensor
+
+from base_residual.config.resolve import make_config
+from base_residual.data import open_dataset
+from base_residual.data.batvision import list_recordings
+from base_residual.data.depth_maps import read_depth, resize_depth
+from base_residual.deploy.predict import predict_files
+from base_residual.evaluation import evaluate
+from base_residual.evaluation.blind import BlindGuess
+from base_residual.files.cache import cache_folder
+from base_residual.metrics import DepthMetrics, valid_pixels
+from base_residual.models.checkpoint import Checkpoint
+from base_residual.models.factory import load_checkpoint
+from base_residual.models.network import DepthNet
+from base_residual.plots.console import plain_console
+from base_residual.plots.figures import save_figure
+from base_residual.plots.tables import Table
+
+WORLDS: dict[str, World] = {world.name: world for world in (EXAM, CHOOSE)}
+PARTS = (*WORLDS, "real", "changes")
+SAMPLE = Path("batvision_v2_sample/BatvisionV2")
+CAMERA = (86.0, 57.0)  # degrees across and down, of BatVision V2's stereo camera
+TRIED = 6  # recordings of the exam whose echoes are changed
+Figures = dict[str, float]
+
+
+def world_figures(loaded: Checkpoint[DepthNet], root: Path) -> Figures:
+    """Return a model's figures on the test rooms of a world, beside what hears nothing."""
+    config = make_config(loaded.config.model_dump(mode="json"), {"data": {"name": "batvisionv2", "root": root}})
+    train, test = (open_dataset("batvisionv2", root, split, config) for split in ("train", "test"))
+    found = evaluate(loaded.model, test).metrics
+    blind = BlindGuess.from_dataset(train).rmse_on(test, loaded.model.max_depth)
+    return {
+        "rmse": float(found["rmse"]),
+        "mae": float(found["mae"]),
+        "blind": blind["mean_map"],
+        "share": float(found["rmse"]) / blind["mean_map"],
+        "constant": blind["constant"],
+    }
+
+
+def real_figures(model: DepthNet, root: Path, field: tuple[float, float] | None) -> Figures:
+    """Return a model's figures on the real recordings, and that of the best constant, which knows their depth.
+
+    Args:
+        model: the network.
+        root: of the recordings.
+        field: view of the camera that the map is cut to, across and down in degrees; None takes the map as it is.
+    """
+    recordings = list_recordings(root, "test")
+    maps = predict_files(model, [recording.audio[0] for recording in recordings]).final
+    maps = maps if field is None else seen_by(maps, field)
+    scores, constant = DepthMetrics(model.max_depth), DepthMetrics(model.max_depth)
+    for recording, predicted in zip(recordings, maps, strict=True):
+        depth = torch.from_numpy(resize_depth(read_depth(recording.depth, model.max_depth), maps.shape[-1]))[None, None]
+        scores.update(predicted[None], depth)
+        constant.update(depth[valid_pixels(depth)].mean().expand_as(depth), depth)
+    found = scores.compute()
+    return {"rmse": found["rmse"], "mae": found["mae"], "constant": constant.compute()["rmse"]}
+
+
+def seen_by(maps: Tensor, field: tuple[float, float]) -> Tensor:
+    """Return maps (B, 1, S, S) of 90 x 90 degrees as a camera with a narrower field of view sees them, as square."""
+    side = maps.shape[-1]
+    places = (torch.arange(side) + 0.5) / side * 2 - 1
+    across, down = (places * math.tan(math.radians(angle) / 2) for angle in field)  # 1 is the map's edge
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
+    return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)
+
+
+def over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return mean, standard deviation and values of each figure over the checkpoints."""
+    return {
+        name: {
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "values": values,
+        }
+        for name in found[0]
+        for values in [[figures[name] for figures in found]]
+    }
+
+
+def measure(checkpoints: Sequence[Path], parts: Iterable[str], roots: Mapping[str, Path], shared: Path) -> Any:
+    """Return all figures of checkpoints on the parts that are asked for."""
+    loaded = [load_checkpoint(path) for path in checkpoints]
+    found: dict[str, Any] = {}
+    for part in parts:
+        if part in WORLDS:
+            found[part] = over_seeds([world_figures(each, roots[part]) for each in loaded])
+        elif part == "real":
+            for name, field in (("real, as it is", None), ("real, camera's view", CAMERA)):
+                found[name] = over_seeds([real_figures(each.model, shared / SAMPLE, field) for each in loaded])
+        else:
+            paths = [recording.audio[0] for recording in list_recordings(roots["exam"], "test")[:TRIED]]
+            found[part] = over_seeds([measure_changes(each.model, paths) for each in loaded])
+    return found
+
+
+def tables(found: Mapping[str, Any]) -> list[Table]:
+    """Return the figures as tables that fit into 80 columns."""
+
+    def shown(figures: Mapping[str, Any], name: str) -> str:
+        if name not in figures:
+            return ""
+        spread = f" ± {figures[name]['std']:.3f}" if name == "rmse" and len(figures[name]["values"]) > 1 else ""
+        return f"{figures[name]['mean']:.3f}{spread}"
+
+    columns = {"rmse": "rmse (m)", "mae": "mae (m)", "blind": "blind", "share": "/ blind", "constant": "constant"}
+    worlds = {name: figures for name, figures in found.items() if name != "changes"}
+    rows = [(name, *(shown(figures, column) for column in columns)) for name, figures in worlds.items()]
+    made = [Table("", ("world", *columns.values()), rows, right=range(1, 6))] if rows else []
+    if "changes" in found:
+        moved = [(name, f"{values['mean']:.4f}") for name, values in found["changes"].items()]
+        made.append(Table("", ("change of the recording", "the map moves by (m)"), moved, right=(1,)))
+    return made
+
+
+def show_progress(what: str, done: int, of: int) -> None:
+    """Say on the terminal how far the rendering is; elsewhere that it has ended."""
+    if sys.stderr.isatty() or done == of:
+        print(f"\r{what}: {done} of {of} echoes", end="\n" if done == of else "", file=sys.stderr, flush=True)
+
+
+def options() -> argparse.Namespace:
+    asked = parser(__doc__)
+    asked.add_argument("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="of one model, a seed each")
+    asked.add_argument("--worlds", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    asked.add_argument("--train", type=positive, default=200, help="echoes of a world for its mean map, or to train on")
+    asked.add_argument("--val", type=positive, default=20, help="echoes of a world to validate on")
+    asked.add_argument("--test", type=positive, default=200, help="echoes of a world to test on")
+    asked.add_argument("--seed", type=int, default=0, help="decides every room and echo")
+    asked.add_argument("--data", type=Path, help="folder of the rendered worlds; default: the cache")
+    asked.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared", help="head and real recording")
+    asked.add_argument("--simulated", type=Path, help="a folder of simulated rooms; draws envelopes.png")
+    asked.add_argument("--out", type=Path, default=RESULTS / "carry_over.json", help="JSON; the figure goes beside it")
+    return asked.parse_args()
+
+
+def rendered(asked: argparse.Namespace) -> dict[str, Path]:
+    """Render what is asked for and not there yet; return the folder of each world."""
+    needed = {"exam" if part == "changes" else part for part in asked.worlds} & set(WORLDS)
+    roots = {}
+    for name in (name for name in WORLDS if name in needed):
+        kept = cache_folder("carry-over", {"world": name, "seed": asked.seed, "version": VERSION})
+        counts = {split: getattr(asked, split) for split in ("train", "val", "test")}
+        root = asked.data / name if asked.data else kept
+        roots[name] = write_world(WORLDS[name], root, counts, asked.shared, asked.seed, show_progress)
+        print(f"{name}: {roots[name]}", file=sys.stderr)
+    return roots
+
+
+def main() -> None:
+    asked = options()
+    roots = rendered(asked)
+    if asked.simulated:
+        sets = {"simulated": asked.simulated, **roots, "real": asked.shared / SAMPLE}
+        print(f"Wrote {save_figure(envelopes_figure(sets), asked.out.with_name('envelopes.png'))}.")
+    if asked.checkpoints:
+        found = measure(asked.checkpoints, asked.worlds, roots, asked.shared)
+        console = plain_console()
+        for table in tables(found):
+            console.print(table.to_rich())
+        if "real, as it is" in found:
+            console.print("The real recording is a single one, and proves nothing. Its constant knows its depth.")
+        counts = {split: getattr(asked, split) for split in ("train", "test")}
+        write(asked.out, {**provenance(), "seeds": len(asked.checkpoints), "echoes": counts, "worlds": found})
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,186 @@
+"""Rich rooms: plans, round things, materials, air, late reverberation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.simulation.depth import render_depth
+from base_residual.simulation.draws import draw_pose
+from base_residual.simulation.echo import Chance, draw_chance, render_echo
+from base_residual.simulation.materials import ABSORPTION, BANDS, Air, draw_material
+from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
+from base_residual.simulation.reverberation import late_energy, measures
+from base_residual.simulation.rigs import RIGS, Rig, varied
+from base_residual.simulation.rooms import Box, Cylinder, Material, Pose, Room, is_inside
+from base_residual.simulation.spaces import PLANS, draw_space
+
+AIR = Air()
+
+
+def material(absorption: float, scattering: float = 0.0) -> Material:
+    return Material((absorption,) * len(BANDS), (scattering,) * len(BANDS))
+
+
+def bare(absorption: float = 0.2, size: tuple[float, float, float] = (6.0, 5.0, 3.0)) -> Room:
+    return Room(size, (material(absorption),) * 6)
+
+
+def test_air_swallows_what_the_standard_lists() -> None:
+    listed = {500: 2.73, 1000: 4.66, 2000: 9.86, 4000: 29.4, 8000: 104.0}  # dB/km at 20 degrees, 50 %
+    found = AIR.attenuation(np.array([*map(float, listed)])) * 10 / np.log(10) * 1000
+    np.testing.assert_allclose(found, [*listed.values()], rtol=0.03)
+    assert AIR.speed == pytest.approx(343.2, abs=0.1)
+    assert Air(temperature=0.0).speed == pytest.approx(331.3)
+
+
+@pytest.mark.parametrize("name", ABSORPTION)
+def test_a_drawn_material_lies_around_its_table(name: str) -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_material(rng, name, (0.1, 0.2)).absorption for _ in range(200)])
+    assert ((drawn >= 0) & (drawn <= 1)).all()
+    assert np.median(drawn[:, 3]) == pytest.approx(ABSORPTION[name][5], rel=0.15)  # at 4 kHz
+
+
+def test_a_cylinder_is_as_far_as_its_round_side() -> None:
+    column = Cylinder((4.0, 2.5, 1.5), 0.5, 3.0, material(0.1), fixed=True)
+    room, pose = replace(bare(), cylinders=(column,)), Pose((1.0, 2.5, 1.5), 0.0)
+    depth = render_depth(room, pose, 65)
+    assert depth[32, 32] == pytest.approx(2.5)
+    ray = np.array([[1.0, 0.0, 0.0]])
+    hits = cast_rays(room, np.array(pose.position), ray.T)
+    assert (hits.distance[0], hits.surface[0]) == (pytest.approx(2.5), 0)
+    np.testing.assert_allclose(facing(room, np.array(pose.position), ray, hits), [[-1, 0, 0]], atol=1e-9)
+    above = Pose((4.0, 2.5, 1.2), 0.0)
+    low = replace(column, center=(4.0, 2.5, 0.25), height=0.5)
+    down = cast_rays(replace(room, cylinders=(low,)), np.array(above.position), np.array([[0.0], [0.0], [-1.0]]))
+    assert (down.distance[0], down.axis[0]) == (pytest.approx(0.7), 2)
+
+
+def test_rays_and_depth_agree_in_rich_rooms() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(6):
+        room, _ = draw_space(rng)
+        pose = draw_pose(rng, room)
+        assert pose is not None
+        depth, centres = render_depth(room, pose, 16), (np.arange(16) + 0.5) / 8 - 1
+        forward, right, up = pose.axes()
+        rays = forward + centres[None, :, None] * right - centres[:, None, None] * up
+        hits = cast_rays(room, np.array(pose.position), rays.reshape(-1, 3).T)
+        np.testing.assert_allclose(hits.distance.reshape(16, 16), depth, rtol=1e-9)
+
+
+def test_a_place_is_decided_by_its_generator_and_holds_the_robot() -> None:
+    for seed in range(30):
+        room, air = draw_space(np.random.default_rng(seed))
+        assert (room, air) == draw_space(np.random.default_rng(seed))
+        pose = draw_pose(np.random.default_rng(seed), room)
+        assert pose is None or not any(is_inside(solid, pose.position) for solid in room.solids)
+        assert {len(surface.absorption) for surface in room.materials} == {len(BANDS)}
+
+
+def test_an_empty_room_hides_nothing_and_keeps_the_building() -> None:
+    rng, hidden, built = np.random.default_rng(1), 0, 0
+    for _ in range(40):
+        room, _ = draw_space(rng)
+        pose = draw_pose(rng, room)
+        if pose is None:
+            continue
+        seen, layout = (render_depth(place, pose, 16) for place in (room, room.emptied()))
+        assert (layout >= seen).all()
+        hidden, built = hidden + (layout > seen).any(), built + bool(room.emptied().solids)
+    assert hidden > 10
+    assert built > 8
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_parts_of_a_plan_lie_in_its_rectangle(plan: object) -> None:
+    for seed in range(20):
+        size, parts = plan(np.random.default_rng(seed))  # type: ignore[operator]
+        for center, extent, _ in parts:
+            assert (np.array(center) + np.array(extent) / 2 <= np.array(size) + 1e-9).all()
+            assert (np.array(center) - np.array(extent) / 2 >= -1e-9).all()
+            assert min(extent) > 0
+
+
+@pytest.mark.parametrize("rig", RIGS)
+def test_rendering_commutes_with_mirroring(rig: str) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        room, air = draw_space(rng)
+        pose, drawn, chance = draw_pose(rng, room), RIGS[rig](rng, 1.0), draw_chance(rng, 2000)
+        assert pose is not None
+        here = render_echo(room, pose, drawn, chance, air)
+        there = render_echo(room.mirrored(), pose.mirrored(room), drawn.mirrored(), chance.mirrored(), air)
+        np.testing.assert_allclose(there[::-1], here, atol=2e-4 * np.abs(here).max())
+
+
+def test_late_reverberation_has_the_energy_of_what_is_not_followed() -> None:
+    """The integral of exp(-b x) (1 - exp(-x) (1 + x)) is 1/b - 1/(1 + b) - 1/(1 + b)^2; 4 pi way / V is 16 pi / S."""
+    room = bare(absorption=0.3)
+    volume, surface, absorption, _ = measures(room)
+    assert (volume, surface) == (pytest.approx(90), pytest.approx(126))
+    still = Air(humidity=50.0)._replace(temperature=20.0)
+    time = np.arange(0, 2.0, 1 / SAMPLE_RATE)
+    found = late_energy(room, still, 1, time, SAMPLE_RATE)[:, 0].sum()  # at 300 Hz air takes next to nothing
+    rate = -np.log(1 - absorption[0])
+    assert found == pytest.approx(16 * np.pi / surface * (1 / rate - 1 / (1 + rate) - 1 / (1 + rate) ** 2), rel=0.02)
+
+
+def test_late_reverberation_decays_at_eyrings_rate() -> None:
+    room = bare(absorption=0.25)
+    energy = late_energy(room, AIR, 3, np.array([0.2, 0.3]), SAMPLE_RATE)[:, 0]
+    volume, surface, _, _ = measures(room)
+    reverberation_time = 24 * np.log(10) * volume / (AIR.speed * -np.log(0.75) * surface)
+    assert 10 * np.log10(energy[0] / energy[1]) == pytest.approx(60 * 0.1 / reverberation_time, rel=0.03)
+
+
+def test_early_and_late_sound_join_without_a_step() -> None:
+    """Three orders of mirror images and the late field decay as eleven orders of images do."""
+    room, pose = bare(absorption=0.3, size=(5.0, 4.0, 3.0)), Pose((2.2, 1.7, 1.2), 0.4)
+    chance = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 1600)), np.random.default_rng(0).standard_normal((2, 1600)))
+    joined = render_echo(room, pose, Rig(), chance, AIR)
+    followed = render_echo(room, pose, Rig(), replace(chance, field=0 * chance.field), AIR, max_order=7)
+    for start in range(300, 1500, 300):
+        part = slice(start, start + 300)
+        step = 10 * np.log10((joined[:, part] ** 2).sum() / (followed[:, part] ** 2).sum())
+        assert abs(step) < 3.0, start
+
+
+def test_the_ears_share_low_late_sound_and_not_high() -> None:
+    room, pose = bare(absorption=0.1), Pose((2.0, 2.0, 1.2), 0.3)
+    chance = replace(draw_chance(np.random.default_rng(0), 30_000, vary=False), roughness=np.zeros(SCATTER_RAYS))
+    echo = render_echo(room, pose, Rig(), chance, AIR)[:, 4000:]
+    spectra = np.fft.rfft(echo.reshape(2, -1, 1000))
+    coherence = np.abs((spectra[0] * spectra[1].conj()).mean(0)) / np.sqrt((np.abs(spectra) ** 2).mean(1).prod(0))
+    frequency = np.fft.rfftfreq(1000, 1 / SAMPLE_RATE)
+    assert coherence[(frequency > 100) & (frequency < 300)].mean() > 0.7
+    assert coherence[frequency > 5000].mean() < 0.4
+
+
+def test_a_room_without_a_ceiling_reverberates_less() -> None:
+    sky = material(1.0)
+    closed, time = bare(absorption=0.05), np.array([0.1])
+    opened = replace(closed, surfaces=(*closed.surfaces[:5], sky))
+    assert (late_energy(opened, AIR, 3, time, 1) < 0.1 * late_energy(closed, AIR, 3, time, 1)).all()
+
+
+def test_furniture_takes_volume_and_adds_surface() -> None:
+    box = Box((2.0, 2.0, 0.5), (1.0, 1.0, 1.0), 0.0, material(0.9))
+    volume, surface, absorption, _ = measures(replace(bare(absorption=0.1), boxes=(box,)))
+    assert volume == pytest.approx(89)
+    assert surface == pytest.approx(126 + 4)
+    assert absorption[0] == pytest.approx((126 * 0.1 + 4 * 0.9) / 130)
+
+
+def test_varied_rigs_differ() -> None:
+    rigs = [varied(np.random.default_rng(seed), 1.0) for seed in range(30)]
+    distances = np.array([rig.ear_distance for rig in rigs])
+    assert distances.min() < 0.16
+    assert distances.max() > 0.24
+    assert 5 < sum(rig.ears.head > 0 for rig in rigs) < 20  # type: ignore[attr-defined]
+    exact = [varied(np.random.default_rng(seed), 0.0) for seed in range(5)]
+    assert {rig.ear_distance for rig in exact} == {0.2}
