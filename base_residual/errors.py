@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections.abc import Sequence
 
 STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's control, format and surrogate characters, and its line breaks
 
@@ -52,6 +53,22 @@ class DataError(BaseResidualError):
 
 class ShapeError(BaseResidualError):
     """A tensor has a shape that the network, a loss or a metric cannot take."""
+
+
+class PredictionError(BaseResidualError):
+    """A network's prediction is not finite.
+
+    Args:
+        of: what the predictions are for, such as the names of recordings.
+        rows: their places in the batch.
+    """
+
+    def __init__(self, of: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(
+            f"The prediction for {of} is not finite: the echo holds NaN or infinity, or the network's weights are too "
+            "large. Check the recording; if it is sound, use another checkpoint or train again."
+        )
+        self.rows = rows
 
 
 class CheckpointError(BaseResidualError):

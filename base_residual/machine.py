@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -14,13 +15,54 @@ import torch
 from base_residual.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+CONTAINER_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores in a period, and the period
 LARGEST_KEPT = 2**25  # bytes; larger pieces in one heap would hold up small ones that come to lie between them
 WIDE = 32  # base channels; from so many on, AVX2 trains a U-Net up to a third faster channels first than channels last
 
 
 def own_cores() -> int:
-    """Return the number of cores that this process may run on; a cluster sets them for each job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use; a cluster or a container sets them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        share, period = map(int, CONTAINER_SHARE.read_text().split())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return cores
+    return max(1, min(cores, share // period))
+
+
+def many_threads() -> int:
+    """Return how many threads training and batches take: what PyTorch takes, and no more than there are cores."""
+    return min(torch.get_num_threads(), own_cores())
+
+
+def few_threads() -> int:
+    """Return how many threads one echo takes: one, because it is too little work to share, or OMP_NUM_THREADS."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else 1
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use so many threads on the CPU within the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def load() -> float | None:
+    """Return how many cores of the machine were at work or wanted over the last minute; None where nobody tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def busy(found: float | None) -> str:
+    """Return a sentence if a load leaves less than half of the cores; else nothing."""
+    cores = os.cpu_count() or 1
+    if found is None or found <= cores / 2:
+        return ""
+    return f"This machine is busy, with a load of {found:.1f} on {cores} cores: alone, it would be faster."
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,14 +82,33 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind, int(number)) if colon else torch.device(kind)
 
 
+@contextmanager
+def standard_torch() -> Iterator[None]:
+    """Give PyTorch the defaults that it begins with, within the context, whatever the program has made of them.
+
+    Tensors are float32 and on the CPU unless something else is said, gradients are there, and nothing is cast unasked.
+    """
+    kind = torch.get_default_dtype()
+    with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":  # a context for it would make every call slower
+            stack.enter_context(torch.device("cpu"))
+        if kind != torch.float32:
+            stack.callback(torch.set_default_dtype, kind)
+            torch.set_default_dtype(torch.float32)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """Compute in bf16 within the context: when asked, or by itself on devices that have it in hardware."""
+    native = precision == "bf16"
     if precision == "auto":
         cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         native = cuda or (device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16")))
-    else:
-        native = precision == "bf16"
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if native else None, enabled=native)
 
 
 def device_name(device: torch.device) -> str:

@@ -27,6 +27,7 @@ from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.errors import BaseResidualError, DataError, MissingExtraError
+from base_residual.machine import few_threads
 from base_residual.plots.figures import decomposition_figure, panels, save_figure
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import draw_pose
@@ -198,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if min(options.rounds, options.seed) < 0 or not (0 <= options.pause < 1e6 and 0 < options.volume <= 1):
         parser.error("expected are rounds, pause and seed of at least 0, and a volume above 0 that is at most 1")
+    torch.set_num_threads(few_threads())
     try:
         model = br.load_model(options.checkpoint)
         seconds = echo_frames(model.max_depth) / SAMPLE_RATE

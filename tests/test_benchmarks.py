@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_a_campaign_that_cannot_begin_says_why(tmp_path: Path, refused: Callable
     assert f"Cannot write to {tmp_path / 'file'}" in refused("--out", tmp_path / "file" / "out.json")
 
 
-@pytest.mark.parametrize("name", ["accuracy", "speed", "kill", "resize"])
+@pytest.mark.parametrize("name", ["accuracy", "speed", "kill", "lowest", "resize"])
 @pytest.mark.parametrize("words", [["--help"], ["--out"]])
 def test_a_script_helps_and_refuses(
     name: str,
@@ -180,3 +181,18 @@ def test_a_script_helps_and_refuses(
     said = capsys.readouterr()
     assert ended.value.code == (0 if words == ["--help"] else 2)
     assert f"python benchmarks/{name}.py" in said.out or "expected one argument" in said.err
+
+
+def test_the_lowest_versions_are_those_of_the_project(script: Callable[[str], ModuleType]) -> None:
+    lowest = script("lowest")
+    project = {
+        "dependencies": ["torch>=2.11; sys_platform != 'darwin'", "torch>=2.13; sys_platform == 'darwin'", "a>=1, <3"],
+        "optional-dependencies": {"report": ["bokeh>=3.7"], "docs": ["mkdocs>=1.6"], "dev": ["base[report]"]},
+    }
+    assert lowest.lower_ends(project, "linux") == {"torch": "2.11", "a": "1", "bokeh": "3.7"}
+    assert lowest.lower_ends(project, "darwin")["torch"] == "2.13"
+    with pytest.raises(ValueError, match=r"b has no lowest version in pyproject\.toml"):
+        lowest.lower_ends({"dependencies": ["b"], "optional-dependencies": {}})
+    own = tomllib.loads((BENCHMARKS.parent / "pyproject.toml").read_text())["project"]
+    assert {"torch", "typer", "bokeh", "onnxruntime", "sounddevice"} <= lowest.lower_ends(own).keys()
+    assert "benchmarks/lowest.py" in (BENCHMARKS.parent / "CONTRIBUTING.md").read_text()

@@ -232,3 +232,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_tensors(path, {"a": torch.zeros(3)}, {})
     assert torch.equal(load_file(path)["a"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_an_onnx_file_is_told_from_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0a" * 40)
+    with pytest.raises(CheckpointError, match=r"model\.onnx is an ONNX file.*Give the \.safetensors file"):
+        load_checkpoint(tmp_path / "model.onnx")

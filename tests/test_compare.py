@@ -215,6 +215,15 @@ def test_an_epoch_with_an_error_that_cannot_be_is_damaged(folders: dict[str, Pat
         read_run(path.parent)
 
 
+@pytest.mark.parametrize("figure", ["train/loss_base", "val/residual_abs_mean"])
+def test_an_epoch_without_a_figure_is_damaged(folders: dict[str, Path], figure: str) -> None:
+    path = folders["base_residual"] / "metrics.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, *(re.sub(rf'"{figure}": [^,}}]+,? ?', "", line) for line in others)]))
+    with pytest.raises(RunError, match=f"is damaged: there is no {figure} in it"):
+        read_run(path.parent)
+
+
 def test_a_run_is_not_compared_with_itself(folders: dict[str, Path]) -> None:
     folder = next(iter(folders.values()))
     with pytest.raises(RunError, match="A run is given twice"):

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import brdepth
 
+from base_residual import machine
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset, simulated
@@ -369,10 +370,14 @@ def test_a_reading_process_that_is_ended_from_outside_is_one_sentence() -> None:
         list(read_batches(loader("of another kind")))
 
 
-def test_work_is_for_the_cores_that_the_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_for_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(machine, "CONTAINER_SHARE", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8}, raising=False)
     assert own_cores() == 3
+    for share, cores in {"200000 100000\n": 2, "50000 100000\n": 1, "900000 100000\n": 3, "max 100000\n": 3}.items():
+        (tmp_path / "cpu.max").write_text(share)
+        assert own_cores() == cores
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     assert own_cores() == 64
 

@@ -12,7 +12,7 @@ from base_residual.config.schema import Config
 from base_residual.deploy import benchmark
 from base_residual.deploy.benchmark import Cost, gflops, measure
 from base_residual.errors import ConfigError
-from base_residual.machine import device_name
+from base_residual.machine import busy, device_name
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.factory import create_base_residual_model
 from base_residual.models.network import DepthNet
@@ -50,6 +50,31 @@ def test_every_figure_is_there_and_the_model_is_left_as_it_was(tiny: Callable[..
     assert cost.peak_memory_mib is None or cost.peak_memory_mib > 10
     assert cost.device == device_name(torch.device("cpu"))
     assert cost.threads == torch.get_num_threads()
+    assert cost.load is None or cost.load >= 0
+
+
+def test_one_echo_takes_one_thread_and_batches_take_all(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("base_residual.machine.own_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(3)
+    threads: set[tuple[int, int]] = set()
+    model = OneLayer(tiny()).eval()
+    heard = model.decompose
+    monkeypatch.setattr(model, "decompose", lambda x: (threads.add((len(x), torch.get_num_threads())), heard(x))[1])
+    cost = measure(model, batch_size=5, seconds=0.0)
+    assert threads == {(1, 1), (5, 2)}
+    assert (cost.threads_for_one, cost.threads) == (1, 2)
+    assert torch.get_num_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert measure(model, batch_size=5, seconds=0.0).threads_for_one == 4
+
+
+def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert busy(5.25) == "This machine is busy, with a load of 5.2 on 8 cores: alone, it would be faster."
+    assert busy(4.0) == busy(None) == ""
 
 
 def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,14 @@ from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.data.splits import look_at_split
-from base_residual.errors import CheckpointError, DataError, RunError, TrainingError, TrainingInterrupted
+from base_residual.errors import (
+    CheckpointError,
+    DataError,
+    PredictionError,
+    RunError,
+    TrainingError,
+    TrainingInterrupted,
+)
 from base_residual.evaluation import evaluate
 from base_residual.evaluation.comparison import read_run
 from base_residual.files.tensors import read_header, write_tensors
@@ -208,12 +215,27 @@ def test_a_run_that_ends_before_its_best_weights_says_so(tiny: MakeConfig) -> No
         fit(tiny(), resume=True)
 
 
-def test_a_run_does_not_end_before_its_last_epoch(tiny: MakeConfig) -> None:
+def test_threads_are_those_of_the_settings_and_as_before_afterwards(tiny: MakeConfig) -> None:
+    class Threads(Tracker):
+        seen = 0
+
+        def step(self, epoch: int, done: int, steps: int) -> None:
+            self.seen = torch.get_num_threads()
+
+    watch = Threads()
+    Trainer(tiny({"trainer": {"threads": 2, "epochs": 1}}), trackers=[watch]).fit()
+    assert (watch.seen, torch.get_num_threads()) == (2, 1)
+    Trainer(tiny({"trainer": {"epochs": 2}}), trackers=[watch], resume=True).fit()  # another machine has others
+    assert (watch.seen, torch.get_num_threads()) == (1, 1)
+
+
+def test_a_run_does_not_end_before_its_last_epoch(tiny: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny({"trainer": {"epochs": 3}})
     with pytest.raises(TrainingInterrupted):
         Trainer(config, trackers=[StopAt(3, 1)]).fit()
     with pytest.raises(RunError, match=r"has 2 epochs and cannot end after 1 \(trainer\.epochs\)"):
         fit(tiny({"trainer": {"epochs": 1}}), resume=True)
+    assert not caplog.records  # nothing is promised before
     assert fit(tiny({"trainer": {"epochs": 2}}), resume=True).picture.exists()
 
 
@@ -373,7 +395,7 @@ def test_a_run_whose_every_step_is_at_fault_ends(tiny: MakeConfig, rooms: Rooms)
 
 
 def test_a_validation_echo_that_is_not_finite_is_named(tiny: MakeConfig, rooms: Rooms) -> None:
-    with pytest.raises(DataError, match="The prediction for broken is not finite"):
+    with pytest.raises(PredictionError, match="The prediction for broken is not finite"):
         fit(tiny(), val=with_one_broken(rooms, float("nan")))
 
 

@@ -48,9 +48,10 @@ def as_echo_batch(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
     echoes = as_float32(waveform)
     if echoes.ndim == 2:
         echoes = echoes[None]
-    if echoes.ndim != 3 or echoes.shape[1] != 2:
+    if echoes.ndim != 3 or echoes.shape[1] != 2 or not echoes.numel():
         raise ShapeError(
-            f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples)."
+            f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples), none of "
+            "them 0."
         )
     if not echoes.isfinite().all():
         raise DataError("The echoes hold NaN or infinite samples.")

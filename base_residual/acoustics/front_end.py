@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class EchoFrontEnd(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = image_size
-        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.win_length, dtype=torch.float32), persistent=False)
         template = (chirp or ChirpDesign()).waveform(config.sample_rate)
         self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
         gate = gating(template, config.sample_rate)
@@ -60,6 +61,16 @@ class EchoFrontEnd(nn.Module):
     template: Tensor
     gate: Tensor
     filters: Tensor
+
+    def _apply(self, change: Any, recurse: bool = True) -> Self:
+        """Move the front end with its network; it stays in full precision when that changes its type."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            changed: Tensor = change(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @property
     def channels(self) -> int:
@@ -86,8 +97,10 @@ class EchoFrontEnd(nn.Module):
         Raises:
             ShapeError: the input is not (B, 2, T).
         """
-        if waveform.ndim != 3 or waveform.shape[1] != 2:
-            raise ShapeError(f"Echoes have shape {tuple(waveform.shape)}; expected is (batch, 2 ears, samples).")
+        if waveform.ndim != 3 or waveform.shape[1] != 2 or not waveform.numel():
+            raise ShapeError(
+                f"Echoes have shape {tuple(waveform.shape)}; expected is (batch, 2 ears, samples), none of them 0."
+            )
         waveform = unit_peak(waveform)
         match self.config.front_end:
             case "spectrogram" | "mel":

@@ -36,7 +36,7 @@ def compress(waveform: Tensor, template: Tensor) -> Tensor:
 
 def analytic_weights(length: int, device: torch.device) -> Tensor:
     """Return weights (length,) of a spectrum that make its signal analytic: 2 above 0 Hz, 0 below."""
-    weights = torch.zeros(length, device=device)
+    weights = torch.zeros(length, device=device, dtype=torch.float32)
     weights[1 : (length + 1) // 2] = 2
     weights[0] = 1
     if length % 2 == 0:

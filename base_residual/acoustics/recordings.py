@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
         if not path.is_file():
             raise DataError(f"The recording {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
-        with soundfile.SoundFile(str(path)) as file:
+        # As bytes, which any name has, also where the system's encoding lacks some of its characters.
+        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as file:
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError, UnicodeError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error

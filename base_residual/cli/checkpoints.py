@@ -131,9 +131,11 @@ def predict(
 ) -> None:
     """Predict depth for recordings of your own: a .npy map in metres and a picture each."""
     from base_residual.deploy.predict import write_predictions
+    from base_residual.machine import cpu_threads, few_threads
 
     printer = Printer(as_json, quiet)
-    written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out)
+    with cpu_threads(few_threads()):
+        written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out)
     rows = [{"recording": echo, "depth": a, "picture": b} for echo, (a, b) in zip(echoes, written, strict=True)]
     printer.json({"predictions": rows})
     printer.show(*(f"{array}  {picture}" for array, picture in written))
@@ -174,11 +176,14 @@ def benchmark(
     """Measure what a checkpoint costs on this machine: latency, throughput, memory, operations."""
     from base_residual.cli.tables import cost_table
     from base_residual.deploy.benchmark import measure
+    from base_residual.machine import busy
 
     cost = measure(_load_checkpoint(checkpoint, device).model, batch_size)
     printer = Printer(as_json, quiet)
     printer.json(cost.as_dict())
     printer.show(cost_table(cost, checkpoint.name))
+    if note := busy(cost.load):
+        printer.show(note)
 
 
 def _load_checkpoint(path: Path, device: str) -> Checkpoint[DepthNet]:

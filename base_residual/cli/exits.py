@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import typer
 
@@ -18,8 +21,8 @@ Exit codes:
 1    check-data found problems, a question was answered with no, or there is
      a bug, which shows as a traceback;
 2    a mistake in what was asked for, said in one sentence;
-130  stopped by Ctrl-C, or a training by a termination signal; what was
-     finished is kept, but for convert-replica, which begins anew."""
+130  stopped by Ctrl-C or a termination signal; what was finished is
+     kept, but for convert-replica, which begins anew."""
 
 
 @contextmanager
@@ -29,17 +32,51 @@ def exit_codes() -> Iterator[None]:
         yield
         sys.stdout.flush()  # what cannot be written is known here, and not when Python ends
     except TrainingInterrupted as stop:
-        print(stop, file=sys.stderr)
+        say(stop)
         raise typer.Exit(130) from stop
     except KeyboardInterrupt as stop:
-        print("Stopped. Start again to go on, training with --resume.", file=sys.stderr)
+        say("Stopped. Start again to go on, training with --resume.")
         raise typer.Exit(130) from stop
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
-    except (BaseResidualError, MemoryError, OSError, RuntimeError) as error:
-        print(f"Error: {printable(sentence(error))}", file=sys.stderr)
+    except (BaseResidualError, MemoryError, OSError, RuntimeError, UnicodeEncodeError) as error:
+        say(f"Error: {printable(sentence(error))}")
         give_up_output()
         raise typer.Exit(2) from error
+
+
+def say(line: object) -> None:
+    """Print a line on standard error, if that can be written."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def open_streams() -> None:
+    """Put the null device in the place of standard streams that are closed, as batch systems do.
+
+    Otherwise the next file that is opened would get the number of such a stream, and what is printed would go into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays open
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Treat a termination signal like Ctrl-C; a training has its own answer to both."""
+    free = threading.current_thread() is threading.main_thread()
+    if not free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def give_up_output() -> None:
@@ -58,4 +95,9 @@ def sentence(error: Exception) -> str:
         return "The memory does not suffice. Give fewer echoes at once, or another --device."
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"'{error.object}' has characters that this system's encoding, {error.encoding}, lacks. Set LC_ALL=C.UTF-8 "
+            "or PYTHONUTF8=1 in the environment."
+        )
     raise error

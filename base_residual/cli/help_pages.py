@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from base_residual.cli.exits import exit_codes
+from base_residual.cli.exits import exit_codes, open_streams, terminable
 from base_residual.files.paths import expand_home
 
 
@@ -47,7 +47,14 @@ class Commands(TyperGroup):
         """Write the sections of the help, and the list of commands."""
         write_parameters(self.get_params(ctx), ctx, formatter)
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in self.commands.items()])
+            # Without docstrings (`python -OO`) a command has no help.
+            formatter.write_dl([(name, command.help or "") for name, command in self.commands.items()])
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the whole program, as a shell or another program has started it."""
+        open_streams()
+        with terminable():
+            return super().main(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""

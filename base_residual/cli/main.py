@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from base_residual.cli import checkpoints, datasets, runs, train
-from base_residual.cli.exits import EXIT_CODES
+from base_residual.cli.exits import EXIT_CODES, say
 from base_residual.cli.help_pages import Commands
 from base_residual.version import __version__
 
@@ -42,7 +42,7 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message."""
-        print(self.format(record), file=sys.stderr)
+        say(self.format(record))
 
 
 def version_wanted(wanted: bool) -> None:

@@ -33,7 +33,7 @@ def cost_table(cost: Cost, title: str) -> Table:
         (f"throughput, {cost.batch_size} at a time", f"{cost.throughput:,.0f} echoes/s"),
         ("peak memory", memory),
         ("device", cost.device),
-        ("threads", str(cost.threads)),
+        ("threads for one echo, for batches", f"{cost.threads_for_one}, {cost.threads}"),
     ]
     return Table(title, ("", ""), rows, right=(1,))
 

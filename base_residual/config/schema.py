@@ -246,6 +246,13 @@ class TrainerConfig(Section):
     compile: bool = Field(False, description="Compile the network with torch.compile: slow to begin, faster after.")
     grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of each process on the CPU; give fewer on a machine that others use.",
+        json_schema_extra={"implied": "as many as cores"},
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively."
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +28,7 @@ def reader(dataset: EchoDataset, workers: int, max_depth: float, **how: Any) -> 
         max_depth: larger depths are cut to it, in metres.
         how: what `DataLoader` takes.
     """
+    end_unguarded_script()
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         num_workers=workers,
@@ -54,6 +58,15 @@ def _wait_for_the_run() -> None:
     os._exit(0)  # at once, as PyTorch's own handler does, whatever is being read
 
 
+def end_unguarded_script() -> None:
+    """End a process that is to read and, on its way there, runs the whole script that has started it once more.
+
+    Where processes start anew, they import that script; the process that began tells the user what it lacks.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
+        sys.exit(1)
+
+
 def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
     """Yield the batches of a loader; an error in one of its processes comes as it was raised there, in one sentence.
 
@@ -61,12 +74,31 @@ def read_batches(loader: Iterable[EchoBatch]) -> Iterator[EchoBatch]:
         DataError: a recording cannot be read, or one of the processes has ended.
     """
     try:
-        yield from loader
+        with readers_in_words():
+            yield from loader
     except DataError as error:  # the loader puts the other process's traceback before the sentence
         raise DataError(error.args[0].strip().rpartition(f"{DataError.__name__}: ")[2]) from error
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+
+
+@contextmanager
+def readers_in_words() -> Iterator[None]:
+    """Say in a sentence that a process which reads has ended, whatever is being done when that is noticed.
+
+    Raises:
+        DataError: one has.
+    """
+    try:
+        yield
+    except (BrokenPipeError, RuntimeError) as error:
+        anew = multiprocessing.get_start_method() != "fork"
+        if not str(error).startswith("DataLoader worker") and not (anew and isinstance(error, BrokenPipeError)):
             raise
+        if anew and "killed" not in str(error):
+            raise DataError(
+                "A process that reads recordings has ended at once. Where processes start anew, as on macOS and "
+                "Windows, each imports the script that starts it: put all that the script does under "
+                'if __name__ == "__main__": (or set data.num_workers=0, which needs no process).'
+            ) from error
         raise DataError(
             "A process that reads recordings was ended from outside, as the system does when memory or shared memory "
             "(/dev/shm, of which a container has little) is short. Lower data.num_workers; 0 needs no process."

@@ -239,7 +239,7 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
         raise DataError(f"Rooms are rendered in {folder} before they get their name, and it is a link. Remove it.")
     folder.mkdir(exist_ok=True)
     discard_temporary(folder)
-    if not (file.exists() and file.read_text() == text):
+    if not (file.exists() and file.read_bytes() == text.encode()):
         found = sorted(folder.rglob("*"), reverse=True)  # what lies in a folder before the folder
         names = [path.relative_to(folder).as_posix() for path in found]
         foreign = [name for name in names if not RENDERED.fullmatch(name)]

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.acoustics.framing import echo_frames
 from base_residual.errors import ConfigError
-from base_residual.machine import device_name
+from base_residual.machine import cpu_threads, device_name, few_threads, load, many_threads, standard_torch
 from base_residual.models.network import DepthNet, evaluating
 
 WARM_UP = 3  # calls before the clock starts
@@ -38,7 +38,9 @@ class Cost:
         peak_memory_mib: the most that the process has held so far, PyTorch itself included, on CUDA what was allocated
             on the device meanwhile; in MiB, None where the system does not tell.
         device: name of the processor.
-        threads: that PyTorch uses on the CPU.
+        threads: of the CPU that PyTorch uses for batches.
+        threads_for_one: the same for one echo.
+        load: cores of the machine that others used as the timing began, over a minute; None where nobody tells.
     """
 
     parameters: int
@@ -50,12 +52,15 @@ class Cost:
     peak_memory_mib: float | None
     device: str
     threads: int
+    threads_for_one: int
+    load: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name, ready for JSON."""
         return asdict(self)
 
 
+@standard_torch()
 def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost:
     """Time a model on its device, from waveform to depth; the model is not changed.
 
@@ -83,9 +88,11 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
 
         return _durations(once, seconds)
 
-    single = 1e3 * timed(model.predict, 1)
-    with evaluating(model), torch.inference_mode():
-        batched = timed(lambda some: model.decompose(some.to(device)), batch_size)
+    load_before, ready = load(), evaluating(model)
+    with cpu_threads(few_threads()):
+        single = 1e3 * timed(ready.predict, 1)
+    with cpu_threads(many_threads()), torch.inference_mode():
+        batched = timed(lambda some: ready.decompose(some.to(device)), batch_size)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),
@@ -95,7 +102,9 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         batch_size=batch_size,
         peak_memory_mib=peak_memory(device),
         device=device_name(device),
-        threads=torch.get_num_threads(),
+        threads=many_threads(),
+        threads_for_one=few_threads(),
+        load=load_before,
     )
 
 
@@ -109,10 +118,10 @@ def gflops(model: DepthNet) -> float:
     assert model.front_end is not None
     device = next(model.parameters()).device
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
-    with evaluating(model), torch.no_grad():
+    with torch.no_grad():
         features = model.front_end(torch.zeros(1, 2, frames, device=device))
         with FlopCounterMode(display=False) as counter:
-            model(features)
+            evaluating(model).interpret(features)
     return float(counter.get_total_flops()) / 1e9
 
 

@@ -21,6 +21,7 @@ from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.matched_filter import analytic_weights, fast_length
 from base_residual.errors import BaseResidualError, MissingExtraError
 from base_residual.files.atomic import write_whole
+from base_residual.machine import standard_torch
 from base_residual.models.network import DepthNet
 from base_residual.version import __version__
 
@@ -36,6 +37,7 @@ class ExportError(BaseResidualError):
     """A model cannot be written as ONNX, or what was written computes something else."""
 
 
+@standard_torch()
 def export_onnx(model: DepthNet, path: Path) -> Path:
     """Write a model with its front end as one ONNX file that needs nothing of this package.
 
@@ -54,12 +56,14 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
         ExportError: the model has no front end or too many weights, or ONNX Runtime computes another depth.
+        PredictionError: what the model predicts is not finite.
         RunError: the file cannot be written.
     """
     front_end = _require_exportable(model)
     rate = front_end.config.sample_rate
     frames = echo_frames(model.max_depth, rate)
-    net = ExportedNet(copy.deepcopy(model).cpu(), frames).eval()
+    net = ExportedNet(copy.deepcopy(model).cpu().float(), frames).eval()
+    net.model.predict(sample_echoes(1, frames, rate))  # refuses what is not finite, which the exporter would trip over
     with _quiet():
         program = torch.onnx.export(
             _traced(net, frames),
@@ -107,6 +111,7 @@ def _require_exportable(model: DepthNet) -> EchoFrontEnd:
     return model.front_end
 
 
+@standard_torch()
 def check_onnx(model: DepthNet, exported: Path | bytes) -> float:
     """Return the largest difference between what ONNX Runtime and PyTorch make of the same echoes, in metres.
 
@@ -121,7 +126,7 @@ def check_onnx(model: DepthNet, exported: Path | bytes) -> float:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError("export", "onnx") from error
-    model = copy.deepcopy(model).cpu().eval()  # a GPU rounds in its own way
+    model = copy.deepcopy(model).cpu().float().eval()  # a GPU rounds in its own way
     assert model.front_end is not None
     rate = model.front_end.config.sample_rate
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])

@@ -13,8 +13,8 @@ from torch import Tensor
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
-from base_residual.data.sample import EchoSample, collate
-from base_residual.errors import DataError
+from base_residual.data.sample import EchoSample, abbreviate_names, collate
+from base_residual.errors import DataError, PredictionError
 from base_residual.files.atomic import write_whole
 from base_residual.files.npy import npy_bytes
 from base_residual.models.decomposition import DepthDecomposition
@@ -36,13 +36,23 @@ def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[DepthDec
 
     Raises:
         DataError: none is given, or one is missing, broken or not two-channel.
+        PredictionError: a prediction is not finite.
     """
     if not paths:
         raise DataError("No recording was given.")
     for path in paths:
         check_echo(path)
     for start in range(0, len(paths), ECHOES_AT_ONCE):
-        yield model.predict(torch.stack([_fitting(model, path) for path in paths[start : start + ECHOES_AT_ONCE]]))
+        some = paths[start : start + ECHOES_AT_ONCE]
+        yield _predict(model, torch.stack([_fitting(model, path) for path in some]), [str(path) for path in some])
+
+
+def _predict(model: DepthNet, waveform: Tensor, names: Sequence[str]) -> DepthDecomposition:
+    """Return what a network predicts for echoes (B, 2, T); one that is not finite is named."""
+    try:
+        return model.predict(waveform)
+    except PredictionError as error:
+        raise PredictionError(abbreviate_names([names[row] for row in error.rows]), error.rows) from None
 
 
 def _fitting(model: DepthNet, path: Path) -> Tensor:
@@ -112,4 +122,4 @@ def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
 def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:
     """Return panels of the predictions for samples of a dataset, beside their ground truth."""
     batch = collate(samples, model.max_depth)
-    return panels(model.predict(batch.waveform), [*batch.depth[:, 0].numpy()], batch.ids)
+    return panels(_predict(model, batch.waveform, batch.ids), [*batch.depth[:, 0].numpy()], batch.ids)

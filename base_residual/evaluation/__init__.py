@@ -9,11 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from base_residual.data.loading import read_batches, reader
-from base_residual.data.sample import EchoBatch, EchoDataset, abbreviate_names, check_dataset
+from base_residual.data.loading import read_batches, reader, readers_in_words
+from base_residual.data.sample import EchoBatch, EchoDataset, check_dataset
 from base_residual.data.splits import is_silent
 from base_residual.errors import ConfigError, DataError
+from base_residual.machine import standard_torch
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
+from base_residual.models.decomposition import raise_unless_finite
 from base_residual.models.network import DepthNet, evaluating
 from base_residual.plots.tables import Table
 
@@ -47,6 +49,7 @@ def criteria_table(criteria: Iterable[Criterion], title: str = "Success criteria
     return Table(title, ("", "criterion", "figure"), rows, colours={"yes": "green", "NO": "red", "open": "yellow"})
 
 
+@standard_torch()
 @torch.inference_mode()
 def evaluate(
     model: DepthNet,
@@ -76,8 +79,8 @@ def evaluate(
 
     Raises:
         ConfigError: `min_depth` is negative or no number.
-        DataError: the dataset is empty, is silent, has not one valid pixel or depth in another unit, or a prediction
-            is not finite.
+        DataError: the dataset is empty, is silent, has not one valid pixel or depth in another unit.
+        PredictionError: a prediction is not finite.
     """
     if not 0 <= min_depth < math.inf:
         raise ConfigError(f"The smallest depth that counts is {min_depth} m; expected is a number of at least 0.")
@@ -88,8 +91,9 @@ def evaluate(
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
     batches = reader(dataset, num_workers, model.max_depth, batch_size=batch_size, sampler=indices)
-    with evaluating(model):
-        heard = torch.tensor([int(_score(model, read_batches(batches), detach_base, metrics, figures))])
+    with readers_in_words():
+        sound = _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
+    heard = torch.tensor([int(sound)])
     if gathered:
         heard = gathered(heard)
         for shared in (metrics, figures) if model.has_residual else (metrics,):
@@ -114,7 +118,7 @@ def _score(
     """Add the predictions for some batches to the metrics and figures; return whether one of the echoes has sound.
 
     Raises:
-        DataError: a prediction is not finite; the recordings are named.
+        PredictionError: a prediction is not finite; the recordings are named.
     """
     device = next(model.parameters()).device
     finite: list[Tensor] = []  # (B,) of each batch; read at the end, since reading waits for the device
@@ -124,15 +128,12 @@ def _score(
         heard = heard or not is_silent(batch.waveform)
         parts = model.decompose(batch.waveform.to(device), detach_base)
         gt = batch.depth.to(device)
-        finite.append(parts.final.sum(dim=(1, 2, 3)).isfinite())
+        finite.append(parts.finite())
         names += batch.ids
         metrics.update(parts.final, gt)
         if model.has_residual:
             figures.update(*parts, gt)
-    fine = torch.cat(finite).tolist() if finite else []
-    broken = [name for name, is_finite in zip(names, fine, strict=True) if not is_finite]
-    if broken:
-        raise DataError(f"The prediction for {abbreviate_names(broken)} is not finite: the echo holds NaN or infinity.")
+    raise_unless_finite(torch.cat(finite).tolist() if finite else [], names)
     return heard
 
 

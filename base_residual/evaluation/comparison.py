@@ -214,9 +214,11 @@ def read_run(folder: Path) -> FinishedRun:
         blind: Blind = from_json(Blind, noted)
         history = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
         test.check()
-        lacking = {key for key in EVERY_EPOCH for record in history if key not in record}
-        if lacking or not history:
-            raise ValueError(f"there is no {min(lacking, default='epoch')} in it")
+        if not history:
+            raise ValueError("there is no epoch in it")
+        lacking = {key for key in {*EVERY_EPOCH, *history[0]} for record in history if key not in record}
+        if lacking:
+            raise ValueError(f"there is no {min(lacking)} in it")
         wrong = [f"{name}={value}" for name, value in blind.blind_rmse.items() if value < 0]
         if wrong:
             raise ValueError(f"a figure that cannot be, {wrong[0]}")

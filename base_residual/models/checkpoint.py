@@ -18,6 +18,7 @@ from base_residual.errors import CheckpointError, ConfigError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.paths import expand_home
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
+from base_residual.machine import standard_torch
 from base_residual.version import __version__
 
 FORMAT = "base-residual-depth/1"
@@ -98,6 +99,7 @@ def save_checkpoint(
     write_tensors(path, model.state_dict(), header)
 
 
+@standard_torch()
 def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.device = "cpu") -> Checkpoint[Net]:
     """Read a checkpoint.
 
@@ -110,6 +112,10 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
         CheckpointError: the file is missing, broken, or no checkpoint of this package.
     """
     path = expand_home(path)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{path} is an ONNX file, which ONNX Runtime runs. Give the .safetensors file that it was made from."
+        )
     header = read_header(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.recordings import as_float32
-from base_residual.errors import ShapeError
+from base_residual.data.sample import abbreviate_names
+from base_residual.errors import PredictionError, ShapeError
 from base_residual.plots.display import show
 from base_residual.plots.figures import Map, as_png, decomposition_figure, panels
 
@@ -27,6 +29,22 @@ class DepthDecomposition(NamedTuple):
     base: Tensor
     residual: Tensor
     final: Tensor
+
+    def require_finite(self, names: Sequence[str] = ()) -> Self:
+        """Return the predictions themselves, after every one of them is found to be finite; waits for the device.
+
+        Args:
+            names: what they are for; default: their numbers, if there are several.
+
+        Raises:
+            PredictionError: one is not; it is named.
+        """
+        raise_unless_finite(self.finite().tolist(), names)
+        return self
+
+    def finite(self) -> Tensor:
+        """Return whether each prediction is finite, (B,), on its device."""
+        return torch.stack([part.flatten(1).isfinite().all(dim=1) for part in self]).all(dim=0)
 
     def show(self, gt: Tensor | NDArray[np.floating[Any]] | None = None) -> None:
         """Draw base, residual and final at once: in a notebook beneath the cell, else in the system's picture viewer.
@@ -55,6 +73,14 @@ class DepthDecomposition(NamedTuple):
             truth = list(given.reshape(count, size, size)[:ROWS])
         names = [""] if count == 1 else [f"{number} of {count}" for number in range(1, min(count, ROWS) + 1)]
         return decomposition_figure(panels((part[:ROWS] for part in self), truth, names))
+
+
+def raise_unless_finite(finite: Sequence[bool], names: Sequence[str] = ()) -> None:
+    """Raise a PredictionError that names the predictions that are not finite, by their names or numbers from 1."""
+    broken = [row for row, fine in enumerate(finite) if not fine]
+    if broken:
+        numbers = [f"echo {row + 1} of {len(finite)}" if len(finite) > 1 else "the echo" for row in broken]
+        raise PredictionError(abbreviate_names([names[row] for row in broken] if names else numbers), broken)
 
 
 def compose(

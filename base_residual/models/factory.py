@@ -23,7 +23,7 @@ def create_model(config: Config) -> DepthNet:
     model = kind.from_config(config)
     if prefers_channels_last(config.model.encoder == "unet", config.model.base_channels):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    return model.float()  # whatever the program's default type is
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint[DepthNet]:
@@ -79,7 +79,7 @@ def create_base_residual_model(config: Config | None = None, **overrides: Any) -
             f"({', '.join(Config.model_fields)}), or plain keywords alone ({', '.join(sorted(plain))})."
         )
     given = config.model_dump(mode="json") if config else {}
-    return BaseResidualNet.from_config(make_config(given, overrides))
+    return BaseResidualNet.from_config(make_config(given, overrides)).float()
 
 
 def _plain_keywords(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -28,15 +27,24 @@ from base_residual.models.parts import make_decoder, make_encoder
 ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays flat, and more are no faster
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and back into its former mode at the end."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def evaluating(model: Module) -> Module:
+    """Return a network in evaluation mode: itself, or a second one with the same weights if it is in training.
+
+    A network that several threads use, one of them to train it perhaps, never changes its mode by this.
+    """
+    return _evaluation_twin(model) if any(part.training for part in model.modules()) else model
+
+
+def _evaluation_twin(module: Module) -> Module:
+    """Return a module of the same tensors in evaluation mode, and so all modules in it."""
+    twin = copy.copy(module)
+    twin._modules = {name: part and _evaluation_twin(part) for name, part in module._modules.items()}
+    twin.training = False
+    twin.__dict__.pop("forward", None)  # activation checkpointing, which is for gradients, calls the module in training
+    return twin
 
 
 class DepthNet(StoredNet):
@@ -78,7 +86,17 @@ class DepthNet(StoredNet):
 
     def decompose(self, waveform: Tensor, detach_base: bool = False) -> DepthDecomposition:
         """Return depth from echoes (B, 2, T) of the network's own rate and length, on its device."""
-        parts: DepthDecomposition = self(self.features(waveform), detach_base)
+        return self.interpret(self.features(waveform), detach_base)
+
+    def interpret(self, features: Tensor, detach_base: bool = False) -> DepthDecomposition:
+        """Return depth from the front end's features.
+
+        The network computes in the precision of its weights, whatever autocast is around: float32 as it is loaded,
+        another one after `model.half()` and the like.
+        """
+        kind = next(self.parameters()).dtype
+        with torch.autocast(features.device.type, kind if kind.itemsize == 2 else None, enabled=kind.itemsize == 2):
+            parts: DepthDecomposition = self(features.to(kind), detach_base)
         return parts
 
     def features(self, waveform: Tensor) -> Tensor:
@@ -88,11 +106,14 @@ class DepthNet(StoredNet):
             features: Tensor = front_end(waveform)
         return features
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)
+    @torch.no_grad()  # inference mode would make tensors that nobody may change
     def predict(
         self, waveform: Tensor | NDArray[np.floating[Any]], sample_rate: int | None = None
     ) -> DepthDecomposition:
         """Predict depth from echoes as they were recorded, without gradients and in evaluation mode.
+
+        Threads may share a network: nothing of it changes, and its mode does not matter.
 
         Args:
             waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; aligned, cut or padded as in training.
@@ -104,15 +125,15 @@ class DepthNet(StoredNet):
         Raises:
             ShapeError: the waveform has another shape.
             DataError: it holds samples that are not finite, or has a rate that no echo has.
+            PredictionError: a prediction is not finite.
             ConfigError: the network was made without a front end.
         """
         audio = self._need_front_end().config
         given = audio.sample_rate if sample_rate is None else checked_rate(sample_rate, "The echo")
         echoes = fit_echo(as_echo_batch(waveform), given, echo_frames(self.max_depth, audio.sample_rate), audio)
-        device = next(self.parameters()).device
-        with evaluating(self):
-            batches = [self.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
-        return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
+        device, model = next(self.parameters()).device, evaluating(self)
+        batches = [model.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
+        return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True))).require_finite()
 
     def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
         """Write the network as `model.safetensors`, a checkpoint like any other, with a model card beside it.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,8 +32,38 @@ LOSS_STYLES = ("k-", "C0-", "C2-", "C3-")  # of the loss and its terms
 RMSE_STYLES = ("k-", "C2--")  # of the whole prediction and its base
 MAX_LABEL = 36  # characters beside a row
 MAX_TITLE = 26  # characters above each column
+NOT_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "webagg")  # settings of windows
 MIN_SCALE = 0.01  # metres; length of a colour scale at least, so that a tiny residual stays pale
 INSIDE = 99.5  # percent of the pixels that a colour scale reaches
+
+
+@contextmanager
+def standard_style() -> Iterator[ModuleType]:
+    """Draw with Matplotlib's own settings within the context, whatever files and environment variables here say.
+
+    Yields:
+        Matplotlib.
+
+    Raises:
+        RunError: Matplotlib cannot read a file of settings, or has no folder for its fonts.
+    """
+    backend = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None  # it need not be there
+    try:
+        import matplotlib
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"Matplotlib does not start here: {' '.join(str(error).split())}. Mend or move its settings, which are in "
+            "a file matplotlibrc, or give it a folder with MPLCONFIGDIR."
+        ) from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend  # for what else the program may draw
+    own = {name: value for name, value in matplotlib.rcParamsDefault.items() if name.partition(".")[0] not in NOT_STYLE}
+    with matplotlib.rc_context(own):
+        yield matplotlib
 
 
 class Panel(NamedTuple):
@@ -85,6 +119,7 @@ def beyond(values: Map, low: float, high: float) -> Literal["neither", "min", "m
     return "both" if below and above else "min" if below else "max" if above else "neither"
 
 
+@standard_style()
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     """Draw base, residual, final and ground truth in metres, one row per recording.
 
@@ -149,6 +184,7 @@ def replace_missing_glyphs(name: str) -> str:
     )
 
 
+@standard_style()
 def curves_figure(
     losses: Mapping[str, Sequence[float]], rmse: Mapping[str, Sequence[float]], title: str = ""
 ) -> Figure:
@@ -176,6 +212,7 @@ def curves_figure(
     return figure
 
 
+@standard_style()
 def comparison_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Draw validation rmse over the epochs, a line per name: the mean of its runs, and the range that they span.
 
@@ -210,6 +247,7 @@ def _tidy_epochs(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+@standard_style()
 def as_png(figure: Figure) -> bytes:
     """Return a figure as the content of a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

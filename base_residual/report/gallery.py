@@ -146,6 +146,7 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
     Raises:
         CheckpointError: the weights are not there.
         DataError: the data is not there, or not what the run was tested on.
+        PredictionError: a prediction is not finite.
     """
     loaded = load_checkpoint(run.folder / BEST, device)
     samples = open_again(loaded.config, root, "test", progress)
@@ -154,7 +155,8 @@ def judge(run: FinishedRun, device: torch.device, root: Path | None, progress: P
         batch = collate(
             [samples[index] for index in range(start, min(start + BATCH, len(samples)))], loaded.model.max_depth
         )
-        metrics.update(loaded.model.decompose(batch.waveform.to(device)).final, batch.depth.to(device))
+        parts = loaded.model.decompose(batch.waveform.to(device)).require_finite(batch.ids)
+        metrics.update(parts.final, batch.depth.to(device))
         progress("Judging recordings", start + len(batch.ids), len(samples))
     score = metrics.compute()["rmse"]
     if not abs(score - run.rmse) <= SAME_SCORE * run.rmse:

@@ -16,7 +16,7 @@ from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.atomic import write_whole
 from base_residual.losses import LOSS_NAMES
-from base_residual.plots.figures import DEPTH_COLOURS, HOLE, SIGNED_COLOURS
+from base_residual.plots.figures import DEPTH_COLOURS, HOLE, SIGNED_COLOURS, standard_style
 from base_residual.plots.tables import Table
 from base_residual.report.gallery import Gallery
 from base_residual.version import __version__
@@ -209,15 +209,15 @@ def _chart(key: str, title: str, lines: list[Line], unit: str, *, from_zero: boo
 
 def _palettes() -> dict[str, Any]:
     """Return the colours of `visualize`, as 256 red, green and blue values each."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_rgb
+    with standard_style() as matplotlib:
+        from matplotlib.colors import to_rgb
 
-    def table(name: str) -> list[list[int]]:
-        colours: list[list[int]] = colormaps[name](np.arange(256), bytes=True)[:, :3].tolist()
-        return colours
+        def table(name: str) -> list[list[int]]:
+            colours: list[list[int]] = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3].tolist()
+            return colours
 
-    return {
-        "depth": table(DEPTH_COLOURS),
-        "signed": table(SIGNED_COLOURS),
-        "hole": [round(255 * part) for part in to_rgb(HOLE)],
-    }
+        return {
+            "depth": table(DEPTH_COLOURS),
+            "signed": table(SIGNED_COLOURS),
+            "hole": [round(255 * part) for part in to_rgb(HOLE)],
+        }

@@ -18,7 +18,15 @@ from base_residual.data.sample import EchoSample, collate
 from base_residual.deploy.benchmark import gflops, parameter_count, peak_memory
 from base_residual.errors import ConfigError, DataError, out_of_memory
 from base_residual.evaluation import evaluate
-from base_residual.machine import device_name, resolve_device
+from base_residual.machine import (
+    busy,
+    cpu_threads,
+    device_name,
+    load,
+    many_threads,
+    resolve_device,
+    standard_torch,
+)
 from base_residual.models.factory import create_model
 from base_residual.models.network import DepthNet
 from base_residual.training.optimisation import make_optimizer
@@ -66,6 +74,7 @@ class Estimate:
         return asdict(self)
 
 
+@standard_torch()
 def estimate(config: Config) -> Estimate:
     """Take a few steps of a training, on its device but not on its data, and leave nothing behind.
 
@@ -82,9 +91,11 @@ def estimate(config: Config) -> Estimate:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        step_s = _time_step(config, model, batch_size)
-        samples = made_up(config, math.ceil(batch_size / config.trainer.accumulate))
-        evaluation_s = _seconds(lambda: evaluate(model, samples, batch_size=len(samples)), device) / len(samples)
+        before = load()
+        with cpu_threads(config.trainer.threads or many_threads()):
+            step_s = _time_step(config, model, batch_size)
+            samples = made_up(config, math.ceil(batch_size / config.trainer.accumulate))
+            evaluation_s = _seconds(lambda: evaluate(model, samples, batch_size=len(samples)), device) / len(samples)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -110,7 +121,9 @@ def estimate(config: Config) -> Estimate:
         total_s=total_s,
         memory_mib=peak_memory(device),
         memory_basis=f"measured: {held}",
-        time_basis="measured on made-up recordings; without reading, preparing and pictures",
+        time_basis=" ".join(
+            ["measured on made-up recordings; without reading, preparing and pictures", *filter(None, [busy(before)])]
+        ),
     )
 
 

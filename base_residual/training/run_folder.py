@@ -17,7 +17,7 @@ from base_residual.files.atomic import discard, discard_temporary, write_whole
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import decomposition_figure, save_figure
+from base_residual.plots.figures import decomposition_figure, save_figure, standard_style
 from base_residual.training.curves import history_figure
 from base_residual.training.result import FitResult, evaluation_report
 from base_residual.training.run_state import Position
@@ -81,9 +81,11 @@ def begin_run(config: Config, position: Position, overwrite: bool) -> None:
         overwrite: remove what an earlier run has left.
 
     Raises:
-        RunError: a file cannot be removed or written.
+        RunError: a file cannot be removed or written, or no picture can be drawn.
     """
     run_dir = config.run_dir
+    with standard_style():  # raises here, and not when an epoch's work could be lost
+        pass
     if overwrite:
         remove_run(run_dir)
     if position.epoch <= config.trainer.epochs:  # a run that goes on is not finished, whatever it was before

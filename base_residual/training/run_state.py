@@ -36,6 +36,7 @@ OWN_TO_A_MACHINE = {
     "data.follow_links",
     "data.num_workers",
     "trainer.device",
+    "trainer.threads",
     "trainer.compile",
     "trainer.recompute",
 }
@@ -138,6 +139,11 @@ def restore_state(
                 "Resume with the same ones, or use another --experiment-name."
             )
         _check_data(path, place.data, data)
+        if config.trainer.epochs < len(place.history):
+            raise RunError(
+                f"The run in {config.run_dir} has {len(place.history)} epochs and cannot end after "
+                f"{config.trainer.epochs} (trainer.epochs). Give as many or more, or begin another run."
+            )
         planned, schedule = settings["trainer"]["epochs"], config.trainer.lr_schedule
         if planned != config.trainer.epochs and schedule != "constant" and is_first_process():
             log.warning(
@@ -183,11 +189,6 @@ def resumed(
         raise RunError(
             f"The run in {run_dir} is finished, and {STATE}, from which it could go on, is gone. Replace it with "
             "--overwrite (overwrite=True), or use another --experiment-name."
-        )
-    if config.trainer.epochs < len(position.history):
-        raise RunError(
-            f"The run in {run_dir} has {len(position.history)} epochs and cannot end after {config.trainer.epochs} "
-            "(trainer.epochs). Give as many or more, or begin another run."
         )
     return position
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from base_residual.errors import ConfigError
 from base_residual.losses import LOSS_NAMES
 from base_residual.plots.console import plain_console
 from base_residual.training.trackers import Tracker
+
+log = logging.getLogger("base_residual")
 
 REMEMBERED = 600.0  # seconds whose pace tells the time that is left; an epoch with its validation fits into them
 
@@ -37,23 +40,34 @@ class ConsoleTracker(Tracker):
         self._console = console or plain_console()
         self._told: set[str] = set()
         self._picture: Path | None = None
+        self._lost = False
 
     def preparing(self, what: str, done: int, total: int) -> None:
         if what not in self._told:
             self._told.add(what)
-            self._console.print(f"{what}, once.")
+            self._print(f"{what}, once.")
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
         going_on = f", after epoch {len(history)}" if history else ""
-        self._console.print(f"Training in {run_dir}{going_on}", soft_wrap=True)
+        self._print(f"Training in {run_dir}{going_on}")
 
     def picture(self, epoch: int, path: Path) -> None:
         self._picture = path
 
     def epoch(self, history: list[Record]) -> None:
-        self._console.print(epoch_line(history[-1]), soft_wrap=True)
+        self._print(epoch_line(history[-1]))
         if len(history) == 1 and self._picture:  # something to look at while the other epochs are made
-            self._console.print(f"First picture: {self._picture}", soft_wrap=True)
+            self._print(f"First picture: {self._picture}")
+
+    def _print(self, line: str) -> None:
+        """Print a line; a run goes on where that cannot be done, since all that it prints is in its folder, too."""
+        try:
+            self._console.print(line, soft_wrap=True)
+        except (OSError, SystemExit) as error:  # Rich ends the program when nobody reads any more
+            if not self._lost:
+                reason = getattr(error, "strerror", None) or "nobody reads it any more"
+                log.warning("The output cannot be written (%s). The training goes on.", reason)
+            self._lost = True
 
 
 class ProgressTracker(ConsoleTracker):

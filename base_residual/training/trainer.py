@@ -16,7 +16,7 @@ from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import BEST, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
-from base_residual.data.loading import read_batches
+from base_residual.data.loading import end_unguarded_script, read_batches, readers_in_words
 from base_residual.data.prepared import PreparedSet
 from base_residual.data.sample import EchoDataset, abbreviate_names, spread_indices
 from base_residual.data.splits import SplitIdentity, look_at_split
@@ -24,7 +24,7 @@ from base_residual.errors import DataError, RunError, TrainingError, TrainingInt
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
 from base_residual.losses import LOSS_NAMES
-from base_residual.machine import resolve_device
+from base_residual.machine import cpu_threads, many_threads, resolve_device, standard_torch
 from base_residual.metrics import Evaluation
 from base_residual.models.factory import create_model, load_checkpoint
 from base_residual.models.network import DepthNet
@@ -92,6 +92,7 @@ class Trainer:
         self._trackers = trackers if is_first_process() else []
         self._saved = 0.0  # when the state was last saved, by the monotonic clock
 
+    @standard_torch()
     def fit(self) -> FitResult:
         """Train, validate after each epoch, and test the best weights at the end.
 
@@ -109,7 +110,11 @@ class Trainer:
                 on this machine, or another process has ended.
             TrainingInterrupted: Ctrl-C or a termination signal came; the state was saved.
         """
-        with process_group(self.device) as self._processes:
+        end_unguarded_script()
+        with (
+            cpu_threads(self.config.trainer.threads or many_threads()),
+            process_group(self.device) as self._processes,
+        ):
             leads = self._processes.leads
             with claimed(self.config.run_dir, self._resume, self._overwrite) if leads else nullcontext():
                 self._processes.wait()
@@ -287,9 +292,10 @@ class Trainer:
 
 @contextmanager
 def _errors_in_words(device: torch.device) -> Iterator[None]:
-    """Say in a sentence what PyTorch raises where memory is short, or a network cannot be compiled."""
+    """Say in a sentence what PyTorch raises where memory is short, readers end, or a network cannot be compiled."""
     try:
-        yield
+        with readers_in_words():
+            yield
     except RuntimeError as error:
         if out_of_memory(error):
             raise TrainingError(f"A step does not fit into the memory of {device}. {LESS_MEMORY}") from error
