@@ -27,8 +27,9 @@ MAX_TRIANGLES = 5_000_000
 WELD = 1e-4  # metres: corners this near are one
 STEEP = 0.7  # of a normal's upward part: below, a surface counts as a wall
 LIKE_A_WALL = 0.6  # of the mesh's own extent: parts that are as long, or nearly as high, belong to the building
-FLAT_ANGLE, FLAT_DEPTH = np.cos(np.deg2rad(5.0)), 0.02  # what may lie in one plane: triangles of a scan are not exact
-MAX_PLANES, PLANE_TRIES = 60, 200
+FLAT_ANGLE, FLAT_DEPTH = np.cos(np.deg2rad(25.0)), 0.02  # what may lie in one plane: triangles of a scan are not exact
+MAX_PLANES, PLANE_TRIES = 60, 30  # and after how many in a row that are too small the rest is no plane
+FITS = 12  # of a plane to its triangles, at most
 MAX_PARTS = 256
 
 
@@ -224,6 +225,7 @@ def _tell_parts(
     long = (high - low)[piece] >= LIKE_A_WALL * np.maximum(top - bottom, 1e-9)
     long[:, 2] &= (high - low)[piece, 2] > 0.8 * (top - bottom)[2]
     fixed = long.any(axis=1)
+    fixed |= not fixed.any()  # nothing is large: all of it is what there is
     level, above = np.abs(normal[:, 2]) > STEEP, corners[:, :, 2].mean(axis=1) > (bottom + top)[2] / 2
     slope = np.where(~fixed, 0, np.where(~level, 1, np.where(above, 2, 3)))
     keys, part = np.unique(np.stack([name, piece, slope], axis=1), axis=0, return_inverse=True)
@@ -239,27 +241,39 @@ def _tell_parts(
 
 def _find_planes(corners: Array, normal: Array, area: Array) -> tuple[Indices, Planes]:
     """Find the large planes, the plane of the largest triangle first; return each triangle's plane, or -1, and them."""
-    plane, left = np.full(len(area), -1), np.arange(len(area))
+    plane, left, failed = np.full(len(area), -1), np.arange(len(area)), 0
     found: list[tuple[Array, Array, Array]] = []
-    for _ in range(PLANE_TRIES):
-        if not len(left) or len(found) == MAX_PLANES:
-            break
-        seed = left[area[left].argmax()]
-        across, place = normal[seed], (normal[seed] * corners[seed].mean(axis=0)).sum()
-        for _ in range(2):  # about the seed, then about the mean of what was found
-            slope = normal[left] @ across
-            high = np.abs(corners[left] @ across - place).max(axis=1)
-            mine = (np.abs(slope) > FLAT_ANGLE) & (high < FLAT_DEPTH) | (left == seed)
-            weight = area[left[mine], None]
-            across = (weight * normal[left[mine]] * np.sign(slope[mine, None])).sum(axis=0)
-            across /= np.linalg.norm(across)
-            place = float((weight[:, 0] * (corners[left[mine]].mean(axis=1) @ across)).sum() / weight.sum())
-        if weight.sum() >= LARGE_ENOUGH:
-            plane[left[mine]] = len(found)
+    while len(left) and failed < PLANE_TRIES and len(found) < MAX_PLANES:
+        seed = int(area[left].argmax())
+        mine, across, place = _grow(corners[left], normal[left], area[left], seed)
+        failed += 1
+        if area[left[mine]].sum() >= LARGE_ENOUGH:
+            plane[left[mine]], failed = len(found), 0
             found.append(_rectangle(corners[left[mine]].reshape(-1, 3), across, place))
-        left = left[~mine]
+        left = np.delete(left, mine)
     center, axes, half = (np.array(column) for column in zip(*found, strict=True)) if found else _NO_PLANES
     return plane, Planes(center, axes, half)
+
+
+def _grow(corners: Array, normal: Array, area: Array, seed: int) -> tuple[Indices, Array, float]:
+    """Return the triangles in the plane of one, and its normal (3,) and place along it.
+
+    A small triangle of a scan has an inexact normal, so that the plane is fitted again as long as more of them fit.
+    """
+    mine, across, middle = np.array([seed]), normal[seed], corners.mean(axis=1)
+    place = float(middle[seed] @ across)
+    for _ in range(FITS):
+        slope = normal @ across
+        level = np.flatnonzero(np.abs(slope) > FLAT_ANGLE)
+        near = np.abs(corners[level] @ across - place).max(axis=1) < FLAT_DEPTH
+        grown = level[near | (level == seed)]
+        if len(grown) <= len(mine) and len(mine) > 1:
+            break
+        mine = grown
+        across = (area[mine, None] * normal[mine] * np.sign(slope[mine, None])).sum(axis=0)
+        across /= np.linalg.norm(across)
+        place = float(np.average(middle[mine] @ across, weights=area[mine]))
+    return mine, across, place
 
 
 _NO_PLANES = np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 2))

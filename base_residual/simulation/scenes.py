@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,7 @@ class Scene:
         scattering = np.concatenate([self._table("scattering"), np.zeros((1, len(BANDS)))])[part].mean(axis=0)
         return DiffuseField(volume, 4 * volume / max(float(np.concatenate(ways).mean()), 0.1), absorption, scattering)
 
-    @property
+    @cached_property
     def _mirrored(self) -> Array:
         """Return the share of the amplitude that each plane mirrors, (W, bands), the mean over its triangles."""
         return _plane_means(self.mesh, self._table("mirrored"))
