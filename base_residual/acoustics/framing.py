@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
-from base_residual.acoustics.recordings import as_float32
-from base_residual.errors import DataError, ShapeError
+from base_residual.acoustics.recordings import as_waveform
+from base_residual.errors import ShapeError
 
 SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 
@@ -39,20 +39,20 @@ def cut(waveform: Tensor, frames: int) -> Tensor:
     return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
 
 
-def as_echo_batch(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
-    """Return one echo (2, T) or a batch of echoes as float32 (B, 2, T).
+def as_echo_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
+    """Return one echo (2, T) or a batch of echoes as float32 (B, 2, T) in full scale 1; see `as_waveform`.
 
     Raises:
-        ShapeError: it is neither.
-        DataError: samples are not finite.
+        ShapeError: it is neither, or empty.
+        DataError: samples are no real numbers, not finite or too large.
     """
-    echoes = as_float32(waveform)
+    echoes = as_waveform(waveform, "The waveform")
     if echoes.ndim == 2:
         echoes = echoes[None]
     if echoes.ndim != 3 or echoes.shape[1] != 2:
         raise ShapeError(
             f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples)."
         )
-    if not echoes.isfinite().all():
-        raise DataError("The echoes hold NaN or infinite samples.")
+    if not echoes.numel():
+        raise ShapeError(f"Echoes have shape {tuple(echoes.shape)}; expected are at least one echo and one sample.")
     return echoes
