@@ -35,14 +35,13 @@ def run(model: Path, recording: Path) -> np.ndarray:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     frames, wanted = int(about["frames"]), int(about["sample_rate"])
-    if about.get("aligned") == "True":
-        raise ValueError(f"{model} takes echoes that begin with their direct sound; align them as in training first.")
     samples, rate = soundfile.read(recording, dtype="float32", always_2d=True)  # (T, ears)
     if rate != wanted or samples.shape[1] != 2:
         raise ValueError(
             f"{recording} has {samples.shape[1]} channels at {rate} Hz; expected are 2 at {wanted} Hz. Resample it."
         )
-    waveform = np.zeros((1, 2, frames), np.float32)  # what is too short ends in silence
+    # The chirp may begin anywhere in the first int(about["reserve"]) samples. What is too short ends in silence.
+    waveform = np.zeros((1, 2, frames), np.float32)
     heard = samples[:frames].T
     waveform[0, :, : heard.shape[1]] = heard
     (final,) = session.run(["final"], {"waveform": waveform})  # "base" and "residual" can be had as well

@@ -624,7 +624,7 @@ def test_one_measured_pixel_anywhere_in_a_split_is_found(
     monkeypatch.setattr("base_residual.data.splits.LOOKED_AT", 2)
     config, sample = tiny(), rooms("val")[0]
     dark = sample._replace(depth=torch.zeros(32, 32), waveform=torch.zeros_like(sample.waveform))
-    assert look_at_split("val", [dark, sample, dark], config.data, 44_100).recordings == 3
+    assert look_at_split("val", [dark, sample, dark], config.data, config.audio).recordings == 3
 
 
 def test_depth_beyond_the_largest_is_cut_alike_in_training_scoring_and_guesses(tiny: MakeConfig, rooms: Rooms) -> None:

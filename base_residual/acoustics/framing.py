@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
-from base_residual.acoustics.recordings import as_float32
+from base_residual.acoustics.recordings import as_waveform
 from base_residual.config.schema import SLOWEST_SOUND
-from base_residual.errors import DataError, ShapeError
+from base_residual.errors import ShapeError
 
 
 def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
@@ -38,14 +38,14 @@ def cut(waveform: Tensor, frames: int) -> Tensor:
     return F.pad(waveform[..., :frames], (0, max(0, frames - waveform.shape[-1])))
 
 
-def as_echo_batch(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
-    """Return one echo (2, T) or a batch of echoes as float32 (B, 2, T).
+def as_echo_batch(waveform: Tensor | NDArray[Any]) -> Tensor:
+    """Return one echo (2, T) or a batch of echoes as float32 (B, 2, T) in full scale 1; see `as_waveform`.
 
     Raises:
-        ShapeError: it is neither.
-        DataError: samples are not finite.
+        ShapeError: it is neither, or empty.
+        DataError: samples are no real numbers, not finite or too large.
     """
-    echoes = as_float32(waveform)
+    echoes = as_waveform(waveform, "The waveform")
     if echoes.ndim == 2:
         echoes = echoes[None]
     if echoes.ndim != 3 or echoes.shape[1] != 2 or not echoes.numel():
@@ -53,6 +53,4 @@ def as_echo_batch(waveform: Tensor | NDArray[np.floating[Any]]) -> Tensor:
             f"Echoes have shape {tuple(echoes.shape)}; expected is (2 ears, samples) or (batch, 2, samples), none of "
             "them 0."
         )
-    if not echoes.isfinite().all():
-        raise DataError("The echoes hold NaN or infinite samples.")
     return echoes

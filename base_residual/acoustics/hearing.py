@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,11 +17,14 @@ from base_residual.config.schema import AudioConfig
 
 LEAD = 0.001  # seconds before the direct sound's arrival that an aligned echo begins
 RUMBLE = 100.0  # Hz: what is slower is removed
-FIRST = 0.15  # of the loudest arrival: the direct sound is the first that reaches it; an echo may be six times as loud
-QUIET_SHARE = 0.1  # share of the time in which a recording is taken to be quiet
-CLEAR = 12.0  # times the quiet level that the loudest arrival of a chirp reaches; noise alone stays below 7
-ABOVE_NOISE = 8.0  # times the quiet level below which nothing is taken for the direct sound
+FIRST = 0.1  # of the loudest arrival: the direct sound is the first that reaches it; an echo may be ten times as loud
+SIDE = 0.0002  # seconds around a peak in which the matched filter's sidelobes are louder than `FIRST`
 TAPS = 16  # of the filter that shifts by a part of a sample
+AT_ONCE = 2**19  # samples that are searched at once: a minute of sound would take gigabytes
+
+
+Pulse = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+MeanAround = Callable[[Tensor, int], Tensor]
 
 
 class Heard(NamedTuple):
@@ -29,17 +33,12 @@ class Heard(NamedTuple):
     Attributes:
         waveform: (B, 2, frames), the direct sound arriving `LEAD` seconds after the first sample, loudest sample 1.
         arrival: (B,) the direct sound's arrival in the recording, in samples.
-        clarity: (B,) the loudest arrival's level over the quiet level; a chirp reaches `CLEAR`.
+        clean: (B, 2, T) all of the recording, without offset and rumble; its loudest sample is about 1.
     """
 
     waveform: Tensor
     arrival: Tensor
-    clarity: Tensor
-
-    @property
-    def found(self) -> Tensor:
-        """Return which recordings hold a chirp, bool (B,)."""
-        return self.clarity >= CLEAR
+    clean: Tensor
 
 
 def fit_echo(waveform: Tensor, rate: int, frames: int, audio: AudioConfig) -> Tensor:
@@ -48,22 +47,29 @@ def fit_echo(waveform: Tensor, rate: int, frames: int, audio: AudioConfig) -> Te
     return cut(brought, frames) if audio.emission == "first" else hear(brought, audio.sample_rate, frames).waveform
 
 
-def hear(waveform: Tensor, rate: int, frames: int, chirp: ChirpDesign | None = None) -> Heard:
+def hear(
+    waveform: Tensor,
+    rate: int,
+    frames: int,
+    chirp: ChirpDesign | None = None,
+    pulse: Pulse | None = None,
+    mean_around: MeanAround | None = None,
+) -> Heard:
     """Find the direct sound in recordings and cut them to begin with it; their offset and rumble are removed.
 
-    Where no chirp is found, a recording is cut from its first sample on.
+    A recording without a chirp is cut where it is most like one; `base_residual.acoustics.doubts` tells it apart.
 
     Args:
         waveform: (B, 2, T) of `rate` Hz, of any level.
         rate: in Hz.
         frames: to keep, from `LEAD` before the arrival on; missing ones are zero.
         chirp: the emitted sound.
+        pulse, mean_around: in place of this module's own, for what is exported.
     """
-    clean = remove_rumble(unit_peak(waveform), rate)
-    arrival, clarity = find_arrival(clean, _template(chirp or ChirpDesign(), rate))
-    lead = lead_frames(rate)
-    arrival = torch.where(clarity >= CLEAR, arrival, lead)
-    return Heard(unit_peak(shift(clean, arrival - lead, frames)), arrival, clarity)
+    clean = remove_rumble(unit_peak(waveform), rate, mean_around or _mean_around)
+    template = emitted_sound(chirp or ChirpDesign(), rate).to(clean.device)
+    arrival = find_arrival(clean, template, round(SIDE * rate), pulse or _pulse)
+    return Heard(unit_peak(shift(clean, arrival - lead_frames(rate), frames)), arrival, clean)
 
 
 def unit_peak(waveform: Tensor) -> Tensor:
@@ -78,44 +84,65 @@ def lead_frames(rate: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _template(chirp: ChirpDesign, rate: int) -> Tensor:
+def emitted_sound(chirp: ChirpDesign, rate: int) -> Tensor:
+    """Return the samples of the emitted sound, float32 (N,)."""
     return torch.from_numpy(chirp.waveform(rate)).float()
 
 
-def remove_rumble(waveform: Tensor, rate: int) -> Tensor:
+def remove_rumble(waveform: Tensor, rate: int, mean_around: MeanAround | None = None) -> Tensor:
     """Subtract the mean, and what changes more slowly than `RUMBLE`, from recordings (B, 2, T)."""
-    width = 2 * round(rate / RUMBLE / 2) + 1
     centred = waveform - waveform.mean(dim=-1, keepdim=True)
-    around = F.pad(centred, (width // 2, width // 2))
-    sums = F.pad(around.double().cumsum(-1), (1, 0))
-    return centred - ((sums[..., width:] - sums[..., :-width]) / width).to(centred.dtype)
+    return centred - (mean_around or _mean_around)(centred, round(rate / RUMBLE / 2))
 
 
-def find_arrival(waveform: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the direct sound: the first arrival of the emitted sound that is clearly more than noise.
+def _mean_around(signal: Tensor, reach: int) -> Tensor:
+    """Return the mean over each sample of (..., T) and the `reach` ones on either side, as far as there are any."""
+    sums = F.pad(signal.double().cumsum(-1), (1, 0))
+    place = torch.arange(signal.shape[-1], device=signal.device)
+    first, last = (place - reach).clamp(min=0), (place + reach + 1).clamp(max=signal.shape[-1])
+    return ((sums[..., last] - sums[..., first]) / (last - first)).to(signal.dtype)
+
+
+def find_arrival(waveform: Tensor, template: Tensor, side: int, pulse: Pulse) -> Tensor:
+    """Find the direct sound: the first arrival of the emitted sound.
 
     The recording is compressed by correlation with the emitted sound. The direct sound is the first peak of at least
     `FIRST` times the highest, of both ears' energy together, so that one dead ear does not matter, nor an echo that is
-    louder than the direct sound. A parabola through the peak tells its place within a sample.
+    louder than the direct sound. Of several chirps it is that of the first. A parabola through the peak tells its place
+    within a sample.
 
     Args:
         waveform: (B, 2, T).
         template: the emitted sound, (N,).
+        side: samples to either side of a peak in which there is no higher one, so that it is no sidelobe of another.
+        pulse: the matched filter, which gives real and imaginary part.
 
     Returns:
-        The arrival in samples, (B,), and the highest peak's level over the quiet level, (B,).
+        The arrival in samples, (B,).
     """
-    pulse = compress(waveform, template)
-    envelope = pulse.abs().square().sum(dim=1).sqrt()  # (B, T)
-    loudest = envelope.amax(dim=1, keepdim=True)
-    quiet = envelope.kthvalue(max(1, round(QUIET_SHARE * envelope.shape[1])), dim=1, keepdim=True).values
-    enough = torch.maximum(FIRST * loudest, (ABOVE_NOISE * quiet).clamp(max=0.99 * loudest))
-    before, after = F.pad(envelope, (1, 0))[:, :-1], F.pad(envelope, (0, 1))[:, 1:]
-    peak = ((envelope >= enough) & (envelope >= before) & (envelope > after)).int().argmax(dim=1, keepdim=True)
-    low, here, high = (series.gather(1, peak) for series in (before, envelope, after))
+    envelope = _envelope(waveform, template, pulse)  # (B, T)
+    enough = FIRST * envelope.amax(dim=1, keepdim=True)
+    highest = F.max_pool1d(envelope[:, None], 2 * side + 1, stride=1, padding=side)[:, 0]
+    peak = ((envelope >= enough) & (envelope == highest)).int().argmax(dim=1, keepdim=True)
+    around = F.pad(envelope, (1, 1))
+    low, here, high = (around.gather(1, peak + place) for place in range(3))
     bend = (2 * here - low - high).clamp(min=1e-20)
-    place = peak + ((high - low) / (2 * bend)).clamp(-0.5, 0.5)
-    return place[:, 0], (loudest / quiet.clamp(min=1e-9 * loudest).clamp(min=1e-30))[:, 0]
+    return (peak + ((high - low) / (2 * bend)).clamp(-0.5, 0.5))[:, 0]
+
+
+def _pulse(waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
+    """Return the real and the imaginary part of the compressed recordings (`compress`), (B, 2, T) each."""
+    pulse = compress(waveform, template)
+    return pulse.real, pulse.imag
+
+
+def _envelope(waveform: Tensor, template: Tensor, pulse: Pulse) -> Tensor:
+    """Return the level of recordings (B, 2, T) behind the matched filter, of both ears together, (B, T)."""
+    parts = []
+    for start in range(0, waveform.shape[-1], AT_ONCE):
+        real, imag = pulse(waveform[..., start : start + AT_ONCE + len(template)], template)
+        parts.append((real.square() + imag.square()).sum(dim=1).sqrt()[:, :AT_ONCE])
+    return torch.cat(parts, dim=1)
 
 
 def shift(waveform: Tensor, start: Tensor, frames: int) -> Tensor:

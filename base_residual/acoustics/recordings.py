@@ -130,6 +130,47 @@ def as_float32(values: Any) -> Tensor:
     return torch.from_numpy(np.array(values, np.float32, order="C"))
 
 
+def as_waveform(values: Any, what: str) -> Tensor:
+    """Return samples as float32 in full scale 1: a tensor on its own device, anything else on the CPU.
+
+    Integers of any width mean full scale; unsigned ones are silent in the middle of their range, as in 8-bit WAV.
+
+    Args:
+        values: integers or floating-point numbers.
+        what: the subject of an error's sentence, in the singular, such as "The echo of recording 3".
+
+    Raises:
+        DataError: the samples are no such numbers, not finite or too large.
+    """
+    given = values.detach() if isinstance(values, Tensor) else _from_numpy(values, what)
+    if given.dtype == torch.bool or given.is_complex():
+        raise DataError(f"{what} holds {str(given.dtype).removeprefix('torch.')}; expected are real numbers.")
+    samples = given.float() if given.is_floating_point() else _in_full_scale(given)
+    if samples.numel() and not samples.abs().max() <= MAX_SAMPLE:  # NaN fails the comparison, too
+        raise DataError(
+            f"{what} holds NaN, infinite samples or some beyond {MAX_SAMPLE}; full scale is 1, or the range of an "
+            "integer type."
+        )
+    return samples
+
+
+def _in_full_scale(integers: Tensor) -> Tensor:
+    """Return integers of any width as float32 in [-1, 1]."""
+    bounds = torch.iinfo(integers.dtype)
+    half = (bounds.max - bounds.min + 1) // 2
+    return (((integers.double() - bounds.min) - half) / half).float()
+
+
+def _from_numpy(values: Any, what: str) -> Tensor:
+    """Return anything that NumPy takes for an array of numbers as a tensor, of its own type if PyTorch has that."""
+    try:
+        array = np.array(values, order="C")
+        kind = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 or array.dtype.kind != "f" else np.float64
+        return torch.from_numpy(array.astype(kind))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what} is no array of real numbers.") from error
+
+
 def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
     """Read a recording that is stored as an `.npy` file per ear.
 
@@ -151,22 +192,18 @@ def read_ears(left: Path, right: Path) -> tuple[EchoHeader, Tensor]:
             f"The recording {left} has {len(ears[0])} frames and {right} has {len(ears[1])}; "
             "expected are as many for both ears."
         )
-    return EchoHeader(SAMPLE_RATE, 2, len(ears[0]), "NPY"), torch.from_numpy(np.stack(ears))
+    return EchoHeader(SAMPLE_RATE, 2, len(ears[0]), "NPY"), torch.stack(ears)
 
 
-def _read_ear(path: Path) -> NDArray[np.float32]:
-    """Read the samples (T,) of one ear; integers are scaled to [-1, 1]."""
+def _read_ear(path: Path) -> Tensor:
+    """Read the samples (T,) of one ear."""
     stored = read_array(path, "recording")
-    if stored.ndim != 1 or stored.dtype.kind not in "if" or not 0 < len(stored) <= MAX_SECONDS * SAMPLE_RATE:
+    if stored.ndim != 1 or stored.dtype.kind not in "iuf" or not 0 < len(stored) <= MAX_SECONDS * SAMPLE_RATE:
         raise DataError(
             f"The recording {path} has shape {stored.shape} and type {stored.dtype}; expected is one dimension of "
             f"numbers, 1 frame to {MAX_SECONDS:.0f} s."
         )
-    samples = stored.astype(np.float32)
-    if stored.dtype.kind == "i":
-        samples /= -float(np.iinfo(stored.dtype).min)
-    _check_samples(samples, path)
-    return samples
+    return as_waveform(stored, f"The recording {path}")
 
 
 def _check_samples(samples: NDArray[np.float32], path: Path) -> None:

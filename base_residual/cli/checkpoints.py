@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -95,15 +95,18 @@ def visualize(
     from base_residual.config.run_layout import written_about
     from base_residual.plots.figures import decomposition_figure, save_figure
 
-    printer, other = Printer(as_json, quiet), ""
+    printer, other, about, doubtful = Printer(as_json, quiet), "", {}, ""
     if audio:
-        from base_residual.deploy.predict import picture_files
+        from base_residual.deploy.predict import mark, picture_files
 
         idle = [name for name in ("dataset", "data_root", "split", "follow_links", "count") if _is_given(ctx, name)]
         if idle:
             raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing beside --audio; leave one of them out.")
         loaded = _load_checkpoint(checkpoint, device)
-        rows = picture_files(loaded.model, audio)
+        rows, examined = picture_files(loaded.model, audio)
+        opinions = zip(audio, map(_opinion, examined.emission, examined.doubts), strict=True)
+        about = {"recordings": [{"recording": path} | opinion for path, opinion in opinions]}
+        doubtful = mark(list(dict.fromkeys(doubt for doubts in examined.doubts for doubt in doubts)))
     else:
         from base_residual.data.sample import spread_indices
         from base_residual.deploy.predict import picture_samples
@@ -114,9 +117,10 @@ def visualize(
         rows = picture_samples(loaded.model, shown)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
     of = "own recordings" if audio else f"{split} split" + (f" of {other}" if other else "")
-    figure = decomposition_figure(rows, f"{loaded.config.in_words}, epoch {loaded.epoch}: {of}")
+    title = f"{loaded.config.in_words}, epoch {loaded.epoch}: {of}"
+    figure = decomposition_figure(rows, doubtful or title)
     picture = save_figure(figure, out or written_about(checkpoint, shows))
-    printer.json({"picture": picture})
+    printer.json({"picture": picture} | about)
     printer.show(f"Picture: {picture}")
 
 
@@ -136,9 +140,12 @@ def predict(
     printer = Printer(as_json, quiet)
     with cpu_threads(few_threads()):
         written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out)
-    rows = [{"recording": echo, "depth": a, "picture": b} for echo, (a, b) in zip(echoes, written, strict=True)]
+    rows = [
+        {"recording": echo, "depth": one.depth, "picture": one.picture} | _opinion(one.emission, one.doubts)
+        for echo, one in zip(echoes, written, strict=True)
+    ]
     printer.json({"predictions": rows})
-    printer.show(*(f"{array}  {picture}" for array, picture in written))
+    printer.show(*(f"{one.depth}  {one.picture}" for one in written))
 
 
 @app.command(cls=Command)
@@ -184,6 +191,11 @@ def benchmark(
     printer.show(cost_table(cost, checkpoint.name))
     if note := busy(cost.load):
         printer.show(note)
+
+
+def _opinion(emission: float | None, doubts: list[str]) -> dict[str, Any]:
+    """Return whether a recording's prediction is to be trusted, why not, and its moment of emission, for JSON."""
+    return {"trusted": not doubts, "doubts": doubts, "emission": emission}
 
 
 def _load_checkpoint(path: Path, device: str) -> Checkpoint[DepthNet]:

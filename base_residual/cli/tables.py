@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 from base_residual.config.presets import SPLITS
-from base_residual.data.check import Findings
+from base_residual.data.check import EMISSIONS, WANDERING, Findings, quantiles
 from base_residual.deploy.benchmark import Cost
 from base_residual.evaluation import criteria_table
 from base_residual.evaluation.comparison import Comparison
@@ -116,6 +116,13 @@ def findings_table(findings: Findings) -> Table:
         ("format", ", ".join(formats)),
         ("depth maps", ", ".join(shapes)),
     ]
+    if findings.emissions:
+        moments = zip(EMISSIONS, quantiles(findings.emissions), strict=True)
+        rows.append(("direct sound", ", ".join(f"{name} at {moment:.4f} s" for name, moment in moments)))
+    if (findings.ear_delay_spread or 0) > WANDERING:
+        rows.append(
+            ("between the ears", "its delay varies: recordings may begin after it; then use audio.emission=first")
+        )
     if findings.farthest:
         rows.append(("measured depth", f"{findings.nearest:.3f} to {findings.farthest:.3f} m"))
     rows.append(("invalid pixels", f"{findings.invalid_share:.1%}"))

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from base_residual.acoustics.recordings import SILENT_PEAK
+from base_residual.acoustics.doubts import ear_delay, examine
 from base_residual.config.presets import SPLITS
+from base_residual.config.schema import AudioConfig
 from base_residual.data.batvision import Recording, find_layout, list_recordings
 from base_residual.data.depth_maps import find_background, find_unit_fault, read_stored
 from base_residual.data.sample import abbreviate_names
 from base_residual.errors import DataError
 from base_residual.files.cache import Progress
 
+AUDIO = AudioConfig()
+EMISSIONS = ("earliest", "median", "latest")
+WANDERING = 1e-4  # seconds by which the direct sound's delay between the ears may vary
 REACH = 30.0  # metres; beyond it, one number in many pixels is a background: no dataset has a larger `data.max_depth`
 
 
@@ -30,6 +33,8 @@ class Findings:
         sample_rates: number of recordings by rate in Hz.
         formats: number of recordings by sample format.
         shapes: number of depth maps by (height, width).
+        emissions: seconds at which the direct sound arrives in each recording that has one.
+        ear_delays: seconds by which it comes later to the right ear in each of these.
         nearest: smallest measured depth, in metres.
         farthest: largest measured depth, in metres.
         invalid_share: mean share of pixels without a measurement.
@@ -43,6 +48,8 @@ class Findings:
     sample_rates: Counter[int] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    emissions: list[float] = field(default_factory=list)
+    ear_delays: list[float] = field(default_factory=list)
     nearest: float = float("inf")
     farthest: float = 0.0
     invalid_share: float = 0.0
@@ -51,6 +58,14 @@ class Findings:
     shared: int = 0
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def ear_delay_spread(self) -> float | None:
+        """Return the width in seconds of the middle half of all delays between the ears; None without a recording.
+
+        It is about 0 where the direct sound is in the recordings, because the loudspeaker does not move.
+        """
+        return float(np.subtract(*np.quantile(self.ear_delays, [0.75, 0.25]))) if self.ear_delays else None
+
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""
         return {
@@ -58,6 +73,8 @@ class Findings:
             "sample_rates": dict(self.sample_rates),
             "formats": dict(self.formats),
             "shapes": {f"{height}x{width}": count for (height, width), count in self.shapes.items()},
+            "emission": dict(zip(EMISSIONS, quantiles(self.emissions), strict=True)) if self.emissions else None,
+            "ear_delay_spread": self.ear_delay_spread,
             "nearest": self.nearest if self.farthest else None,
             "farthest": self.farthest,
             "invalid_share": self.invalid_share,
@@ -107,6 +124,11 @@ def check_data(root: Path, progress: Progress | None = None, follow_links: bool 
     return findings
 
 
+def quantiles(values: list[float]) -> list[float]:
+    """Return the least, the median and the largest of some numbers."""
+    return [min(values), float(np.median(values)), max(values)]
+
+
 def _list_splits(root: Path, findings: Findings, follow_links: bool) -> list[tuple[str, Recording]]:
     """Return split and recording of every row of the tables; wrong rows and missing splits become problems.
 
@@ -140,13 +162,16 @@ def _count_repeated(listed: list[tuple[str, Recording]], findings: Findings) -> 
 
 
 def _check_audio(recording: Recording, findings: Findings) -> None:
-    """Read the sound of a recording; count its rate and format."""
+    """Read the sound of a recording; count its rate and format, and note where its direct sound arrives."""
     header, waveform = recording.read_audio()
     findings.sample_rates[header.sample_rate] += 1
     findings.formats[header.subtype] += 1
-    fault = _find_fault(waveform)
-    if fault:
-        findings.problems.append(f"The recording {recording.audio[0]} {fault}.")
+    examined = examine(waveform[None], header.sample_rate, None, AUDIO)
+    (emission,), (doubts,) = examined.emission, examined.doubts
+    findings.problems += [f"The recording {recording.audio[0]} {doubt}." for doubt in doubts]
+    if emission is not None:
+        findings.emissions.append(emission)
+        findings.ear_delays.append(float(ear_delay(examined.waveform, AUDIO.sample_rate)))
 
 
 def _check_depth(split: str, recording: Recording, findings: Findings) -> float:
@@ -168,13 +193,3 @@ def _check_depth(split: str, recording: Recording, findings: Findings) -> float:
     else:
         findings.problems.append(f"The depth map {recording.depth} holds no measurement.")
     return 1 - measured.size / depth.size
-
-
-def _find_fault(waveform: Tensor) -> str:
-    """Return the fault of a recording (2, T) of finite samples as the end of a sentence; empty if it has none."""
-    silent = (waveform.abs().amax(dim=1) < SILENT_PEAK).tolist()
-    if all(silent):
-        return "is silent"
-    if any(silent):
-        return f"is silent in its {'left' if silent[0] else 'right'} ear"
-    return "has the same in both ears, which then cannot tell left from right" if waveform[0].equal(waveform[1]) else ""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from torch import Tensor
 
-from base_residual.acoustics.recordings import as_float32, checked_rate
+from base_residual.acoustics.recordings import as_float32, as_waveform, checked_rate
 from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import check_unit, clean_depth
 from base_residual.data.sample import EchoSample, fit_sample
@@ -23,7 +23,10 @@ class Recordings(Protocol):
         """Return the number of recordings."""
 
     def echo(self, index: int) -> tuple[Tensor | NDArray[Any], int]:
-        """Return the sound of both ears, (2, T) in [-1, 1], left ear first, and its rate in Hz."""
+        """Return the sound of both ears, (2, T), left ear first, and its rate in Hz.
+
+        Full scale is 1 for floating-point samples, and the range of the type for integers.
+        """
 
     def depth(self, index: int) -> Tensor | NDArray[Any]:
         """Return the depth map of the same moment, (H, W) in metres; 0, NaN or infinity where nothing was measured."""
@@ -57,9 +60,9 @@ class OwnDataset:
     def __getitem__(self, index: int) -> EchoSample:
         index = range(len(self))[index]
         samples, rate = _pair(self.recordings.echo(index), index)
-        echo = _numbers(samples, f"The echo of recording {index}")
-        if echo.ndim != 2 or len(echo) != 2 or not echo.numel() or not echo.isfinite().all():
-            raise DataError(f"The echo of recording {index} is {tuple(echo.shape)}; expected is (2, T), all finite.")
+        echo = as_waveform(samples, f"The echo of recording {index}").cpu()
+        if echo.ndim != 2 or len(echo) != 2 or not echo.numel():
+            raise DataError(f"The echo of recording {index} is {tuple(echo.shape)}; expected is (2, T).")
         depth = _numbers(self.recordings.depth(index), f"The depth map of recording {index}").numpy().copy()
         if depth.ndim != 2 or not depth.size:
             raise DataError(f"The depth map of recording {index} is {depth.shape}; expected is (H, W), in metres.")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from base_residual.acoustics.doubts import examine
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.recordings import SILENT_PEAK
-from base_residual.config.schema import DataConfig
+from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import check_unit
-from base_residual.data.sample import EchoDataset, EchoSample, check_dataset, collate, spread_indices
+from base_residual.data.sample import EchoDataset, EchoSample, abbreviate_names, check_dataset, collate, spread_indices
 from base_residual.errors import DataError
 from base_residual.files.json import Number
+
+log = logging.getLogger("base_residual")
 
 LOOKED_AT = 64  # recordings of a split
 ALIKE = 0.01  # share by which a figure of the same recording may differ, after other libraries have resampled it
@@ -51,7 +55,7 @@ class SplitIdentity(NamedTuple):
 
 
 def look_at_split(
-    split: str, dataset: EchoDataset, data: DataConfig, sample_rate: int, files: str | None = None
+    split: str, dataset: EchoDataset, data: DataConfig, audio: AudioConfig, files: str | None = None
 ) -> SplitIdentity:
     """Check that a split can be learned from and scored on; return what it holds.
 
@@ -59,7 +63,7 @@ def look_at_split(
         split: its name.
         dataset: its samples. Some are read, and more where those have no sound or no measured pixel.
         data: gives the depth maps' side and the largest depth.
-        sample_rate: of the echoes, in Hz.
+        audio: gives the rate of the echoes, and where they begin.
         files: hash of its files, if they decide the samples.
 
     Raises:
@@ -70,7 +74,7 @@ def look_at_split(
     if not len(dataset):
         raise DataError(f"The {split} split is empty.")
     indices = spread_indices(len(dataset), LOOKED_AT)
-    samples = [_checked(split, dataset[index], data, sample_rate) for index in indices]
+    samples = [_checked(split, dataset[index], data, audio.sample_rate) for index in indices]
     measured = torch.cat([sample.depth[sample.depth > 0] for sample in samples])
     if len(measured) and float((measured >= 0.999 * data.max_depth).double().mean()) > BEYOND:
         raise DataError(
@@ -87,7 +91,25 @@ def look_at_split(
         is_silent(dataset[index].waveform) for index in rest
     ):
         raise DataError(f"Every recording of the {split} split is silent: there is nothing to hear.")
+    if audio.emission == "found":
+        _warn_of_doubts(split, samples, audio)
     return SplitIdentity(len(dataset), files, [_figures(sample) for sample in samples])
+
+
+def _warn_of_doubts(split: str, samples: list[EchoSample], audio: AudioConfig) -> None:
+    """Log in one sentence which samples of a split are doubtful, such as those without a chirp, and why."""
+    doubts = examine(collate(samples).waveform, audio.sample_rate, None, audio).doubts
+    doubtful = [sample.id for sample, own in zip(samples, doubts, strict=True) if own]
+    if doubtful:
+        reasons = "; or ".join(dict.fromkeys(reason for own in doubts for reason in own))
+        log.warning(
+            "In the %s split, %d of the %d recordings that were looked at are doubtful, because each %s: %s.",
+            split,
+            len(doubtful),
+            len(samples),
+            reasons,
+            abbreviate_names(doubtful),
+        )
 
 
 def is_silent(waveforms: Tensor) -> bool:

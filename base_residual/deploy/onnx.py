@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,9 @@ from torch import Tensor, nn
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
-from base_residual.acoustics.matched_filter import analytic_weights, fast_length
+from base_residual.acoustics.hearing import emitted_sound, fit_echo, hear
+from base_residual.config.schema import AudioConfig
+from base_residual.deploy.real_filter import Pair, RealMatchedFilter, turns
 from base_residual.errors import BaseResidualError, MissingExtraError
 from base_residual.files.atomic import write_whole
 from base_residual.machine import standard_torch
@@ -26,11 +27,10 @@ from base_residual.models.network import DepthNet
 from base_residual.version import __version__
 
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
+RESERVE = 0.1  # seconds that a recording may begin before the emission
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch
 LARGEST = 2**31  # bytes in one ONNX file
 OUTPUTS = ("base", "residual", "final")
-
-Pair = tuple[Tensor, ...]  # real and imaginary part
 
 
 class ExportError(BaseResidualError):
@@ -41,10 +41,11 @@ class ExportError(BaseResidualError):
 def export_onnx(model: DepthNet, path: Path) -> Path:
     """Write a model with its front end as one ONNX file that needs nothing of this package.
 
-    The input is `waveform`, float32 (batch, 2, frames) of any batch size; the outputs are `base`, `residual` and
-    `final`, float32 (batch, 1, S, S) in metres. The metadata say `max_depth` in metres, `sample_rate` in Hz,
-    `output_size` S in pixels, `frames` in samples, whether it was trained on `aligned` echoes, and this package's
-    `version`.
+    The input is `waveform`, float32 (batch, 2, frames) of any batch size and level; the outputs are `base`, `residual`
+    and `final`, float32 (batch, 1, S, S) in metres. The file removes offset and rumble and finds the direct sound, too.
+    The metadata say `max_depth` in metres, `sample_rate` in Hz, `output_size` S in pixels, `frames` of a recording and
+    its `reserve`, up to which the emission may be late, both in samples, and this package's `version`. The reserve is 0
+    where the network takes recordings from their first sample on.
 
     Args:
         model: a network with a front end, on any device; it is not changed.
@@ -61,8 +62,8 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     """
     front_end = _require_exportable(model)
     rate = front_end.config.sample_rate
-    frames = echo_frames(model.max_depth, rate)
-    net = ExportedNet(copy.deepcopy(model).cpu().float(), frames).eval()
+    frames = recorded_frames(model)
+    net = ExportedNet(copy.deepcopy(model).cpu().float()).eval()
     net.model.predict(sample_echoes(1, frames, rate))  # refuses what is not finite, which the exporter would trip over
     with _quiet():
         program = torch.onnx.export(
@@ -81,7 +82,7 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
         "sample_rate": rate,
         "output_size": model.output_size,
         "frames": frames,
-        "aligned": front_end.config.emission == "found",
+        "reserve": _reserve(front_end.config),
         "version": __version__,
     }
     program.model.metadata_props.update({key: str(value) for key, value in metadata.items()})
@@ -128,13 +129,14 @@ def check_onnx(model: DepthNet, exported: Path | bytes) -> float:
         raise MissingExtraError("export", "onnx") from error
     model = copy.deepcopy(model).cpu().float().eval()  # a GPU rounds in its own way
     assert model.front_end is not None
-    rate = model.front_end.config.sample_rate
+    config, frames = model.front_end.config, recorded_frames(model)
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     largest = []
     for batch in (1, 3):
-        echoes = sample_echoes(batch, echo_frames(model.max_depth, rate), rate)
+        echoes = sample_echoes(batch, frames, config.sample_rate).roll(_reserve(config) * (batch - 1) // 2, dims=-1)
         with torch.inference_mode():
-            ours = torch.stack(model.decompose(echoes))
+            heard = fit_echo(echoes, config.sample_rate, echo_frames(model.max_depth, config.sample_rate), config)
+            ours = torch.stack(model.decompose(heard))
         theirs = torch.stack([torch.from_numpy(part) for part in session.run(OUTPUTS, {"waveform": echoes.numpy()})])
         largest.append((ours - theirs).abs().max())
     return float(torch.stack(largest).max())
@@ -154,31 +156,51 @@ def sample_echoes(batch: int, frames: int, sample_rate: int) -> Tensor:
 
 
 class ExportedNet(nn.Module):
-    """A network behind a front end that exports.
+    """A network behind a hearing and a front end that export.
 
     Args:
         model: a network with a front end.
-        frames: length of the echoes, in samples.
     """
 
-    def __init__(self, model: DepthNet, frames: int) -> None:
+    def __init__(self, model: DepthNet) -> None:
         super().__init__()
         assert model.front_end is not None
-        self.front_end = RealFrontEnd(model.front_end, frames)
+        config = model.front_end.config
+        self.frames = echo_frames(model.max_depth, config.sample_rate)
+        self.aligned, self.rate = config.emission == "found", config.sample_rate
+        self.front_end = RealFrontEnd(model.front_end, self.frames)
+        template = emitted_sound(ChirpDesign(), self.rate)
+        self.matched_filter = RealMatchedFilter(recorded_frames(model), len(template))
         self.model = model
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
-        """Return base, residual and final of echoes (B, 2, T)."""
+        """Return base, residual and final of recordings (B, 2, T)."""
+        if self.aligned:
+            waveform = hear(
+                waveform, self.rate, self.frames, pulse=self.matched_filter, mean_around=_mean_around
+            ).waveform
         return tuple(self.model(self.front_end(waveform)))
+
+
+def _mean_around(signal: Tensor, reach: int) -> Tensor:
+    """Return what the hearing's own mean does, without sums that need double precision."""
+    return F.avg_pool1d(signal, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+
+
+def recorded_frames(model: DepthNet) -> int:
+    """Return the length of the recordings that an exported network takes, in samples."""
+    assert model.front_end is not None
+    config = model.front_end.config
+    return echo_frames(model.max_depth, config.sample_rate) + _reserve(config)
+
+
+def _reserve(config: AudioConfig) -> int:
+    """Return the samples that a recording may begin before the emission."""
+    return round(RESERVE * config.sample_rate) if config.emission == "found" else 0
 
 
 class RealFrontEnd(EchoFrontEnd):
     """The same front end in real numbers: its Fourier transforms are convolutions and products of matrices.
-
-    ONNX Runtime's own transform is slow and inaccurate where a length is no power of two, and the lengths have to be
-    those of training. Of L = P * Q samples, laid out as P rows, the transform is one of every column, a twiddle, and
-    one of every row (Cooley and Tukey, Mathematics of Computation 19, 1965). The frequency k1 + P * k2 stays at
-    (k1, k2) until the inverse; negative ones are left out, since an analytic signal has none.
 
     Args:
         front_end: what it is to equal.
@@ -192,19 +214,10 @@ class RealFrontEnd(EchoFrontEnd):
         # The window is non-zero in the middle of each transform.
         self.start = (config.n_fft - config.win_length) // 2
         time = torch.arange(config.win_length) + self.start
-        waves = torch.cat(_turns(torch.arange(config.n_fft // 2 + 1), time, config.n_fft)) * self.window
+        waves = torch.cat(turns(torch.arange(config.n_fft // 2 + 1), time, config.n_fft)) * self.window
         self.waves = nn.Buffer(waves.float()[:, None], persistent=False)  # (2 * (n_fft // 2 + 1), 1, win_length)
 
-        length = fast_length(frames + len(self.template))
-        rows = next(p for p in range(math.isqrt(length), 0, -1) if length % p == 0)
-        self.shape = rows, length // rows
-        p, q = torch.arange(rows), torch.arange(length // rows)
-        half = q[: length // 2 // rows + 1]  # as much of k2 as the Nyquist frequency needs
-        self.over_columns = nn.Buffer(_block(*_turns(p, p, rows)).float(), persistent=False)  # (2P, 2P)
-        self.twiddle = nn.Buffer(torch.stack(_turns(p, q, length)).float(), persistent=False)  # (2, P, Q)
-        self.over_rows = nn.Buffer(_block(*_turns(q, half, len(q))).float(), persistent=False)  # (2Q, 2 half)
-        weights = analytic_weights(length, torch.device("cpu")).view(len(q), rows).T[:, : len(half)] / length
-        self.weights = nn.Buffer(weights, persistent=False)  # (P, half)
+        self.matched_filter = RealMatchedFilter(frames, len(self.template))
 
     def magnitude(self, waveform: Tensor) -> Tensor:
         """Return what `EchoFrontEnd.magnitude` does, by a convolution with windowed cosines and sines."""
@@ -217,34 +230,8 @@ class RealFrontEnd(EchoFrontEnd):
 
     def pulse(self, waveform: Tensor, template: Tensor) -> Pair:
         """Return what `EchoFrontEnd.pulse` does, by products of matrices."""
-        real, imag = self._spectrum(template.unsqueeze(-2))  # one for both ears
-        spectrum = _times(self._spectrum(waveform), (self.weights * real, -self.weights * imag))  # (B, 2, P, half)
-        cosine, sine = self.twiddle
-        grid = _times((torch.cat(spectrum, dim=-1) @ self.over_rows.mT).chunk(2, dim=-1), (cosine, -sine))
-        real, imag = (self.over_columns @ torch.cat(grid, dim=-2)).chunk(2, dim=-2)  # (B, 2, P, Q)
-        return real.flatten(-2)[..., : waveform.shape[-1]], imag.flatten(-2)[..., : waveform.shape[-1]]
-
-    def _spectrum(self, signal: Tensor) -> Pair:
-        """Return the frequencies of signals (..., T) from 0 to the Nyquist frequency, (..., P, half)."""
-        rows, columns = self.shape
-        grid = F.pad(signal, (0, rows * columns - signal.shape[-1])).unflatten(-1, self.shape)
-        grid = _times((self.over_columns.mT[:, :rows] @ grid).chunk(2, dim=-2), self.twiddle)
-        return (torch.cat(grid, dim=-1) @ self.over_rows).chunk(2, dim=-1)
-
-
-def _turns(rows: Tensor, columns: Tensor, length: int) -> Pair:
-    """Return exp(-2 pi i row * column / length) for whole numbers, float64."""
-    angle = (torch.outer(rows, columns) % length).double() * (-2 * math.pi / length)
-    return angle.cos(), angle.sin()
-
-
-def _block(real: Tensor, imag: Tensor) -> Tensor:
-    """Return a complex matrix as a real one, for rows of real, then imaginary parts; its transpose is the adjoint."""
-    return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)])
-
-
-def _times(a: Pair | Tensor, b: Pair | Tensor) -> Pair:
-    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+        pair: Pair = self.matched_filter(waveform, template)
+        return pair
 
 
 def _traced(net: nn.Module, frames: int) -> torch.export.ExportedProgram:
@@ -254,7 +241,8 @@ def _traced(net: nn.Module, frames: int) -> torch.export.ExportedProgram:
         program = torch.export.export(net, (torch.zeros(2, 2, frames),), dynamic_shapes=batch)
     # The exporter to ONNX cannot tell the type of a clamp between an int and a float.
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default):
-        node.args = (node.args[0], *(float(bound) for bound in node.args[1:]))
+        if node.args[0].meta["val"].is_floating_point():
+            node.args = (node.args[0], *(float(bound) for bound in node.args[1:]))
     return program
 
 

@@ -6,13 +6,13 @@ import logging
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames
-from base_residual.acoustics.hearing import fit_echo
-from base_residual.acoustics.recordings import SILENT_PEAK, check_echo, read_echo
+from base_residual.acoustics.doubts import Examined, joined
+from base_residual.acoustics.recordings import check_echo, read_echo
 from base_residual.data.sample import EchoSample, abbreviate_names, collate
 from base_residual.errors import DataError, PredictionError
 from base_residual.files.atomic import write_whole
@@ -24,15 +24,24 @@ from base_residual.plots.figures import Panel, decomposition_figure, panels, sav
 log = logging.getLogger("base_residual")
 
 
-def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[DepthDecomposition]:
+class Predicted(NamedTuple):
+    """Predictions for some recordings: base, residual and final, and what is to be said about each recording."""
+
+    parts: DepthDecomposition
+    examined: Examined
+
+
+def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[Predicted]:
     """Predict depth for sound files in order, some at a time; the headers of all are checked first.
+
+    Doubts about a recording, and what was done where it is unusual, are logged as warnings.
 
     Args:
         model: a network with a front end.
-        paths: two-channel recordings of any rate; each is resampled, cut and padded as the network needs.
+        paths: two-channel recordings of any rate; each is resampled, aligned, cut and padded as the network needs.
 
     Yields:
-        base, residual and final of the next few, (B, 1, S, S) in metres.
+        Predictions for the next few.
 
     Raises:
         DataError: none is given, or one is missing, broken or not two-channel.
@@ -44,43 +53,52 @@ def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[DepthDec
         check_echo(path)
     for start in range(0, len(paths), ECHOES_AT_ONCE):
         some = paths[start : start + ECHOES_AT_ONCE]
-        yield _predict(model, torch.stack([_fitting(model, path) for path in some]), [str(path) for path in some])
+        examined = joined([_examined(model, path) for path in some])
+        yield Predicted(_predict(model, examined.waveform, [str(path) for path in some]), examined)
 
 
 def _predict(model: DepthNet, waveform: Tensor, names: Sequence[str]) -> DepthDecomposition:
-    """Return what a network predicts for echoes (B, 2, T); one that is not finite is named."""
+    """Return what a network predicts for echoes (B, 2, T) as it takes them; one that is not finite is named."""
     try:
-        return model.predict(waveform)
+        return model.predict_examined(waveform)
     except PredictionError as error:
         raise PredictionError(abbreviate_names([names[row] for row in error.rows]), error.rows) from None
 
 
-def _fitting(model: DepthNet, path: Path) -> Tensor:
-    """Return a recording as a network takes it, (2, frames); warn where it is silent or too short."""
-    assert model.front_end is not None
-    rate = model.front_end.config.sample_rate
-    frames = echo_frames(model.max_depth, rate)
+def _examined(model: DepthNet, path: Path) -> Examined:
+    """Read a recording and examine it; log what is to be said about it."""
     header, waveform = read_echo(path)
-    if float(waveform.abs().max()) < SILENT_PEAK:
-        log.warning("The recording %s is silent: what is predicted for it says nothing.", path)
-    heard, needed = header.frames / header.sample_rate, frames / rate
-    if heard < 0.99 * needed:
-        log.warning(
-            "The recording %s lasts %.3f s, and an echo from %g m comes back after %.3f s: the rest counts as silence.",
-            path,
-            heard,
-            model.max_depth,
-            needed,
-        )
-    return fit_echo(waveform[None], header.sample_rate, frames, model.front_end.config)[0]
+    examined = model.examine(waveform, header.sample_rate)
+    for remark in filter(None, examined.remarks):
+        log.warning("The recording %s: %s.", path, remark)
+    for doubts in filter(None, examined.doubts):
+        log.warning("The recording %s %s: what is predicted is not to be trusted.", path, ", and ".join(doubts))
+    return examined
 
 
 def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
     """Predict depth for all files at once: (N, 1, S, S) in metres."""
-    return DepthDecomposition(*map(torch.cat, zip(*predict_batches(model, paths), strict=True)))
+    batches = [predicted.parts for predicted in predict_batches(model, paths)]
+    return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
 
 
-def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+class Written(NamedTuple):
+    """What was written for a recording, and what is to be said about it.
+
+    Attributes:
+        depth: the `.npy` map.
+        picture: the PNG file.
+        emission: seconds at which the direct sound arrives in the recording; None where no chirp is found.
+        doubts: why the prediction is not to be trusted, as ends of sentences.
+    """
+
+    depth: Path
+    picture: Path
+    emission: float | None
+    doubts: list[str]
+
+
+def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list[Written]:
     """Write a `.npy` map in metres and a picture for each sound file, as soon as it is predicted.
 
     Args:
@@ -89,7 +107,7 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
         out: folder for the results; files are named after the recordings.
 
     Returns:
-        The map's and the picture's path of each recording.
+        What was written for each recording.
 
     Raises:
         DataError: a recording cannot be used, or two of them have the same name.
@@ -103,20 +121,37 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
             f"Two recordings are called '{twice[0]}'; their results would overwrite each other. "
             "Predict them into two folders."
         )
-    written: list[tuple[Path, Path]] = []
-    for parts in predict_batches(model, paths):
+    written: list[Written] = []
+    for parts, examined in predict_batches(model, paths):
         rows = panels(parts, None, names[len(written) : len(written) + len(parts.final)])
-        for panel, depth in zip(rows, parts.final[:, 0].cpu().numpy(), strict=True):
+        depths = parts.final[:, 0].cpu().numpy()
+        for panel, depth, emission, doubts in zip(rows, depths, examined.emission, examined.doubts, strict=True):
             array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"
             write_whole(array, npy_bytes(depth))
-            save_figure(decomposition_figure([panel]), picture)
-            written.append((array, picture))
+            save_figure(decomposition_figure([panel], mark(doubts)), picture)
+            written.append(Written(array, picture, emission, doubts))
     return written
 
 
-def picture_files(model: DepthNet, paths: Sequence[Path]) -> list[Panel]:
-    """Return panels of the predictions for sound files, without a ground truth."""
-    return panels(predict_files(model, paths), None, [path.stem for path in paths])
+def mark(doubts: Sequence[str]) -> str:
+    """Return what a picture's title says about a recording with doubts; empty if there are none."""
+    return f"not to be trusted: {', '.join(doubts)}" if doubts else ""
+
+
+def picture_files(model: DepthNet, paths: Sequence[Path]) -> tuple[list[Panel], Examined]:
+    """Return panels of the predictions for sound files, without a ground truth, and what is to be said about each."""
+    batches = list(predict_batches(model, paths))
+    rows = [
+        panel
+        for start, (parts, _) in zip(range(0, len(paths), ECHOES_AT_ONCE), batches, strict=True)
+        for panel in panels(parts, None, [path.stem for path in paths[start : start + ECHOES_AT_ONCE]])
+    ]
+    examined = joined([examined for _, examined in batches])
+    named = [
+        panel._replace(title=f"not to be trusted: {panel.title}") if doubts else panel
+        for panel, doubts in zip(rows, examined.doubts, strict=True)
+    ]
+    return named, examined
 
 
 def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:

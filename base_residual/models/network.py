@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import copy
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from base_residual.acoustics.doubts import Examined, examine, joined
 from base_residual.acoustics.framing import as_echo_batch, echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
-from base_residual.acoustics.hearing import fit_echo
 from base_residual.acoustics.recordings import checked_rate
 from base_residual.config.schema import Config
+from base_residual.data.sample import abbreviate_names
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.metrics import Evaluation
 from base_residual.models.checkpoint import StoredNet, load
 from base_residual.models.code import EchoCode
 from base_residual.models.decomposition import DepthDecomposition, base_share, compose, raw_of
 from base_residual.models.parts import make_decoder, make_encoder
+
+log = logging.getLogger("base_residual")
 
 ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays flat, and more are no faster
 
@@ -106,17 +109,15 @@ class DepthNet(StoredNet):
             features: Tensor = front_end(waveform)
         return features
 
-    @torch.inference_mode(False)
-    @torch.no_grad()  # inference mode would make tensors that nobody may change
-    def predict(
-        self, waveform: Tensor | NDArray[np.floating[Any]], sample_rate: int | None = None
-    ) -> DepthDecomposition:
+    def predict(self, waveform: Tensor | NDArray[Any], sample_rate: int | None = None) -> DepthDecomposition:
         """Predict depth from echoes as they were recorded, without gradients and in evaluation mode.
 
-        Threads may share a network: nothing of it changes, and its mode does not matter.
+        Threads may share a network: nothing of it changes, and its mode does not matter. What makes a prediction
+        doubtful is logged as a warning, once for all echoes.
 
         Args:
-            waveform: (2, T) or (B, 2, T) in [-1, 1], left ear first; aligned, cut or padded as in training.
+            waveform: (2, T) or (B, 2, T), left ear first, floating-point numbers or integers in full scale; the direct
+                sound is found in it, and it is cut or padded as in training.
             sample_rate: its rate in Hz, if it is not the one of the training data.
 
         Returns:
@@ -124,13 +125,30 @@ class DepthNet(StoredNet):
 
         Raises:
             ShapeError: the waveform has another shape.
-            DataError: it holds samples that are not finite, or has a rate that no echo has.
+            DataError: it holds samples that are not finite, too large or no numbers, or has a rate that no echo has.
             PredictionError: a prediction is not finite.
             ConfigError: the network was made without a front end.
         """
+        examined = self.examine(waveform, sample_rate)
+        warn_of_doubts(examined.doubts)
+        return self.predict_examined(examined.waveform)
+
+    def examine(self, waveform: Tensor | NDArray[Any], sample_rate: int | None = None) -> Examined:
+        """Bring echoes to what the network takes, on the CPU, and say what is doubtful about each; see `predict`."""
         audio = self._need_front_end().config
-        given = audio.sample_rate if sample_rate is None else checked_rate(sample_rate, "The echo")
-        echoes = fit_echo(as_echo_batch(waveform), given, echo_frames(self.max_depth, audio.sample_rate), audio)
+        rate = audio.sample_rate if sample_rate is None else checked_rate(sample_rate, "The echo")
+        frames = echo_frames(self.max_depth, audio.sample_rate)
+        parts = [examine(batch, rate, frames, audio) for batch in as_echo_batch(waveform).cpu().split(ECHOES_AT_ONCE)]
+        return joined(parts)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()  # inference mode would make tensors that nobody may change
+    def predict_examined(self, echoes: Tensor) -> DepthDecomposition:
+        """Predict depth from echoes (B, 2, T) that `examine` has brought to what the network takes.
+
+        Raises:
+            PredictionError: a prediction is not finite.
+        """
         device, model = next(self.parameters()).device, evaluating(self)
         batches = [model.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
         return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True))).require_finite()
@@ -303,6 +321,22 @@ class PlainNet(DepthNet):
     def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
         start_head(self.decoder, raw_of(depth / self.max_depth))
+
+
+def warn_of_doubts(doubts: list[list[str]]) -> None:
+    """Log in one sentence which echoes of a batch have doubts, and which, if any has."""
+    doubtful: dict[str, list[str]] = {}
+    for index, reasons in enumerate(doubts):
+        for reason in reasons:
+            doubtful.setdefault(reason, []).append(str(index))
+    if doubtful:
+        which = "; ".join(f"number {abbreviate_names(names)} {reason}" for reason, names in doubtful.items())
+        log.warning(
+            "What is predicted for %d of %d echoes is not to be trusted: %s.",
+            sum(map(bool, doubts)),
+            len(doubts),
+            which,
+        )
 
 
 KINDS = (BaseResidualNet, PlainNet)

@@ -175,7 +175,7 @@ class Trainer:
         # Rooms that each machine renders for itself are decided by the settings, and differ in the last bits.
         rendered = data.name == "simulated" and data.root is None
         files = dataset.files_hash if isinstance(dataset, PreparedSet) and not rendered else None
-        return look_at_split(split, dataset, data, self.config.audio.sample_rate, files)
+        return look_at_split(split, dataset, data, self.config.audio, files)
 
     def _tell_preparing(self, what: str, done: int, total: int) -> None:
         for tracker in self._trackers:
