@@ -159,6 +159,26 @@ def test_furniture_is_heard_through_its_diffuse_reflection() -> None:
     assert np.abs(full - bare).max() > 0.02 * np.abs(full).max()
 
 
+def test_an_ear_hears_nothing_of_a_surface_that_it_is_behind() -> None:
+    smooth, rough = (Material((0.1,), (share,), adds=True) for share in (0.0, 0.5))
+    # The plane of the box's side passes between the head and the left ear; a screen hides the box's front.
+    screen = Box((3.995, 3.55, 1.5), (0.01, 1.0, 3.0), 0.0, smooth)
+    chance = Chance(np.ones(SCATTER_RAYS), SILENT, SILENT)
+    heard = [
+        render_echo(
+            shoebox((8.0, 6.0, 3.0), screen, Box((4.5, 3.55, 1.5), (1.0, 1.0, 3.0), 0.0, material)),
+            Pose((3.5, 3.0, 1.5), 0.0),
+            IDEAL,
+            chance,
+            max_order=0,
+        )
+        for material in (smooth, rough)
+    ]
+    left, right = np.abs(heard[1] - heard[0]).max(axis=1)
+    assert left == 0
+    assert right > 0
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_rooms_hold_their_furniture_and_the_robot_stands_free(style: str) -> None:
     rng = np.random.default_rng(0)
