@@ -171,6 +171,7 @@ def write_batvision_v1(root: Path, *, count: int = 3, kind: str = "f8", late: in
     for number in range(count):
         ears = 1e-4 * rng.standard_normal((2, 5000))
         ears[:, late : late + 132] += 0.5 * ChirpDesign(fade=0.01).waveform()
+        ears[0, late + 400 : late + 532] += 0.02 * ChirpDesign(fade=0.01).waveform()  # a wall on the left
         scale = 1 if kind.startswith("f") else np.iinfo(kind).max
         paths = [f"audio/left_{number}.npy", f"audio/right_{number}.npy"]
         for path, ear in zip(paths, ears, strict=True):

@@ -163,7 +163,7 @@ def test_recordings_of_ones_own_come_in_the_shapes_of_the_settings() -> None:
     [
         (lambda: Own(echo=np.zeros(5)), r"echo of recording 2 is \(5,\); expected is \(2, T\)"),
         (lambda: Own(echo=np.zeros((5, 2))), r"echo of recording 2 is \(5, 2\)"),
-        (lambda: Own(echo=np.full((2, 5), np.inf)), "all finite"),
+        (lambda: Own(echo=np.full((2, 5), np.inf)), "echo of recording 2 holds NaN, infinite samples"),
         (lambda: Own(depth=np.zeros((5, 5, 1))), r"depth map of recording 2 is \(5, 5, 1\); expected is \(H, W\)"),
     ],
 )
@@ -181,7 +181,7 @@ def test_recordings_of_ones_own_that_are_wrong_are_named(make: Callable[[], Own]
         ((48_000, np.zeros((2, 50))), "given the rate first for recording 0"),
         ((np.zeros((2, 50)), None), "and a NoneType for recording 0"),
         (None, "given a NoneType alone"),
-        (("a.wav", 48_000), "echo of recording 0 is a str; expected is an array"),
+        (("a.wav", 48_000), "echo of recording 0 is no array of real numbers"),
         ((np.zeros((2, 50)), np.int64(48_000)), ""),
         ((np.zeros((2, 50)), torch.tensor(48_000)), ""),
     ],

@@ -9,7 +9,7 @@ from golden import inputs
 
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
-from base_residual.errors import ConfigError, DataError
+from base_residual.errors import ConfigError, DataError, PredictionError
 from base_residual.evaluation import Criterion, criteria_table, evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess, blind_lines
 from base_residual.metrics import Evaluation, Protocol
@@ -294,7 +294,9 @@ def test_an_evaluation_asks_for_something_to_evaluate(tiny: Callable[..., Config
         evaluate(model, [])
     heard[1].waveform[0, 5] = math.nan
     heard[2].waveform[1, 5] = math.inf
-    with pytest.raises(DataError, match="The prediction for golden_1, golden_2 is not finite: the echo holds NaN"):
+    with pytest.raises(
+        PredictionError, match="The prediction for golden_1, golden_2 is not finite: the echo holds NaN"
+    ):
         evaluate(model, heard, batch_size=3)
 
 
