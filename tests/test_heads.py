@@ -184,6 +184,8 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path, made: Path, kep
 def test_a_missing_file_or_package_is_named(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"There is no file .*none\.sofa"):
         read_head(tmp_path / "none.sofa")
+    with pytest.raises(DataError, match="There is no file /dev/zero"):
+        read_head(Path("/dev/zero"))
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingExtraError, match=r"base-residual-depth\[heads\]"):
         read_head(made)
@@ -196,7 +198,7 @@ def test_the_content_of_the_file_decides_the_cached_rooms(
     monkeypatch.setattr(simulated, "simulate", lambda *_: True)
     monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path))
     config = make_config(merge(TINY, {"simulation": {"head": str(head)}}))
-    with pytest.raises(DataError, match=r"Cannot read .*head\.sofa"):
+    with pytest.raises(DataError, match=r"There is no file .*head\.sofa, from which"):
         simulated_root(config.data, config.simulation)
     roots = set()
     for content in (made.read_bytes(), b"another", made.read_bytes()):

@@ -233,7 +233,8 @@ def test_what_is_no_scene_is_refused_in_a_sentence(tmp_path: Path, flat: Path) -
         written(tmp_path / "room.gltf", b"{}"): r"none of .glb, .obj, .ply, .stl",
         scaled(tmp_path / "millimetres.stl", 1000.0): r"is 6000 m long. Expected are 0.5 to 200 m: scale it to metres",
         scaled(tmp_path / "toy.ply", 0.01): r"is 0.06 m long",
-        tmp_path / "nowhere.glb": r"Cannot read the scene .*nowhere.glb: No such file",
+        tmp_path / "nowhere.glb": r"There is no file .*nowhere.glb",
+        Path("/dev/zero"): "There is no file /dev/zero",
     }
     for path, words in refused.items():
         with pytest.raises(DataError, match=words):

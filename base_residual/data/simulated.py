@@ -78,6 +78,8 @@ def require_few(data: DataConfig, simulation: SimulationConfig) -> None:
     counts = f"--rooms {simulation.train_rooms} --val-rooms {simulation.val_rooms} --test-rooms {simulation.test_rooms}"
     sizes = f"--output-size {data.output_size} --max-depth {data.max_depth:g}"
     drawn = f"--poses {simulation.poses} --style {simulation.style} --seed {simulation.seed}"
+    drawn += f" --head {simulation.head}" if simulation.head else ""
+    drawn += f" --scene {simulation.scene} --up {simulation.up}" if simulation.scene else ""
     raise DataError(
         f"The file asks for {simulation.recordings:,} simulated recordings, which are not here; no more than {FEW:,} "
         f"are rendered because a file says so. Render them with brdepth simulate ROOMS {counts} {drawn} {sizes}, and "
@@ -221,6 +223,8 @@ def _description(data: DataConfig, simulation: SimulationConfig) -> dict[str, ob
 
 def _digest(path: Path) -> str:
     """Return the hash of a file's content."""
+    if not path.is_file():  # a device has no end
+        raise DataError(f"There is no file {path}, from which rooms are simulated.")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

@@ -147,6 +147,8 @@ def _read(path: Path) -> _Measured:
         import h5py
     except ImportError:
         raise MissingExtraError("A measured head", "heads") from None
+    if not path.is_file():  # a device has no end
+        raise DataError(f"There is no file {path}. Give a SOFA file with a measured head.")
     try:
         with h5py.File(path, "r") as file:
             kind = file.attrs.get("SOFAConventions", b"")
@@ -168,8 +170,6 @@ def _read(path: Path) -> _Measured:
         delays = np.broadcast_to(delays, (count, 2))
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"There is no file {path}. Give a SOFA file with a measured head.") from None
     except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError) as error:
         raise DataError(f"{path} is not a readable SOFA file: {str(error).splitlines()[0][:120]}.") from error
     length = np.linalg.norm(positions, axis=1, keepdims=True)

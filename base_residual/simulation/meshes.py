@@ -129,13 +129,11 @@ def read_mesh(path: Path, up: str = "auto") -> Mesh:
         DataError: the file is missing, broken, empty or not in metres.
         MissingExtraError: a package that reads or casts is not installed.
     """
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError as error:
-        raise DataError(f"Cannot read the scene {path}: {error.strerror or error}.") from error
+    if not path.is_file():  # a device has no end
+        raise DataError(f"There is no file {path}. Give a triangle mesh.")
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"The scene {path} is none of {', '.join(SUFFIXES)}. Save it in one of these formats.")
-    return _read(path, SUFFIXES[path.suffix.lower()] if up == "auto" else up, changed)
+    return _read(path, SUFFIXES[path.suffix.lower()] if up == "auto" else up, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
