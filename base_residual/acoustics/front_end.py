@@ -113,6 +113,12 @@ class EchoFrontEnd(nn.Module):
                 return self._matched(waveform)
 
     @property
+    def template_frames(self) -> int:
+        """Return the length of the matched filter's template, in samples."""
+        own = self._aligned and self.config.template == "direct"
+        return len(self.gate if own else self.template)
+
+    @property
     def _aligned(self) -> bool:
         return self.config.emission == "found"
 

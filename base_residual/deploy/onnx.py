@@ -217,7 +217,7 @@ class RealFrontEnd(EchoFrontEnd):
         waves = torch.cat(turns(torch.arange(config.n_fft // 2 + 1), time, config.n_fft)) * self.window
         self.waves = nn.Buffer(waves.float()[:, None], persistent=False)  # (2 * (n_fft // 2 + 1), 1, win_length)
 
-        self.matched_filter = RealMatchedFilter(frames, len(self.template))
+        self.matched_filter = RealMatchedFilter(frames, self.template_frames)
 
     def magnitude(self, waveform: Tensor) -> Tensor:
         """Return what `EchoFrontEnd.magnitude` does, by a convolution with windowed cosines and sines."""
