@@ -266,3 +266,15 @@ def test_the_robot_half_refuses_what_it_was_not_trained_on(
     soundfile.write(recording, np.zeros((100, ears)), rate)
     with pytest.raises(ValueError, match=rf"has {ears} channels at {rate} Hz; expected are 2 at 44100 Hz"):
         runpy.run_path(str(EXAMPLE))["run"](exported.path, recording)
+
+
+def test_an_onnxscript_that_is_too_old_is_one_sentence(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_11'")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    monkeypatch.setattr(export, "_traced", lambda *_: None)
+    with pytest.raises(ExportError, match=r"onnxscript does not go with PyTorch .*torch_2_11.*Install a newer one"):
+        export_onnx(create_model(tiny()), tmp_path / "m.onnx")

@@ -56,7 +56,8 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        ExportError: the model has no front end or too many weights, or ONNX Runtime computes another depth.
+        ExportError: the model has no front end or too many weights, onnxscript does not go with this PyTorch, or ONNX
+            Runtime computes another depth.
         PredictionError: what the model predicts is not finite.
         RunError: the file cannot be written.
     """
@@ -66,14 +67,19 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     net = ExportedNet(copy.deepcopy(model).cpu().float()).eval()
     net.model.predict(sample_echoes(1, frames, rate))  # refuses what is not finite, which the exporter would trip over
     with _quiet():
-        program = torch.onnx.export(
-            _traced(net, frames),
-            input_names=["waveform"],
-            output_names=OUTPUTS,
-            dynamic_shapes={"waveform": {0: "batch"}},
-            opset_version=OPSET,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _traced(net, frames),
+                input_names=["waveform"],
+                output_names=OUTPUTS,
+                dynamic_shapes={"waveform": {0: "batch"}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except ImportError as error:
+            raise ExportError(
+                f"The installed onnxscript does not go with PyTorch {torch.__version__} ({error}). Install a newer one."
+            ) from error
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # names of source files and lines
