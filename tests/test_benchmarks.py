@@ -166,7 +166,7 @@ def test_a_campaign_that_cannot_begin_says_why(tmp_path: Path, refused: Callable
     assert f"Cannot write to {tmp_path / 'file'}" in refused("--out", tmp_path / "file" / "out.json")
 
 
-@pytest.mark.parametrize("name", ["accuracy", "speed", "kill", "lowest", "resize"])
+@pytest.mark.parametrize("name", ["accuracy", "speed", "kill", "resize"])
 @pytest.mark.parametrize("words", [["--help"], ["--out"]])
 def test_a_script_helps_and_refuses(
     name: str,
