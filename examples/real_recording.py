@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.acoustics.doubts import examine
 from base_residual.acoustics.emission import loudest_ear
 from base_residual.acoustics.framing import SLOWEST_SOUND, echo_frames
-from base_residual.acoustics.hearing import hear, lead_frames
+from base_residual.acoustics.hearing import lead_frames
 from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import read_echo
+from base_residual.config.schema import AudioConfig
 from base_residual.data.depth_maps import read_depth
 from base_residual.errors import BaseResidualError, DataError
 from base_residual.plots.figures import save_figure
@@ -39,8 +41,8 @@ def envelope_figure(recording: Path, depth: Path | None) -> Figure:
     chirp = torch.from_numpy(ChirpDesign().waveform(rate)).float()
     lead = lead_frames(rate)
     frames = lead + echo_frames(FARTHEST, rate)
-    heard = hear(waveform[None], rate, frames)
-    if not heard.found:
+    heard = examine(waveform[None], rate, frames, AudioConfig(sample_rate=rate))
+    if heard.emission[0] is None:
         raise DataError(f"No chirp is found in the recording {recording}.")
     direct = loudest_ear(heard.waveform[..., lead : lead + len(chirp)])
     metres = (np.arange(frames) - lead) / rate * SLOWEST_SOUND / 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,7 +97,9 @@ def test_many_rooms_are_not_rendered_because_a_file_says_so(tmp_path: Path, monk
     for command in commands(checkpoint, tmp_path)[:2]:
         said = sentence(brdepth(*command, code=2))
         assert "asks for 50,008 simulated recordings, which are not here" in said
-        assert "brdepth simulate ROOMS --rooms 50000 --val-rooms 4 --test-rooms 4 --poses 1 --style rich" in said
+        sets = "--set simulation.train_rooms=50000 --set simulation.val_rooms=4 --set simulation.test_rooms=4"
+        assert f"Render them with brdepth prepare {sets}" in said
+        assert "--set data.max_depth=8.0, and try again." in said
     brdepth(*commands(checkpoint, tmp_path)[3])
 
 
@@ -107,8 +111,10 @@ def test_rooms_that_are_here_or_asked_for_here_are_used(
     brdepth("eval", forged(tmp_path / "best.safetensors"))
     other = {"simulation": {"train_rooms": 2, "val_rooms": 1, "test_rooms": 1, "seed": 77}}
     checkpoint = forged(tmp_path / "best.safetensors", other)
-    assert "simulated recordings, which are not here" in sentence(brdepth("eval", checkpoint, code=2))
-    assert len(open_dataset("simulated", split="train", config=tiny(other))) == 2  # as training does
+    said = sentence(brdepth("eval", checkpoint, code=2))
+    asked = re.search(r"brdepth (prepare .*), and try again", said)
+    assert asked
+    brdepth(*shlex.split(asked[1]))
     brdepth("eval", checkpoint)
 
 

@@ -221,7 +221,7 @@ def test_a_recording_that_says_little_is_predicted_with_a_word_of_warning(
 ) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros((5000, 2)), 44_100)
     soundfile.write(tmp_path / "short.wav", np.full((100, 2), 0.1), 44_100)
-    for name, words in (("silent", "silent.wav is silent"), ("short", "short.wav lasts 0.002 s, and an echo from 8 m")):
+    for name, words in (("silent", "silent.wav is silent"), ("short", "ends 0.002 s, and an echo from 8")):
         caplog.clear()
         brdepth("predict", run[0] / "best.safetensors", tmp_path / f"{name}.wav", "--out", tmp_path / "out")
         assert len(caplog.messages) == 1

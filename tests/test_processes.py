@@ -212,6 +212,9 @@ GENTLE: Layer = {"trainer": {"learning_rate": 0.0005}}
 def assert_close(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
     assert len(one) == len(other)
     for mine, theirs in zip(one, other, strict=True):
+        # The correlation of a residual that has hardly begun to grow is decided by few pixels.
+        ours, expected = (figures.pop("val/residual_detail_corr", 0.0) for figures in (mine, theirs))
+        assert ours == pytest.approx(expected, abs=0.01)
         assert mine == pytest.approx(theirs, rel=2e-3, abs=2e-4)
 
 

@@ -56,7 +56,9 @@ def test_the_code_in_the_readme_runs(number: int, tmp_path: Path, monkeypatch: p
 
 def test_every_command_in_the_readme_exists() -> None:
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"`brdepth ([a-z-]+)", README)) | set(re.findall(r"^\$ brdepth ([a-z-]+)", README, re.M))
+    named = set(re.findall(r"`brdepth ([a-z][a-z-]*)", README)) | set(
+        re.findall(r"^\$ brdepth ([a-z-]+)", README, re.M)
+    )
     assert named
     assert named <= known
 

@@ -155,7 +155,7 @@ def test_the_rooms_are_the_models_own_from_the_best_to_the_worst(page: Path, run
     model = load_model(runs["base_residual"] / "best.safetensors")
     for room in found["rooms"]:
         sample, shown = rooms[room["title"]], room["runs"][NAME]
-        base, _, final = model.predict(sample.waveform)
+        base, _, final = model.predict_examined(sample.waveform[None])
         assert found["side"] == sample.depth.shape[-1]
         for text, true in ((shown["base"], base), (shown["final"], final), (room["truth"], sample.depth)):
             np.testing.assert_allclose(depths(text, found["step"]), true.flatten(), atol=0.51 * found["step"])

@@ -382,7 +382,7 @@ def test_a_stopped_run_goes_on_without_the_steps_at_fault(
     with pytest.raises(TrainingError):
         fit(tiny(), train=samples)
     result = fit(tiny({"trainer": {"on_fault": "skip"}}), train=samples, resume=True)
-    assert [record.message.count("broken") for record in caplog.records] == [1, 1]
+    assert {record.message.count("broken") for record in caplog.records} == {1}
     assert "These steps were left out." in caplog.text
     assert all(np.isfinite(list(record.values())).all() for record in result.history)
     assert all(tensor.isfinite().all() for tensor in weights(result.run_dir).values())

@@ -118,7 +118,7 @@ def find_arrival(waveform: Tensor, template: Tensor, side: int, pulse: Pulse) ->
         pulse: the matched filter, which gives real and imaginary part.
 
     Returns:
-        The arrival in samples, (B,).
+        The arrival in samples, float64 (B,).
     """
     envelope = _envelope(waveform, template, pulse)  # (B, T)
     enough = FIRST * envelope.amax(dim=1, keepdim=True)
@@ -127,7 +127,7 @@ def find_arrival(waveform: Tensor, template: Tensor, side: int, pulse: Pulse) ->
     around = F.pad(envelope, (1, 1))
     low, here, high = (around.gather(1, peak + place) for place in range(3))
     bend = (2 * here - low - high).clamp(min=1e-20)
-    return (peak + ((high - low) / (2 * bend)).clamp(-0.5, 0.5))[:, 0]
+    return (peak.double() + ((high - low) / (2 * bend)).clamp(-0.5, 0.5))[:, 0]  # a float32 is coarse after seconds
 
 
 def _pulse(waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
@@ -157,7 +157,8 @@ def shift(waveform: Tensor, start: Tensor, frames: int) -> Tensor:
         (B, 2, frames).
     """
     whole = start.floor()
-    offset = torch.arange(TAPS, device=waveform.device) - (TAPS // 2 - 1) - (start - whole)[:, None]  # (B, TAPS)
+    fraction = (start - whole).to(waveform.dtype)
+    offset = torch.arange(TAPS, device=waveform.device) - (TAPS // 2 - 1) - fraction[:, None]  # (B, TAPS)
     window = torch.cos(torch.pi * offset / (TAPS + 2)).square()
     weights = torch.sinc(offset) * window
     weights = weights / weights.sum(dim=1, keepdim=True)

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 import xxhash
@@ -22,6 +23,7 @@ from rich.filesize import decimal
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import SPLITS
+from base_residual.config.resolve import make_config
 from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.errors import ConfigError, DataError
@@ -75,15 +77,17 @@ def require_few(data: DataConfig, simulation: SimulationConfig) -> None:
     """
     if simulation.recordings <= FEW or (_cached(data, simulation) / FINISHED).exists():
         return
-    counts = f"--rooms {simulation.train_rooms} --val-rooms {simulation.val_rooms} --test-rooms {simulation.test_rooms}"
-    sizes = f"--output-size {data.output_size} --max-depth {data.max_depth:g}"
-    drawn = f"--poses {simulation.poses} --style {simulation.style} --seed {simulation.seed}"
-    drawn += f" --head {simulation.head}" if simulation.head else ""
-    drawn += f" --scene {simulation.scene} --up {simulation.up}" if simulation.scene else ""
+    usual = make_config()
+    sections = {"simulation": (simulation, usual.simulation), "data": (data, usual.data)}
+    settings = [
+        f"--set {section}.{name}={quote(str(getattr(own, name)))}"
+        for section, (own, default) in sections.items()
+        for name in (type(own).model_fields if section == "simulation" else ("output_size", "max_depth"))
+        if getattr(own, name) != getattr(default, name)
+    ]
     raise DataError(
         f"The file asks for {simulation.recordings:,} simulated recordings, which are not here; no more than {FEW:,} "
-        f"are rendered because a file says so. Render them with brdepth simulate ROOMS {counts} {drawn} {sizes}, and "
-        "give --data-root ROOMS."
+        f"are rendered because a file says so. Render them with brdepth prepare {' '.join(settings)}, and try again."
     )
 
 
