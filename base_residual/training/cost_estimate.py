@@ -120,9 +120,12 @@ def estimate(config: Config) -> Estimate:
         epoch_s=epoch_s,
         total_s=total_s,
         memory_mib=peak_memory(device),
-        memory_basis=f"measured: {held}",
-        time_basis=" ".join(
-            ["measured on made-up recordings; without reading, preparing and pictures", *filter(None, [busy(before)])]
+        memory_basis=f"measured: {held}; recordings, pictures and the test come on top",
+        time_basis=". ".join(
+            filter(
+                None,
+                ["measured on made-up recordings, without reading, preparing and pictures", busy(before).rstrip(".")],
+            )
         ),
     )
 
