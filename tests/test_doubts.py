@@ -25,6 +25,7 @@ from base_residual.data.batvision import list_recordings
 from base_residual.data.check import check_data
 from base_residual.data.sample import EchoSample
 from base_residual.data.splits import look_at_split
+from base_residual.deploy.benchmark import measure
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model
 
@@ -183,6 +184,11 @@ def test_predicting_arrays_warns_once_and_names_their_numbers(caplog: pytest.Log
         "What is predicted for 3 of 4 echoes is not to be trusted: number 1, 3 is silent; "
         "number 2 is silent in its left ear."
     ]
+
+
+def test_timing_a_model_says_nothing_of_its_made_up_echoes(caplog: pytest.LogCaptureFixture) -> None:
+    measure(create_model(make_config(TINY)), batch_size=2, seconds=0.01)
+    assert not caplog.messages
 
 
 def test_integers_are_predicted_as_the_same_sound_in_floating_point() -> None:
