@@ -24,16 +24,15 @@ from rich.text import Text
 import base_residual as br
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
-from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.errors import BaseResidualError, DataError, MissingExtraError
 from base_residual.machine import few_threads
 from base_residual.plots.figures import decomposition_figure, panels, save_figure
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import draw_pose
-from base_residual.simulation.echo import SPEED_OF_SOUND, draw_chance, render_echo
+from base_residual.simulation.echo import draw_chance, render_echo
 from base_residual.simulation.rays import cast_rays
-from base_residual.simulation.rigs import EAR_DISTANCE, varied
+from base_residual.simulation.rigs import varied
 from base_residual.simulation.rooms import Pose
 from base_residual.simulation.spaces import draw_space
 
@@ -134,19 +133,6 @@ class Walk:
         self.pose = Pose((x, y, z), float(heading + 0.8))
 
 
-def from_the_chirp_on(waveform: np.ndarray) -> torch.Tensor:
-    """The recording from where the simulator's begin, the moment of the chirp: float32 (2, T).
-
-    The loudest pulse behind the matched filter is the chirp on its way straight to the ears, 0.1 m.
-    """
-    echo = torch.from_numpy(waveform).float()
-    if float(echo.abs().max()) < SILENT_PEAK:
-        raise DataError("The microphones hear nothing at all. Are they muted, or is another device the system's own?")
-    pulse = compress(echo[None], torch.from_numpy(br.ChirpDesign().waveform()).float())[0]
-    arrived = int(pulse.abs().sum(dim=0).argmax())
-    return echo[:, max(0, arrived - round(EAR_DISTANCE / 2 / SPEED_OF_SOUND * SAMPLE_RATE)) :]
-
-
 def drawn(depth: np.ndarray, farthest: float, columns: int = 64) -> Text:
     """A depth map (S, S) in metres as coloured half blocks, two pixels in each character."""
     from matplotlib import colormaps
@@ -168,8 +154,12 @@ def loop(model: br.BaseResidualNet, robot: Robot, rounds: int, pause: float, out
     while number != rounds:
         number += 1
         heard = robot.listen()
+        if float(np.abs(heard.waveform).max()) < SILENT_PEAK:
+            raise DataError(
+                "The microphones hear nothing at all. Are they muted, or is another device the system's own?"
+            )
         start = time.perf_counter()
-        parts = model.predict(from_the_chirp_on(heard.waveform), SAMPLE_RATE)
+        parts = model.predict(heard.waveform, SAMPLE_RATE)  # finds the chirp, and warns where there is none
         took = time.perf_counter() - start
         depth = parts.final[0, 0].numpy()  # (S, S)
         middle = slice(len(depth) // 3, 2 * len(depth) // 3)

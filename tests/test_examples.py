@@ -27,9 +27,6 @@ from base_residual.acoustics.framing import echo_frames
 from base_residual.config.resolve import make_config, merge
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model
-from base_residual.simulation.draws import STYLES, draw_pose, draw_room
-from base_residual.simulation.echo import draw_chance, render_echo
-from base_residual.simulation.rigs import Rig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -212,18 +209,6 @@ def test_the_walk_stays_in_the_room(live: dict[str, Any]) -> None:
             assert (place < np.array(walk.room.size) - 0.3).all()
             places.add(walk.pose.position)
     assert len(places) > 60
-
-
-def test_a_recording_is_cut_to_the_moment_of_the_chirp(live: dict[str, Any]) -> None:
-    """However late the sound card is: to the sample, at which the simulator's own recordings begin."""
-    rng = np.random.default_rng(0)
-    room = draw_room(rng, STYLES["standard"])
-    pose = draw_pose(rng, room)
-    assert pose is not None
-    echo = render_echo(room, pose, Rig(), draw_chance(rng, 2000))
-    for late in (0, 1, 12_345):
-        cut = live["from_the_chirp_on"](np.pad(echo, ((0, 0), (late, 0))))
-        np.testing.assert_allclose(cut.numpy(), echo, rtol=0, atol=1e-6)
 
 
 def sound_card(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> ModuleType:

@@ -97,6 +97,25 @@ def test_the_file_gives_the_same_depth_for_any_number_of_echoes(exported: Export
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("late", [0, 7, 441, RESERVE // 2, RESERVE])
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 0.0), (1.0, 0.1), (1e-30, 0.0), (1e4, 0.1)])
+def test_the_file_hears_as_the_package_does(exported: Exported, late: int, gain: float, offset: float) -> None:
+    sound = sample_echoes(1, FRAMES - RESERVE, 44_100)
+    recording = gain * (torch.nn.functional.pad(sound, (late, RESERVE - late)) + offset)
+    (final,) = exported.session.run(["final"], {"waveform": recording.numpy()})
+    expected = exported.model.predict(recording).final
+    torch.testing.assert_close(torch.from_numpy(final), expected, rtol=0, atol=1e-3)
+    moved = expected - exported.model.predict(torch.nn.functional.pad(sound, (0, RESERVE))).final
+    assert float(moved.abs().max()) < 0.05
+
+
+def test_a_file_of_recordings_that_begin_with_the_emission_takes_no_more_than_it_needs(tmp_path: Path) -> None:
+    model = MeanNet(make_config(TINY, {"audio": {"emission": "first"}}))
+    path = export_onnx(model, tmp_path / "model.onnx")
+    about = session(path).get_modelmeta().custom_metadata_map
+    assert (about["reserve"], about["frames"]) == ("0", str(FRAMES - RESERVE))
+
+
 def test_the_file_alone_says_what_a_robot_needs(exported: Exported) -> None:
     assert [file.name for file in exported.path.parent.iterdir()] == ["model.onnx"]
     assert exported.session.get_modelmeta().custom_metadata_map == {

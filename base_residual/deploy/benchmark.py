@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.hearing import emitted_sound, lead_frames
 from base_residual.errors import ConfigError
 from base_residual.machine import cpu_threads, device_name, few_threads, load, many_threads, standard_torch
 from base_residual.models.network import DepthNet, evaluating
@@ -78,7 +80,10 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
-    echoes = 0.1 * torch.randn(batch_size, 2, frames, generator=torch.Generator().manual_seed(0))
+    rate, lead = model.front_end.config.sample_rate, lead_frames(model.front_end.config.sample_rate)
+    echoes = 0.01 * torch.randn(batch_size, 2, frames, generator=torch.Generator().manual_seed(0))
+    chirp = emitted_sound(ChirpDesign(), rate)[: frames - lead]
+    echoes[..., lead : lead + len(chirp)] += chirp  # nothing is to be doubted about them
 
     def timed(act: Callable[[Tensor], object], count: int) -> NDArray[np.float64]:
         def once() -> None:
