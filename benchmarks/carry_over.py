@@ -3,6 +3,7 @@
     python benchmarks/carry_over.py BEST.safetensors [...]   # several: one model, trained with several seeds
     python benchmarks/carry_over.py BEST.safetensors --worlds choose   # what decisions may be taken by
     python benchmarks/carry_over.py --simulated ROOT         # renders the worlds, and draws the envelopes of all
+    python benchmarks/carry_over.py --bundle                 # renders the rooms that the package tries its models on
 
 `exam`: rooms of pyroomacoustics with plans of many shapes, furniture, materials of its table, image sources and its ray
 tracer, heard by a measured head. Nothing is chosen by it. `choose`: shoeboxes of the same program with other materials,
@@ -16,30 +17,24 @@ and h5py, and the folder `shared` with the head and the real recording.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from exam_changes import measure_changes
 from exam_envelopes import envelopes_figure
-from exam_worlds import CHOOSE, EXAM, VERSION, World, write_world
+from exam_worlds import CHOOSE, EXAM, VERSION, World, write_bundle, write_world
 from reporting import HERE, RESULTS, parser, positive, provenance, run_script, write
-from torch import Tensor
 
 from base_residual.config.resolve import make_config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import list_recordings
-from base_residual.data.depth_maps import read_depth, resize_depth
-from base_residual.deploy.predict import predict_files
 from base_residual.evaluation import evaluate
 from base_residual.evaluation.blind import BlindGuess
+from base_residual.evaluation.elsewhere import BATVISION_VIEW, OTHER_ROOMS, try_on
 from base_residual.files.cache import cache_folder
-from base_residual.metrics import DepthMetrics, valid_pixels
 from base_residual.models.checkpoint import Checkpoint
 from base_residual.models.factory import load_checkpoint
 from base_residual.models.network import DepthNet
@@ -50,7 +45,6 @@ from base_residual.plots.tables import Table
 WORLDS: dict[str, World] = {world.name: world for world in (EXAM, CHOOSE)}
 PARTS = (*WORLDS, "real", "changes")
 SAMPLE = Path("batvision_v2_sample/BatvisionV2")
-CAMERA = (86.0, 57.0)  # degrees across and down, of BatVision V2's stereo camera
 TRIED = 6  # recordings of the exam whose echoes are changed
 Figures = dict[str, float]
 
@@ -70,33 +64,10 @@ def world_figures(loaded: Checkpoint[DepthNet], root: Path) -> Figures:
     }
 
 
-def real_figures(model: DepthNet, root: Path, field: tuple[float, float] | None) -> Figures:
-    """Return a model's figures on the real recordings, and that of the best constant, which knows their depth.
-
-    Args:
-        model: the network.
-        root: of the recordings.
-        field: view of the camera that the map is cut to, across and down in degrees; None takes the map as it is.
-    """
-    recordings = list_recordings(root, "test")
-    maps = predict_files(model, [recording.audio[0] for recording in recordings]).final
-    maps = maps if field is None else seen_by(maps, field)
-    scores, constant = DepthMetrics(model.max_depth), DepthMetrics(model.max_depth)
-    for recording, predicted in zip(recordings, maps, strict=True):
-        depth = torch.from_numpy(resize_depth(read_depth(recording.depth, model.max_depth), maps.shape[-1]))[None, None]
-        scores.update(predicted[None], depth)
-        constant.update(depth[valid_pixels(depth)].mean().expand_as(depth), depth)
-    found = scores.compute()
-    return {"rmse": found["rmse"], "mae": found["mae"], "constant": constant.compute()["rmse"]}
-
-
-def seen_by(maps: Tensor, field: tuple[float, float]) -> Tensor:
-    """Return maps (B, 1, S, S) of 90 x 90 degrees as a camera with a narrower field of view sees them, as square."""
-    side = maps.shape[-1]
-    places = (torch.arange(side) + 0.5) / side * 2 - 1
-    across, down = (places * math.tan(math.radians(angle) / 2) for angle in field)  # 1 is the map's edge
-    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
-    return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)
+def real_figures(loaded: Checkpoint[DepthNet], root: Path, view: tuple[float, float] | None) -> Figures:
+    """Return a model's figures on the real recordings, and that of the best constant, which knows their depth."""
+    tried = try_on(loaded.model, loaded.config, root, "real", view)
+    return {"rmse": tried.rmse, "constant": tried.constant}
 
 
 def over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -120,8 +91,8 @@ def measure(checkpoints: Sequence[Path], parts: Iterable[str], roots: Mapping[st
         if part in WORLDS:
             found[part] = over_seeds([world_figures(each, roots[part]) for each in loaded])
         elif part == "real":
-            for name, field in (("real, as it is", None), ("real, camera's view", CAMERA)):
-                found[name] = over_seeds([real_figures(each.model, shared / SAMPLE, field) for each in loaded])
+            for name, view in (("real, as it is", None), ("real, camera's view", BATVISION_VIEW)):
+                found[name] = over_seeds([real_figures(each, shared / SAMPLE, view) for each in loaded])
         else:
             paths = [recording.audio[0] for recording in list_recordings(roots["exam"], "test")[:TRIED]]
             found[part] = over_seeds([measure_changes(each.model, paths) for each in loaded])
@@ -164,6 +135,7 @@ def options() -> argparse.Namespace:
     asked.add_argument("--data", type=Path, help="folder of the rendered worlds; default: the cache")
     asked.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared", help="head and real recording")
     asked.add_argument("--simulated", type=Path, help="a folder of simulated rooms; draws envelopes.png")
+    asked.add_argument("--bundle", action="store_true", help="write the other rooms that the package holds, and end")
     asked.add_argument("--out", type=Path, default=RESULTS / "carry_over.json", help="JSON; the figure goes beside it")
     return asked.parse_args()
 
@@ -183,6 +155,9 @@ def rendered(asked: argparse.Namespace) -> dict[str, Path]:
 
 def main() -> None:
     asked = options()
+    if asked.bundle:
+        print(f"Wrote {write_bundle(EXAM, OTHER_ROOMS, asked.shared)}.")
+        return
     roots = rendered(asked)
     if asked.simulated:
         sets = {"simulated": asked.simulated, **roots, "real": asked.shared / SAMPLE}

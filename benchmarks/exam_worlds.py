@@ -113,7 +113,19 @@ def write_world(
     return root
 
 
-def _write_view(world: World, place: Path, name: str, seed: int, shared: Path) -> None:
+def write_bundle(world: World, root: Path, shared: Path, count: int = 20, seed: int = 1, frames: int = 3840) -> Path:
+    """Render rooms of a world, a short echo in each, which are small enough to lie in a package; return `root`.
+
+    With its seed, they are other rooms than those of the exam.
+    """
+    place, named = root / world.name.capitalize(), [f"test_{number:05d}_0" for number in range(count)]
+    for name in named:
+        _write_view(world, place, name, seed, shared, frames)
+    write_table(root, place.name, "test", named)
+    return root
+
+
+def _write_view(world: World, place: Path, name: str, seed: int, shared: Path, frames: int | None = None) -> None:
     split, number, pose = name.split("_")
     rng, room, head = view(world, seed, split, int(number), int(pose))
     rig = world.rig(rng, shared)
@@ -121,7 +133,8 @@ def _write_view(world: World, place: Path, name: str, seed: int, shared: Path) -
     with replacing(depth) as file:
         np.save(file, np.round(render_depth(room, head) * 1000).astype(np.uint16))
     with replacing(audio) as file:
-        soundfile.write(file, record(rng, room, head, rig, max_order(room), RAYS), RATE, "PCM_16", format="WAV")
+        echo = record(rng, room, head, rig, max_order(room), RAYS)[:frames]
+        soundfile.write(file, echo, RATE, "PCM_16", format="WAV")
 
 
 def _paths(place: Path, name: str) -> tuple[Path, Path]:

@@ -206,15 +206,6 @@ def test_the_command_reports_every_world_in_80_columns(
     assert (tmp_path / "envelopes.png").is_file()
 
 
-def test_a_map_is_cut_to_the_field_of_view_of_a_narrower_camera() -> None:
-    columns = (torch.arange(64) + 0.5) / 32 - 1  # tangent of the angle to the right
-    ramp = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)])[:, None]
-    across, down = carry_over.seen_by(ramp, (86.0, 57.0))
-    expected = columns * np.tan(np.deg2rad(43)), columns[:, None] * np.tan(np.deg2rad(28.5))
-    torch.testing.assert_close(across[0], expected[0].float().expand(64, 64))
-    torch.testing.assert_close(down[0], expected[1].float().expand(64, 64))
-
-
 def test_an_envelope_has_the_direct_sound_at_0_m_and_0_db_and_a_wall_where_it_stands(tmp_path: Path) -> None:
     sound = np.zeros((10_000, 2))
     emitted = ChirpDesign().waveform()

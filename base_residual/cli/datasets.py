@@ -32,6 +32,8 @@ app = typer.Typer()
     Setting(int, lambda config: config.simulation.test_rooms),
     Setting(int, lambda config: config.simulation.poses),
     Setting(str, lambda config: config.simulation.style),
+    Setting(str, lambda config: config.simulation.rig),
+    Setting(float, lambda config: config.simulation.spread),
     Setting(Path, lambda config: config.simulation.scene),
     Setting(str, lambda config: config.simulation.up),
     Setting(Path, lambda config: config.simulation.head),

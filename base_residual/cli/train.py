@@ -118,13 +118,12 @@ def _show_result(result: FitResult, printer: Printer) -> None:
 
     from base_residual.config.run_layout import BEST
     from base_residual.evaluation import criteria_table
-    from base_residual.evaluation.blind import blind_lines
 
     printer.json(result.as_dict())
     printer.show(
         result.test.table(f"Test split, weights of epoch {result.best_epoch}"),
         Text(result.test.protocol_line()),
-        *(Text(line) for line in blind_lines(result.test.metrics["rmse"], result.blind)),
+        *map(Text, result.sentences()),
         criteria_table(result.criteria),
         f"Run folder: {result.run_dir}",
         f"Picture:    {result.picture}",

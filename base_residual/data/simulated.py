@@ -97,7 +97,7 @@ def _require_room(folder: Path, data: DataConfig, simulation: SimulationConfig, 
     Raises:
         DataError: the recordings that are missing take more than there is.
     """
-    each = 4 * echo_frames(data.max_depth) + 2 * data.output_size**2  # two ears and a map, 2 bytes a number
+    each = 4 * echo_frames(data.max_depth) + 4 * data.output_size**2  # two ears and two maps, 2 bytes a number
     needed, free = each * max(0, simulation.recordings - done * simulation.poses), shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
@@ -152,10 +152,7 @@ def simulate(
         DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, the folder
             beside it holds other files, or the file with the measured head or the scene is broken.
     """
-    if simulation.head:
-        read_head(simulation.head)  # before any process starts
-    if simulation.scene:
-        read_mesh(simulation.scene, simulation.up)
+    _check_files(simulation)
     root = root.resolve()
     if not root.name or root.is_mount():  # neither can be created or moved
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
@@ -188,6 +185,18 @@ def simulate(
     finally:
         if not partial.exists():
             discard(Path(f"{partial}.lock"))
+
+
+def _check_files(simulation: SimulationConfig) -> None:
+    """Read the files that the settings name, before any process starts.
+
+    Raises:
+        DataError: one of them is broken.
+    """
+    if simulation.head:
+        read_head(simulation.head)
+    if simulation.scene:
+        read_mesh(simulation.scene, simulation.up)
 
 
 def _move(partial: Path, root: Path) -> None:

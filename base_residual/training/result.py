@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from base_residual.config.run_layout import BEST, Record
 from base_residual.evaluation import Criterion, criteria_table
 from base_residual.evaluation.blind import blind_lines
+from base_residual.evaluation.elsewhere import Tried
 from base_residual.metrics import Evaluation
 from base_residual.plots.display import show
 from base_residual.plots.figures import as_png
@@ -30,6 +31,7 @@ class FitResult:
         criteria: the success criteria.
         picture: the last decomposition picture.
         title: what the run is, in words.
+        elsewhere: how a model of simulated rooms did on others.
     """
 
     run_dir: Path
@@ -40,6 +42,7 @@ class FitResult:
     criteria: list[Criterion]
     picture: Path
     title: str = ""
+    elsewhere: list[Tried] = field(default_factory=list)
 
     @property
     def best(self) -> Record:
@@ -48,7 +51,7 @@ class FitResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what evaluation.json says and where things are, ready for JSON."""
-        return evaluation_report(self.test, self.blind, self.criteria) | {
+        return self.evaluation_report() | {
             "best_epoch": self.best_epoch,
             "epochs": len(self.history),
             "best": self.best,
@@ -56,6 +59,19 @@ class FitResult:
             "checkpoint": str(self.run_dir / BEST),
             "picture": str(self.picture),
         }
+
+    def evaluation_report(self) -> dict[str, Any]:
+        """Return what evaluation.json has: figures on the test split and elsewhere, blind guesses and criteria."""
+        return self.test.as_dict() | {
+            "split": "test",
+            "blind_rmse": self.blind,
+            "criteria": [criterion._asdict() for criterion in self.criteria],
+            "elsewhere": [tried._asdict() for tried in self.elsewhere],
+        }
+
+    def sentences(self) -> list[str]:
+        """Return how far ahead of what hears nothing the model is, on the test split and elsewhere."""
+        return [*blind_lines(self.test.metrics["rmse"], self.blind), *map(str, self.elsewhere)]
 
     def plot(self) -> None:
         """Draw the curves at once: in a notebook beneath the cell, else in the system's picture viewer.
@@ -77,13 +93,8 @@ class FitResult:
                 f'src="data:image/png;base64,{curves}">',
                 "<p><b>Test split</b></p>",
                 self.test._repr_html_(),
-                *(f"<p>{escape(line)}</p>" for line in blind_lines(self.test.metrics["rmse"], self.blind)),
+                *(f"<p>{escape(sentence)}</p>" for sentence in self.sentences()),
                 "<p><b>Success criteria</b></p>",
                 criteria_table(self.criteria, title="").to_html(),
             ]
         )
-
-
-def evaluation_report(found: Evaluation, blind: dict[str, float], criteria: list[Criterion]) -> dict[str, Any]:
-    """Return the test split's figures, blind guesses and success criteria, as evaluation.json has them."""
-    return found.as_dict() | {"split": "test", "blind_rmse": blind, "criteria": [c._asdict() for c in criteria]}

@@ -19,7 +19,7 @@ from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.network import DepthNet
 from base_residual.plots.figures import decomposition_figure, save_figure, standard_style
 from base_residual.training.curves import history_figure
-from base_residual.training.result import FitResult, evaluation_report
+from base_residual.training.result import FitResult
 from base_residual.training.run_state import Position
 
 PICTURED = 3  # validation recordings in a decomposition picture
@@ -122,5 +122,4 @@ def last_picture(run_dir: Path, epochs: int) -> Path:
 def save_evaluation(result: FitResult) -> None:
     """Draw the curves, and write the test's figures, with which a run is finished."""
     save_figure(history_figure(result.history, result.title), result.run_dir / CURVES)
-    report = evaluation_report(result.test, result.blind, result.criteria)
-    write_whole(result.run_dir / EVALUATION, as_json(report, indent=2) + "\n")
+    write_whole(result.run_dir / EVALUATION, as_json(result.evaluation_report(), indent=2) + "\n")

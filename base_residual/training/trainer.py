@@ -23,6 +23,7 @@ from base_residual.data.splits import SplitIdentity, look_at_split
 from base_residual.errors import DataError, RunError, TrainingError, TrainingInterrupted, out_of_memory
 from base_residual.evaluation import evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess
+from base_residual.evaluation.elsewhere import try_elsewhere
 from base_residual.losses import LOSS_NAMES
 from base_residual.machine import cpu_threads, many_threads, resolve_device, standard_torch
 from base_residual.metrics import Evaluation
@@ -283,7 +284,10 @@ class Trainer:
         curve, why = val_rmse(position.history), why_undecided(config.model.name)
         criteria = success_criteria(found, curve, undecided=why, blind=blind)
         picture = last_picture(run_dir, len(position.history))
-        result = FitResult(run_dir, position.history, best.epoch, found, blind, criteria, picture, config.in_words)
+        elsewhere = try_elsewhere(best.model) if self._processes.leads else []
+        result = FitResult(
+            run_dir, position.history, best.epoch, found, blind, criteria, picture, config.in_words, elsewhere
+        )
         if self._processes.leads:
             save_evaluation(result)
         self._processes.wait()  # until all is written: the end of one process would end the others

@@ -1,0 +1,122 @@
+"""A model of simulated rooms, tried on rooms and recordings that its simulator did not make."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from base_residual.config.resolve import make_config
+from base_residual.config.schema import Config
+from base_residual.data import open_dataset
+from base_residual.data.loading import read_batches, reader
+from base_residual.data.sample import spread_indices
+from base_residual.errors import BaseResidualError
+from base_residual.evaluation.blind import BlindGuess
+from base_residual.files.paths import expand_home
+from base_residual.machine import standard_torch
+from base_residual.metrics import DepthMetrics
+from base_residual.models.decomposition import raise_unless_finite
+from base_residual.models.network import DepthNet, evaluating
+
+log = logging.getLogger("base_residual")
+
+OTHER_ROOMS = Path(__file__).parent / "other_rooms"  # `benchmarks/carry_over.py --bundle` writes it
+BATVISION_VIEW = (86.0, 57.0)  # degrees across and upward, of BatVision V2's stereo camera; second-hand
+SQUARE_VIEW = ("varied", "ideal", "replica")  # rigs whose camera sees 90 x 90 degrees
+MOST = 200  # recordings of a dataset that are tried
+BATCH = 32
+
+
+class Tried(NamedTuple):
+    """How a model did on some recordings.
+
+    Attributes:
+        place: what they are, in words.
+        recordings: their number.
+        rmse: of the model, in metres.
+        constant: rmse of the single depth that fits these recordings best, in metres.
+    """
+
+    place: str
+    recordings: int
+    rmse: float
+    constant: float
+
+    def __str__(self) -> str:
+        ahead = 1 - self.rmse / self.constant
+        verdict = f"{ahead:.1%} lower" if ahead > 0 else "NOT lower"
+        against = f"the best constant for {self.recordings} of them (rmse {self.constant:.3f} m)"
+        return f"{self.place}: rmse {self.rmse:.3f} m. Against {against}: {verdict}."
+
+
+def try_elsewhere(model: DepthNet) -> list[Tried]:
+    """Try a model of simulated rooms on what is at hand and was not made by its simulator.
+
+    Rooms of another program, heard by a measured head, come with the package. Where the environment's BRDEPTH_DATA
+    names recordings of BatVision V2, some of their test split are tried, too.
+
+    A dataset that cannot be tried is told in a warning.
+
+    Returns:
+        What came of it; nothing for a model that was trained on something else, or for a camera with another view.
+    """
+    config = model.config
+    if config is None or config.data.name != "simulated" or config.simulation.rig not in SQUARE_VIEW:
+        return []
+    tried = [try_on(model, config, OTHER_ROOMS, "Rooms of another program")]
+    if given := os.environ.get("BRDEPTH_DATA"):
+        try:
+            tried.append(try_on(model, config, expand_home(given), "Recordings of BatVision V2", BATVISION_VIEW))
+        except BaseResidualError as error:
+            log.warning("The model was not tried on the recordings of BRDEPTH_DATA: %s", error)
+    return tried
+
+
+@standard_torch()
+@torch.inference_mode()
+def try_on(model: DepthNet, config: Config, root: Path, place: str, view: tuple[float, float] | None = None) -> Tried:
+    """Score a model on the test split of recordings in BatVision V2's layout, at most `MOST` of them.
+
+    Args:
+        model: predicts maps of 90 x 90 degrees.
+        config: its settings.
+        root: folder of the recordings.
+        place: what they are, in words.
+        view: of their camera, across and upward in degrees; default: as the model's.
+
+    Raises:
+        DataError: the recordings are not there, or not laid out as expected.
+        PredictionError: a prediction is not finite.
+    """
+    here = {"data": {"name": "batvisionv2", "root": root, "prepare": False}}
+    recordings = open_dataset("batvisionv2", root, "test", make_config(config.model_dump(mode="json"), here))
+    samples = [recordings[index] for index in spread_indices(len(recordings), MOST)]
+    scores, device = DepthMetrics(model.max_depth), next(model.parameters()).device
+    model = evaluating(model)
+    for batch in read_batches(reader(samples, 0, model.max_depth, batch_size=BATCH)):
+        parts = model.decompose(batch.waveform.to(device))
+        raise_unless_finite(parts.finite().tolist(), batch.ids)
+        scores.update(parts.final if view is None else seen_by(parts.final, view), batch.depth.to(device))
+    blind = BlindGuess.from_dataset(samples, model.max_depth).rmse_on(samples, model.max_depth)
+    return Tried(place, len(samples), scores.compute()["rmse"], blind["constant"])
+
+
+def seen_by(maps: Tensor, view: tuple[float, float]) -> Tensor:
+    """Return maps (B, 1, S, S) of 90 x 90 degrees as a camera with a narrower view sees them, made square.
+
+    Args:
+        maps: depth along the axis.
+        view: across and upward, in degrees.
+    """
+    side = maps.shape[-1]
+    places = (torch.arange(side, device=maps.device) + 0.5) / side * 2 - 1
+    across, down = (places * math.tan(math.radians(angle) / 2) for angle in view)  # 1 is the map's edge
+    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
+    return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)

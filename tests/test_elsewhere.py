@@ -1,0 +1,92 @@
+"""A model of simulated rooms is tried on rooms and recordings that its simulator did not make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_batvision
+
+from base_residual.config.run_layout import EVALUATION
+from base_residual.config.schema import Config
+from base_residual.evaluation import elsewhere
+from base_residual.evaluation.elsewhere import OTHER_ROOMS, Tried, seen_by, try_elsewhere, try_on
+from base_residual.models.factory import create_model
+from base_residual.models.network import DepthNet
+from base_residual.training.trainer import Trainer
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def model(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> DepthNet:
+    monkeypatch.setattr(elsewhere, "MOST", 200)
+    torch.manual_seed(0)
+    return create_model(tiny())
+
+
+def test_the_package_holds_rooms_of_another_program(model: DepthNet) -> None:
+    (rooms,) = try_elsewhere(model)
+    assert rooms.recordings == 20
+    assert 0.5 < rooms.constant < rooms.rmse  # the constant knows these rooms; the network has learned nothing
+    assert "NOT lower" in str(rooms)
+
+
+def test_a_model_of_constant_depth_scores_as_the_best_constant(
+    model: DepthNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rooms,) = try_elsewhere(model)
+    depths = [np.minimum(np.load(path) / 1000, 8.0) for path in sorted(OTHER_ROOMS.glob("*/depth/*.npy"))]
+    candidates = np.arange(0.5, 3, 0.01)
+    scores = [np.mean([np.sqrt(np.mean((depth - candidate) ** 2)) for depth in depths]) for candidate in candidates]
+    # Maps of 64 pixels are averaged to 32, which takes some detail from them.
+    assert rooms.constant == pytest.approx(min(scores), rel=0.03)
+
+
+def test_a_model_of_another_view_or_of_other_data_is_not_tried(tiny: MakeConfig) -> None:
+    assert try_elsewhere(create_model(tiny({"simulation": {"rig": "batvisionv2"}}))) == []
+    assert try_elsewhere(create_model(tiny({"data": {"name": "batvisionv2"}}))) == []
+
+
+def test_recordings_at_hand_are_tried_as_their_camera_sees(
+    model: DepthNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_batvision(tmp_path / "data", count=3)
+    monkeypatch.setenv("BRDEPTH_DATA", str(root))
+    _, found = try_elsewhere(model)
+    assert found.place == "Recordings of BatVision V2"
+    assert found.recordings == 3
+    assert model.config is not None
+    uncut = try_on(model, model.config, root, "whole")
+    assert found.constant == uncut.constant
+    assert found.rmse != uncut.rmse
+
+
+def test_recordings_that_cannot_be_read_are_a_warning(
+    model: DepthNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BRDEPTH_DATA", str(tmp_path / "none"))
+    assert len(try_elsewhere(model)) == 1
+    assert "not tried on the recordings of BRDEPTH_DATA: The dataset folder" in caplog.text
+
+
+def test_a_map_is_cut_to_the_field_of_view_of_a_narrower_camera() -> None:
+    columns = (torch.arange(64) + 0.5) / 32 - 1  # tangent of the angle to the right
+    ramp = torch.stack([columns.expand(64, 64), columns[:, None].expand(64, 64)])[:, None]
+    across, down = seen_by(ramp, (86.0, 57.0))
+    expected = columns * np.tan(np.deg2rad(43)), columns[:, None] * np.tan(np.deg2rad(28.5))
+    torch.testing.assert_close(across[0], expected[0].float().expand(64, 64))
+    torch.testing.assert_close(down[0], expected[1].float().expand(64, 64))
+
+
+def test_a_run_says_how_it_does_elsewhere(tiny: MakeConfig) -> None:
+    result = Trainer(tiny({"trainer": {"epochs": 1}}), trackers=[]).fit()
+    (tried,) = result.elsewhere
+    assert isinstance(tried, Tried)
+    written = json.loads((result.run_dir / EVALUATION).read_text())
+    assert written["elsewhere"] == [tried._asdict()]
+    assert result.sentences()[-1] == str(tried)
