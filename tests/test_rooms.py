@@ -70,6 +70,7 @@ def test_the_mirror_reverses_azimuths_and_swaps_ears() -> None:
     np.testing.assert_array_equal(mirrored.noise, [right, left])
     np.testing.assert_array_equal(mirrored.roughness, np.fliplr(chance.roughness))
     np.testing.assert_array_equal(mirrored.field, [chance.field[0], -chance.field[1]])
+    assert mirrored.rank is chance.rank
 
 
 @settings(max_examples=30)

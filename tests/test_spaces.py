@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
-from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
+from base_residual.acoustics.matched_filter import compress
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import draw_pose
-from base_residual.simulation.echo import Chance, draw_chance, render_echo
+from base_residual.simulation.echo import Chance, draw_bursts, draw_chance, render_echo
 from base_residual.simulation.materials import ABSORPTION, BANDS, Air, draw_material
 from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
-from base_residual.simulation.reverberation import late_energy, measures
-from base_residual.simulation.rigs import RIGS, Rig, varied
+from base_residual.simulation.reverberation import late_energy, measures, reflections_per_second
+from base_residual.simulation.rigs import RIGS, Recorder, Rig, varied
 from base_residual.simulation.rooms import Box, Cylinder, Material, Pose, Room, is_inside
 from base_residual.simulation.spaces import PLANS, draw_space
 
@@ -148,6 +151,54 @@ def test_early_and_late_sound_join_without_a_step() -> None:
         part = slice(start, start + 300)
         step = 10 * np.log10((joined[:, part] ** 2).sum() / (followed[:, part] ** 2).sum())
         assert abs(step) < 3.0, start
+
+
+def heard_late(chance: Chance, size: tuple[float, float, float] = (5.0, 4.0, 3.0)) -> NDArray[np.float64]:
+    """The late reverberation alone, (2, T)."""
+    room, pose, rig = bare(absorption=0.1, size=size), Pose((2.2, 1.7, 1.2), 0.4), Rig(recorder=Recorder(noise=0.0))
+    without = replace(chance, field=0 * chance.field)
+    heard = render_echo(room, pose, rig, chance, AIR) - render_echo(room, pose, rig, without, AIR)
+    return np.asarray(heard)
+
+
+def test_late_sound_begins_as_clicks_and_turns_into_noise() -> None:
+    """Behind a matched filter, the mean squared power over the squared mean is 2 for noise, and higher for clicks."""
+    chance = replace(draw_chance(np.random.default_rng(0), 16_000, vary=False), roughness=np.zeros(SCATTER_RAYS))
+
+    def peakedness(chance: Chance, milliseconds: slice) -> float:
+        sound, chirp = (torch.from_numpy(x).float() for x in (heard_late(chance), ChirpDesign().waveform()))
+        part = slice(*(round(44.1 * ms) for ms in (milliseconds.start, milliseconds.stop)))
+        power = compress(sound[None], chirp)[..., part].abs() ** 2
+        return float((power**2).mean() / power.mean() ** 2)
+
+    early, late = slice(15, 35), slice(150, 350)
+    assert peakedness(chance, early) > 1.5 * peakedness(replace(chance, rank=None), early)
+    assert peakedness(chance, late) == pytest.approx(peakedness(replace(chance, rank=None), late), rel=0.15)
+    assert peakedness(replace(chance, density=0.1), early) > peakedness(chance, early)
+
+
+def test_clicks_and_bursts_keep_the_energy_of_late_sound() -> None:
+    def energy(chance: Chance) -> float:
+        return float((heard_late(chance)[:, 1500:] ** 2).sum())
+
+    ratios = []
+    for seed in range(40):
+        drawn = draw_chance(np.random.default_rng(seed), 6000, vary=False)
+        ratios.append(energy(drawn) / energy(replace(drawn, rank=None)))
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+    bursts = [draw_bursts(np.random.default_rng(seed), 6000) for seed in range(2000)]
+    assert np.mean(np.square(bursts)) == pytest.approx(1, abs=0.15)
+    assert np.std(20 * np.log10(bursts)) > 3
+
+
+def test_few_reflections_arrive_at_first() -> None:
+    rate = reflections_per_second(100.0, AIR, np.array([0.0, 0.01, 0.02]))
+    assert rate[0] == 0
+    assert rate[2] == pytest.approx(4 * rate[1])
+    # Every image source within c t lies in a sphere that holds one for each volume of the room.
+    images = 4 / 3 * np.pi * (AIR.speed * 0.02) ** 3 / 100
+    times = np.linspace(0, 0.02, 2001)
+    assert np.trapezoid(reflections_per_second(100.0, AIR, times), times) == pytest.approx(images, rel=1e-3)
 
 
 def test_the_ears_share_low_late_sound_and_not_high() -> None:

@@ -74,7 +74,13 @@ def draw_box(
     return center, (float(extent[0]), float(extent[1]), float(extent[2])), float(yaw)
 
 
-def draw_pose(rng: np.random.Generator, room: Room, margin: float = 0.5, ahead: float = 0.8) -> Pose | None:
+def draw_pose(
+    rng: np.random.Generator,
+    room: Room,
+    margin: float = 0.5,
+    ahead: float = 0.8,
+    height: tuple[float, float] = (0.3, 1.3),
+) -> Pose | None:
     """Draw a pose of the robot, clear of walls and furniture; None if thirty tries find none.
 
     Args:
@@ -82,10 +88,11 @@ def draw_pose(rng: np.random.Generator, room: Room, margin: float = 0.5, ahead: 
         room: to stand in.
         margin: metres to the rectangle's walls.
         ahead: least median depth of its view, in metres; otherwise it faces a wall.
+        height: of the head, lowest and highest, in metres.
     """
     for _ in range(30):
         x, y = rng.uniform(margin, np.array(room.size[:2]) - margin)
-        pose = Pose((float(x), float(y), float(rng.uniform(0.3, 1.3))), float(rng.uniform(-np.pi, np.pi)))
+        pose = Pose((float(x), float(y), float(rng.uniform(*height))), float(rng.uniform(-np.pi, np.pi)))
         if any(is_inside(solid, pose.position) for solid in room.solids):
             continue
         if look_around(room, pose).distance.min() < 0.25:

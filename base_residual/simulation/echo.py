@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,12 +13,15 @@ from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.simulation.materials import BANDS, Air
 from base_residual.simulation.places import Furnished, Place
 from base_residual.simulation.rays import SCATTER_RAYS, sphere_rays
-from base_residual.simulation.reverberation import DiffuseField, late_energy
+from base_residual.simulation.reverberation import DiffuseField, late_energy, reflections_per_second
 from base_residual.simulation.rigs import LOUDNESS, Recorder, Rig
 from base_residual.simulation.rooms import Array, Pose, Room
 
 SPEED_OF_SOUND = 343.0  # m/s where nothing is said about the air
+THINNEST = 0.003  # share of the samples that hold late reflections, at least
 STEADY = 16  # samples for which late reverberation keeps its level
+BURST_LENGTH = (-3.5, -2.3)  # of a burst in late reverberation: 0.3 to 5 ms, as exponents of ten
+BURST_LEVEL = 8.0  # dB, the largest standard deviation of bursts
 TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
 
 
@@ -33,26 +36,42 @@ class Chance:
         roughness: (elevations, azimuths) a normal factor for each scattering ray, which gives its patch a sign.
         noise: (2, T) of the recorder, of unit variance.
         field: (2, T) of the late reverberation, of unit variance: what both ears share, and what they do not.
+        rank: (T,) uniform from 0 to 1: a late reflection arrives in the samples of low rank. None where there is one in
+            each.
+        density: number of late reflections, relative to that of a rectangular room.
     """
 
     roughness: Array
     noise: Array
     field: Array
+    rank: Array | None = None
+    density: float = 1.0
 
     def mirrored(self) -> Chance:
         """Return the same chance in the mirror: azimuths reversed, ears swapped."""
-        return Chance(self.roughness[:, ::-1], self.noise[::-1], self.field * [[1], [-1]])
+        return replace(self, roughness=self.roughness[:, ::-1], noise=self.noise[::-1], field=self.field * [[1], [-1]])
 
 
 def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Chance:
     """Draw surface roughness, noise and reverberation for one recording of `frames` samples.
 
     No room is quite diffuse. With `vary`, a quarter of the recordings have no late reverberation, and the others up to
-    9 dB less or 3 dB more than the formula says.
+    9 dB less or 3 dB more than the formula says; it comes in more or fewer reflections, and in bursts.
     """
     rough, noise, field = (rng.standard_normal(shape) for shape in (SCATTER_RAYS, (2, frames), (2, frames)))
-    strength = 10 ** (rng.uniform(-9, 3) / 20) if vary and rng.random() < 0.75 else float(not vary)
-    return Chance(rough, noise, strength * field)
+    rank = rng.random(frames)
+    if not vary:
+        return Chance(rough, noise, field, rank)
+    strength = 10 ** (rng.uniform(-9, 3) / 20) if rng.random() < 0.75 else 0.0
+    return Chance(rough, noise, strength * field * draw_bursts(rng, frames), rank, float(10 ** rng.uniform(-1.0, 0.7)))
+
+
+def draw_bursts(rng: np.random.Generator, frames: int) -> Array:
+    """Draw the bursts of late reverberation, as factors (frames,) with a mean square of 1."""
+    length = round(SAMPLE_RATE * 10 ** rng.uniform(*BURST_LENGTH))
+    spread = np.log(10) / 20 * rng.uniform(0, BURST_LEVEL)
+    swells = rng.standard_normal(frames // length + 1).repeat(length)[:frames]
+    return np.asarray(np.exp(spread * swells - spread**2))
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,7 @@ def render_echo(
     length = 2 ** int(np.ceil(np.log2(frames + TRAIL)))
     spectra = np.stack([_spectrum([paths[ear], patches[ear]], rig.recorder.latency, frames, length) for ear in (0, 1)])
     if air is not None:
-        spectra += _late(place.diffuse_field(pose), rig, chance.field, air, max_order, length)
+        spectra += _late(place.diffuse_field(pose), rig, chance, air, max_order, length)
     heard = np.fft.irfft(spectra * _emitted(rig, length), length)[:, :frames]
     return _recorded(heard, chance.noise, rig.recorder)
 
@@ -153,16 +172,22 @@ def _scattered(place: Place, pose: Pose, rig: Rig, ears: Array, roughness: Array
     return arrivals
 
 
-def _late(diffuse: DiffuseField, rig: Rig, field: Array, air: Air, order: int, length: int) -> Spectra:
+def _late(diffuse: DiffuseField, rig: Rig, chance: Chance, air: Air, order: int, length: int) -> Spectra:
     """Return the spectra (2, F) of late reverberation at the ears.
 
     What two points in a diffuse field hear is coherent by sinc(2 f d / c) (Cook et al., JASA 27(6), 1955).
     """
-    frames = field.shape[1]
+    frames = chance.field.shape[1]
     since = np.arange(0, frames, STEADY) / SAMPLE_RATE - rig.recorder.latency
     energy = late_energy(diffuse, air, order, np.maximum(since, 0), SAMPLE_RATE) * (since > 0)[:, None]
     amplitude = np.sqrt(energy * rig.ears.diffuse * rig.speaker.diffuse).T  # (bands, T / STEADY)
     amplitude = amplitude.astype(np.float32).repeat(STEADY, axis=1)[:, :frames]
+    field = chance.field
+    if chance.rank is not None:
+        time = np.arange(frames) / SAMPLE_RATE - rig.recorder.latency
+        filled = chance.density * reflections_per_second(diffuse.volume, air, np.maximum(time, 0)) / SAMPLE_RATE
+        filled = np.clip(filled, THINNEST, 1)  # share of the samples in which a reflection arrives
+        field = field * (chance.rank < filled) / np.sqrt(filled)
     weights = band_weights(length)
     shared, own = (
         np.einsum("kf,kf->f", rfft(noise.astype(np.float32) * amplitude, length), weights) for noise in field

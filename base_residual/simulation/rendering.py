@@ -35,6 +35,7 @@ from base_residual.simulation.spaces import draw_space
 
 LOCATION = "Simulated_Rooms"
 UNFINISHED = "rooms.json.partial"
+ANYWHERE: dict[str, Any] = {"margin": 0.3, "ahead": 0.4, "height": (0.25, 1.8)}  # poses in rich rooms
 """File with the settings of the rooms in a folder; renamed to `rooms.json` once all of them are there."""
 
 
@@ -125,8 +126,8 @@ def draw_place(
             room, air = draw_space(rng)
         else:
             room, air = draw_room(rng, STYLES[simulation.style]), None
-        near = {"margin": 0.3, "ahead": 0.4} if simulation.style == "rich" else {}
-        poses = [pose for _ in range(simulation.poses) if (pose := draw_pose(rng, room, **near)) is not None]
+        stand = ANYWHERE if simulation.style == "rich" else {}
+        poses = [pose for _ in range(simulation.poses) if (pose := draw_pose(rng, room, **stand)) is not None]
         if len(poses) == simulation.poses:
             return room, air, poses
 

@@ -57,6 +57,16 @@ def late_energy(diffuse: DiffuseField, air: Air, order: int, time: Array, rate: 
     return energy
 
 
+def reflections_per_second(volume: float, air: Air, time: Array) -> Array:
+    """Return how many reflections arrive a second in a rectangular room of a volume in m3, at times (T,) in seconds.
+
+    It is `4 pi c^3 t^2 / V` (Kuttruff, Room Acoustics, 6th edition, 2016, chapter 4): few at first, so that late sound
+    begins as single clicks and turns into noise.
+    """
+    density: Array = 4 * np.pi * air.speed**3 * time**2 / volume
+    return density
+
+
 def measures(room: Room) -> DiffuseField:
     """Return a room's volume in m3, its surface in m2, and the mean absorption and scattering of it, (bands,).
 
