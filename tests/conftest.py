@@ -20,7 +20,9 @@ from base_residual.data import open_dataset
 from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset
 from base_residual.evaluation import elsewhere
+from base_residual.plots.figures import decomposition_figure
 from base_residual.training import run_folder
+from base_residual.training.curves import history_figure
 
 # Test machines are slow now and then, and a failure has to come back.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -74,25 +76,25 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # whatever the test before has set
 
 
-# A tiny run takes a quarter of the time if what it draws is an empty sheet of the right size, with one recording on it.
-# It is tried on one of the other rooms alone.
-DRAW, PICTURED = Figure.draw, run_folder.PICTURED
+# A tiny run takes a third of the time if its pictures are empty sheets, and if it is tried in one other room alone.
+DRAW = Figure.draw
 DRAWN = "test_visualize.py"  # where pictures are looked at
-# The same for a program of its own, which it stands before.
 EMPTY_SHEETS = """
 from matplotlib.figure import Figure
 from base_residual.evaluation import elsewhere
 from base_residual.training import run_folder
 
-Figure.draw, run_folder.PICTURED, elsewhere.MOST = lambda *_: None, 1, 1
-"""
+Figure.draw, elsewhere.MOST = lambda *_: None, 1
+run_folder.decomposition_figure = run_folder.history_figure = lambda *_, **__: Figure()
+"""  # for a program of its own, which it stands before
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _empty_sheets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "draw", lambda *_: None)
-        patch.setattr(run_folder, "PICTURED", 1)
+        for name in ("decomposition_figure", "history_figure"):
+            patch.setattr(run_folder, name, lambda *_, **__: Figure())
         patch.setattr(elsewhere, "MOST", 1)
         yield
 
@@ -101,7 +103,8 @@ def _empty_sheets() -> Iterator[None]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a test that looks at pictures: they are drawn, as in a user's run."""
     monkeypatch.setattr(Figure, "draw", DRAW)
-    monkeypatch.setattr(run_folder, "PICTURED", PICTURED)
+    monkeypatch.setattr(run_folder, "decomposition_figure", decomposition_figure)
+    monkeypatch.setattr(run_folder, "history_figure", history_figure)
 
 
 @pytest.fixture(autouse=True)

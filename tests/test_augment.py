@@ -14,7 +14,7 @@ from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.augment import Augmented, add_noise, augment, damp, enlarge, mirror, stretch
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
-from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.echo import draw_still, render_echo
 from base_residual.simulation.rigs import draw_rig
 from base_residual.simulation.rooms import Pose, Room
 
@@ -105,7 +105,7 @@ def test_a_room_that_is_built_larger_sounds_like_that(front_end: str, size: floa
     ratios = []
     while len(ratios) < 4:
         room = draw_room(rng, STYLES["standard"])
-        pose, rig, chance = draw_pose(rng, room), draw_rig(rng, "ideal", 1.0, "standard"), draw_chance(rng, 3087)
+        pose, rig, chance = draw_pose(rng, room), draw_rig(rng, "ideal", 1.0, "standard"), draw_still(rng, 3087)
         if pose is None:
             continue
         larger, there = built_larger(room, pose, size)

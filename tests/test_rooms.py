@@ -13,7 +13,7 @@ from base_residual.errors import ConfigError
 from base_residual.simulation.depth import _extent, render_depth
 from base_residual.simulation.directivity import Pattern
 from base_residual.simulation.draws import STYLES, Style, draw_pose, draw_room
-from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_chance, render_echo
+from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_chance, draw_still, render_echo
 from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, look_around
 from base_residual.simulation.rigs import EAR_DISTANCE, Rig
 from base_residual.simulation.rooms import Box, Material, Pose, Room, is_inside
@@ -39,7 +39,7 @@ def drawn(seed: int) -> tuple[Room, Pose, Chance]:
         room = draw_room(rng, STYLES["standard"])
         pose = draw_pose(rng, room)
         if pose is not None:
-            return room, pose, draw_chance(rng, 2000)
+            return room, pose, draw_still(rng, 2000)
 
 
 @pytest.mark.parametrize("distance", [0.8, 1.7, 3.1, 4.6])

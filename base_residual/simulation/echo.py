@@ -52,18 +52,26 @@ class Chance:
         return replace(self, roughness=self.roughness[:, ::-1], noise=self.noise[::-1], field=self.field * [[1], [-1]])
 
 
+def draw_still(rng: np.random.Generator, frames: int) -> Chance:
+    """Draw surface roughness and noise for one recording of `frames` samples, without late reverberation."""
+    return Chance(rng.standard_normal(SCATTER_RAYS), rng.standard_normal((2, frames)), np.zeros((2, frames)))
+
+
 def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Chance:
     """Draw surface roughness, noise and reverberation for one recording of `frames` samples.
 
-    No room is quite diffuse. With `vary`, a quarter of the recordings have no late reverberation, and the others up to
-    9 dB less or 3 dB more than the formula says; it comes in more or fewer reflections, and in bursts.
+    No room is quite diffuse, and no surface scatters quite by Lambert's law. With `vary`, a quarter of the recordings
+    have no late reverberation, and the others up to 9 dB less or 3 dB more than the formula says; it comes in more or
+    fewer reflections, and in bursts. One in eight has no scattered sound, and the others up to 10 dB less or 4 dB more.
     """
-    rough, noise, field = (rng.standard_normal(shape) for shape in (SCATTER_RAYS, (2, frames), (2, frames)))
-    rank = rng.random(frames)
+    still, field, rank = draw_still(rng, frames), rng.standard_normal((2, frames)), rng.random(frames)
     if not vary:
-        return Chance(rough, noise, field, rank)
-    strength = 10 ** (rng.uniform(-9, 3) / 20) if rng.random() < 0.75 else 0.0
-    return Chance(rough, noise, strength * field * draw_bursts(rng, frames), rank, float(10 ** rng.uniform(-1.0, 0.7)))
+        return replace(still, field=field, rank=rank)
+    late = 10 ** (rng.uniform(-9, 3) / 20) if rng.random() < 0.75 else 0.0
+    scattered = 10 ** (rng.uniform(-10, 4) / 20) if rng.random() < 0.875 else 0.0
+    density = float(10 ** rng.uniform(-1.0, 0.7))
+    bursts = draw_bursts(rng, frames)
+    return Chance(scattered * still.roughness, still.noise, late * field * bursts, rank, density)
 
 
 def draw_bursts(rng: np.random.Generator, frames: int) -> Array:

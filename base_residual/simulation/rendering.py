@@ -24,7 +24,7 @@ from base_residual.files.atomic import no_links
 from base_residual.files.npy import npy_bytes
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
-from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.echo import draw_chance, draw_still, render_echo
 from base_residual.simulation.heads import MeasuredHead, read_head
 from base_residual.simulation.materials import Air
 from base_residual.simulation.meshes import Mesh, read_mesh
@@ -85,7 +85,8 @@ def render_room(
     room, air, poses = draw_place(rng, simulation, mesh)
     for index, pose in enumerate(poses):
         rig = draw_rig(rng, simulation.rig, simulation.spread, simulation.style, head)
-        echo = render_echo(room, pose, rig, draw_chance(rng, description["frames"]), air)
+        chance = (draw_chance if air else draw_still)(rng, description["frames"])
+        echo = render_echo(room, pose, rig, chance, air)
         seen, layout = render_views(room, pose, description["output_size"], rig.camera)
         holes = np.isinf(seen), np.isinf(layout)
         seen, layout = (np.minimum(depth, description["max_depth"]) for depth in (seen, layout))

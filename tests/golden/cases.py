@@ -42,7 +42,7 @@ from base_residual.models.factory import create_base_residual_model, create_mode
 from base_residual.models.network import DepthNet
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
-from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.echo import draw_chance, draw_still, render_echo
 from base_residual.simulation.rays import look_around
 from base_residual.simulation.rigs import RIGS, draw_rig
 from base_residual.simulation.spaces import draw_space
@@ -131,7 +131,7 @@ def rooms() -> Values:
         pose = draw_pose(rng, room)
         assert pose is not None
         rig = draw_rig(rng, "ideal", 1.0, name)
-        chance = draw_chance(rng, frames=2400)
+        chance = draw_still(rng, frames=2400)
         values |= {
             f"{name}, room": [*room.size, *room.surfaces[0].absorption, *room.surfaces[0].scattering],
             f"{name}, furniture": [
