@@ -1,14 +1,16 @@
 """Try trained models on worlds that no training has seen.
 
     python benchmarks/carry_over.py BEST.safetensors [...]   # several: one model, trained with several seeds
+    python benchmarks/carry_over.py BEST.safetensors [...] --at-home STANDARD.safetensors [...]
     python benchmarks/carry_over.py BEST.safetensors --worlds choose   # what decisions may be taken by
     python benchmarks/carry_over.py --simulated ROOT         # renders the worlds, and draws the envelopes of all
     python benchmarks/carry_over.py --bundle                 # renders the rooms that the package tries its models on
 
 `exam`: rooms of pyroomacoustics with plans of many shapes, furniture, materials of its table, image sources and its ray
 tracer, heard by a measured head. Nothing is chosen by it. `choose`: shoeboxes of the same program with other materials,
-heard by two microphones. `real`: one recording of BatVision V2, which proves nothing by itself. `changes`: what happens
-to a depth map when an echo of the exam is stored in another way.
+heard by two microphones. `real`: one recording of BatVision V2, which proves nothing by itself. `standard`: the
+package's own shoeboxes, and beside them what models trained on those alone reach there. `changes`: what happens to a
+depth map when an echo of the exam is stored in another way.
 
 Rooms are rendered once, into the cache: 420 echoes of a world take some five minutes on a core. Needs pyroomacoustics
 and h5py, and the folder `shared` with the head and the real recording.
@@ -43,16 +45,18 @@ from base_residual.plots.figures import save_figure
 from base_residual.plots.tables import Table
 
 WORLDS: dict[str, World] = {world.name: world for world in (EXAM, CHOOSE)}
-PARTS = (*WORLDS, "real", "changes")
+PARTS = (*WORLDS, "real", "standard", "changes")
+STANDARD = {"style": "standard", "rig": "ideal", "scene": None, "head": None, "train_rooms": 100, "val_rooms": 1}
 SAMPLE = Path("batvision_v2_sample/BatvisionV2")
 TRIED = 6  # recordings of the exam whose echoes are changed
 Figures = dict[str, float]
 
 
-def world_figures(loaded: Checkpoint[DepthNet], root: Path) -> Figures:
-    """Return a model's figures on the test rooms of a world, beside what hears nothing."""
-    config = make_config(loaded.config.model_dump(mode="json"), {"data": {"name": "batvisionv2", "root": root}})
-    train, test = (open_dataset("batvisionv2", root, split, config) for split in ("train", "test"))
+def world_figures(loaded: Checkpoint[DepthNet], root: Path | None) -> Figures:
+    """Return a model's figures on the test rooms of a world, or of standard shoeboxes, beside what hears nothing."""
+    given = {"data": {"name": "batvisionv2" if root else "simulated", "root": root}, "simulation": STANDARD}
+    config = make_config(loaded.config.model_dump(mode="json"), given)
+    train, test = (open_dataset(config.data.name, root, split, config) for split in ("train", "test"))
     found = evaluate(loaded.model, test).metrics
     blind = BlindGuess.from_dataset(train).rmse_on(test, loaded.model.max_depth)
     return {
@@ -88,8 +92,8 @@ def measure(checkpoints: Sequence[Path], parts: Iterable[str], roots: Mapping[st
     loaded = [load_checkpoint(path) for path in checkpoints]
     found: dict[str, Any] = {}
     for part in parts:
-        if part in WORLDS:
-            found[part] = over_seeds([world_figures(each, roots[part]) for each in loaded])
+        if part in (*WORLDS, "standard"):
+            found[part] = over_seeds([world_figures(each, roots.get(part)) for each in loaded])
         elif part == "real":
             for name, view in (("real, as it is", None), ("real, camera's view", BATVISION_VIEW)):
                 found[name] = over_seeds([real_figures(each, shared / SAMPLE, view) for each in loaded])
@@ -135,6 +139,7 @@ def options() -> argparse.Namespace:
     asked.add_argument("--data", type=Path, help="folder of the rendered worlds; default: the cache")
     asked.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared", help="head and real recording")
     asked.add_argument("--simulated", type=Path, help="a folder of simulated rooms; draws envelopes.png")
+    asked.add_argument("--at-home", nargs="+", type=Path, default=[], metavar="CHECKPOINT", help="of standard rooms")
     asked.add_argument("--bundle", action="store_true", help="write the other rooms that the package holds, and end")
     asked.add_argument("--out", type=Path, default=RESULTS / "carry_over.json", help="JSON; the figure goes beside it")
     return asked.parse_args()
@@ -164,6 +169,8 @@ def main() -> None:
         print(f"Wrote {save_figure(envelopes_figure(sets), asked.out.with_name('envelopes.png'))}.")
     if asked.checkpoints:
         found = measure(asked.checkpoints, asked.worlds, roots, asked.shared)
+        if asked.at_home:
+            found["standard, trained there"] = measure(asked.at_home, ["standard"], {}, asked.shared)["standard"]
         console = plain_console()
         for table in tables(found):
             console.print(table.to_rich())

@@ -190,14 +190,26 @@ def test_the_command_reports_every_world_in_80_columns(
     monkeypatch.setattr(exam_changes, "changes", lambda: tried)
     monkeypatch.setattr(carry_over, "TRIED", 1)
     monkeypatch.setitem(carry_over.WORLDS, "exam", exam_worlds.CHOOSE)
+    monkeypatch.setattr(carry_over, "STANDARD", carry_over.STANDARD | {"train_rooms": 2, "test_rooms": 2})
     counts = [f"--{split}={count}" for split, count in TINY.items()]
     words = [f"--data={worlds}", f"--shared={worlds}", f"--simulated={worlds / 'exam'}", f"--out={tmp_path / 'o.json'}"]
+    words += ["--at-home", str(paths[0])]
     monkeypatch.setattr(sys, "argv", ["carry_over.py", *map(str, paths), *counts, *words])
     carry_over.main()
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if not line.startswith("Wrote")) <= 80
     found = json.loads((tmp_path / "o.json").read_text())["worlds"]
-    assert list(found) == ["exam", "choose", "real, as it is", "real, camera's view", "changes"]
+    shown = [
+        "exam",
+        "choose",
+        "real, as it is",
+        "real, camera's view",
+        "standard",
+        "changes",
+        "standard, trained there",
+    ]
+    assert list(found) == shown
+    assert found["standard, trained there"]["rmse"]["values"] == found["standard"]["rmse"]["values"][:1]
     for name in ("exam", "choose"):
         assert len(found[name]["rmse"]["values"]) == 2
         assert found[name]["share"]["values"][0] == found[name]["rmse"]["values"][0] / found[name]["blind"]["values"][0]
