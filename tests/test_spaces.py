@@ -13,7 +13,7 @@ from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.matched_filter import compress
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import draw_pose
-from base_residual.simulation.echo import Chance, draw_bursts, draw_chance, render_echo
+from base_residual.simulation.echo import Chance, draw_chance, draw_late, render_echo
 from base_residual.simulation.materials import ABSORPTION, BANDS, Air, draw_material
 from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
 from base_residual.simulation.reverberation import late_energy, measures, reflections_per_second
@@ -186,9 +186,22 @@ def test_clicks_and_bursts_keep_the_energy_of_late_sound() -> None:
         drawn = draw_chance(np.random.default_rng(seed), 6000, vary=False)
         ratios.append(energy(drawn) / energy(replace(drawn, rank=None)))
     assert np.mean(ratios) == pytest.approx(1, abs=0.1)
-    bursts = [draw_bursts(np.random.default_rng(seed), 6000) for seed in range(2000)]
-    assert np.mean(np.square(bursts)) == pytest.approx(1, abs=0.15)
-    assert np.std(20 * np.log10(bursts)) > 3
+    bursts = [draw_late(np.random.default_rng(seed), 6000, burst_level=6.0)[0] for seed in range(400)]
+    assert np.mean(np.square(bursts)) == pytest.approx(1, abs=0.1)
+
+
+def test_bursts_have_a_level_and_some_a_direction() -> None:
+    steady, bursting = (draw_late(np.random.default_rng(1), 40_000, burst_level=level)[0] for level in (0.0, 8.0))
+    milliseconds = [np.square(noise).mean(axis=0).reshape(-1, 40).mean(axis=1) for noise in (steady, bursting)]
+    assert np.std(np.log(milliseconds[1])) > 2 * np.std(np.log(milliseconds[0]))
+    shares = []
+    for seed in range(20):
+        left, right = draw_late(np.random.default_rng(seed), 20_000, burst_level=0.0)[0]
+        ratios = [right[30:-30] / np.roll(left, lag)[30:-30] for lag in range(-25, 26)]
+        shares.append(sum(np.isclose(ratio[1:], ratio[:-1], rtol=1e-9).mean() for ratio in ratios))
+        assert abs(np.corrcoef(left, right)[0, 1]) < 0.25
+    assert min(shares) < 0.2  # of what the ears hear comes from one side
+    assert max(shares) > 0.6
 
 
 def test_few_reflections_arrive_at_first() -> None:
@@ -203,8 +216,9 @@ def test_few_reflections_arrive_at_first() -> None:
 
 def test_the_ears_share_low_late_sound_and_not_high() -> None:
     room, pose = bare(absorption=0.1), Pose((2.0, 2.0, 1.2), 0.3)
-    chance = replace(draw_chance(np.random.default_rng(0), 30_000, vary=False), roughness=np.zeros(SCATTER_RAYS))
-    echo = render_echo(room, pose, Rig(), chance, AIR)[:, 4000:]
+    drawn = [draw_chance(np.random.default_rng(seed), 30_000, vary=False) for seed in range(5)]
+    quiet = [replace(chance, roughness=np.zeros(SCATTER_RAYS)) for chance in drawn]
+    echo = np.concatenate([render_echo(room, pose, Rig(), chance, AIR)[:, 4000:] for chance in quiet], axis=1)
     spectra = np.fft.rfft(echo.reshape(2, -1, 1000))
     coherence = np.abs((spectra[0] * spectra[1].conj()).mean(0)) / np.sqrt((np.abs(spectra) ** 2).mean(1).prod(0))
     frequency = np.fft.rfftfreq(1000, 1 / SAMPLE_RATE)

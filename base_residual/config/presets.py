@@ -31,7 +31,7 @@ RETIRED: dict[str, tuple[Any, Layer, str]] = {
 # What each dataset implies, beneath what the user says.
 DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {
-        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.01, "damping": 12.0},
+        "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.02, "damping": 12.0},
         "loss": {"warmup_epochs": 5},
         "trainer": {"epochs": 8, "batch_size": 32, "learning_rate": 0.002},
     },

@@ -21,6 +21,7 @@ SPEED_OF_SOUND = 343.0  # m/s where nothing is said about the air
 THINNEST = 0.003  # share of the samples that hold late reflections, at least
 STEADY = 16  # samples for which late reverberation keeps its level
 BURST_LENGTH = (-3.5, -2.3)  # of a burst in late reverberation: 0.3 to 5 ms, as exponents of ten
+BETWEEN_EARS = 25  # samples by which a sound reaches one ear earlier than the other, at most
 BURST_LEVEL = 8.0  # dB, the largest standard deviation of bursts
 TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
 
@@ -35,9 +36,9 @@ class Chance:
     Attributes:
         roughness: (elevations, azimuths) a normal factor for each scattering ray, which gives its patch a sign.
         noise: (2, T) of the recorder, of unit variance.
-        field: (2, T) of the late reverberation, of unit variance: what both ears share, and what they do not.
-        rank: (T,) uniform from 0 to 1: a late reflection arrives in the samples of low rank. None where there is one in
-            each.
+        field: (2, T) of the late reverberation at each ear, of unit variance, where the ears share none of it.
+        rank: (2, T) uniform from 0 to 1: a late reflection arrives in the samples of low rank. None where there is one
+            in each.
         density: number of late reflections, relative to that of a rectangular room.
     """
 
@@ -49,7 +50,8 @@ class Chance:
 
     def mirrored(self) -> Chance:
         """Return the same chance in the mirror: azimuths reversed, ears swapped."""
-        return replace(self, roughness=self.roughness[:, ::-1], noise=self.noise[::-1], field=self.field * [[1], [-1]])
+        swapped = replace(self, noise=self.noise[::-1], field=self.field[::-1], roughness=self.roughness[:, ::-1])
+        return swapped if self.rank is None else replace(swapped, rank=self.rank[::-1])
 
 
 def draw_still(rng: np.random.Generator, frames: int) -> Chance:
@@ -61,25 +63,42 @@ def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Cha
     """Draw surface roughness, noise and reverberation for one recording of `frames` samples.
 
     No room is quite diffuse, and no surface scatters quite by Lambert's law. With `vary`, a quarter of the recordings
-    have no late reverberation, and the others up to 9 dB less or 3 dB more than the formula says; it comes in more or
+    have no late reverberation, and the others up to 8 dB less or 6 dB more than the formula says; it comes in more or
     fewer reflections, and in bursts. One in eight has no scattered sound, and the others up to 10 dB less or 4 dB more.
     """
-    still, field, rank = draw_still(rng, frames), rng.standard_normal((2, frames)), rng.random(frames)
+    still = draw_still(rng, frames)
     if not vary:
+        field, rank = draw_late(rng, frames, burst_level=0.0)
         return replace(still, field=field, rank=rank)
-    late = 10 ** (rng.uniform(-9, 3) / 20) if rng.random() < 0.75 else 0.0
+    field, rank = draw_late(rng, frames, burst_level=float(rng.uniform(0, BURST_LEVEL)))
+    late = 10 ** (rng.uniform(-8, 6) / 20) if rng.random() < 0.75 else 0.0
     scattered = 10 ** (rng.uniform(-10, 4) / 20) if rng.random() < 0.875 else 0.0
     density = float(10 ** rng.uniform(-1.0, 0.7))
-    bursts = draw_bursts(rng, frames)
-    return Chance(scattered * still.roughness, still.noise, late * field * bursts, rank, density)
+    return Chance(scattered * still.roughness, still.noise, late * field, rank, density)
 
 
-def draw_bursts(rng: np.random.Generator, frames: int) -> Array:
-    """Draw the bursts of late reverberation, as factors (frames,) with a mean square of 1."""
+def draw_late(rng: np.random.Generator, frames: int, burst_level: float) -> tuple[Array, Array]:
+    """Draw late reverberation at both ears: its noise, (2, frames), and the ranks of its samples, (2, frames).
+
+    It comes in bursts, some of which have a direction: the right ear hears the same as the left, earlier or later, and
+    one of them louder.
+
+    Args:
+        rng: decides.
+        frames: length in samples.
+        burst_level: standard deviation of the bursts' level, in dB.
+    """
     length = round(SAMPLE_RATE * 10 ** rng.uniform(*BURST_LENGTH))
-    spread = np.log(10) / 20 * rng.uniform(0, BURST_LEVEL)
-    swells = rng.standard_normal(frames // length + 1).repeat(length)[:frames]
-    return np.asarray(np.exp(spread * swells - spread**2))
+    count = frames // length + 1
+    swell = np.exp(np.log(10) / 20 * burst_level * rng.standard_normal(count))
+    swell /= np.exp((np.log(10) / 20 * burst_level) ** 2)  # a mean square of 1
+    pan, later = rng.uniform(-0.8, 0.8, count), rng.integers(-BETWEEN_EARS, BETWEEN_EARS + 1, count)
+    from_one_side = (rng.random(count) < rng.random()).repeat(length)[:frames]
+    noise, rank = rng.standard_normal((2, frames)), rng.random((2, frames))
+    same = (np.arange(frames) - later.repeat(length)[:frames]) % frames
+    noise[1], rank[1] = (np.where(from_one_side, of[0, same], of[1]) for of in (noise, rank))
+    levels = swell * np.sqrt([1 - pan, 1 + pan])
+    return noise * levels.repeat(length, axis=1)[:, :frames], rank
 
 
 @dataclass(frozen=True)
@@ -197,11 +216,11 @@ def _late(diffuse: DiffuseField, rig: Rig, chance: Chance, air: Air, order: int,
         filled = np.clip(filled, THINNEST, 1)  # share of the samples in which a reflection arrives
         field = field * (chance.rank < filled) / np.sqrt(filled)
     weights = band_weights(length)
-    shared, own = (
+    left, right = (
         np.einsum("kf,kf->f", rfft(noise.astype(np.float32) * amplitude, length), weights) for noise in field
     )  # (F,) each
     alike = np.sinc(2 * np.fft.rfftfreq(length, 1 / SAMPLE_RATE) * rig.ear_distance / air.speed)
-    both, apart = np.sqrt((1 + alike) / 2) * shared, np.sqrt((1 - alike) / 2) * own
+    both, apart = np.sqrt(1 + alike) * (left + right) / 2, np.sqrt(1 - alike) * (left - right) / 2
     return np.stack([both + apart, both - apart])
 
 
