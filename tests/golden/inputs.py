@@ -22,7 +22,7 @@ from base_residual.config.schema import Config
 from base_residual.data.sample import EchoBatch, EchoSample
 
 SMALL: Layer = {
-    "data": {"output_size": 32, "max_depth": 8.0},
+    "data": {"output_size": 32, "max_depth": 8.0, "noise": 0.01},
     "model": {"base_channels": 4},
     "audio": {"emission": "first"},
     "trainer": {"batch_size": 6, "epochs": 3, "learning_rate": 0.01, "precision": "fp32", "device": "cpu"},
