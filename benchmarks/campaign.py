@@ -39,7 +39,11 @@ QUICK: Layer = {
 }
 WARMUP = 3  # of a budget, adaptive weights warm up for one part in so many
 # The rooms and the hearing of the results that lie here: recordings begin with the chirp.
-SHOEBOXES: Layer = {"simulation": {"style": "standard"}, "audio": {"emission": "first"}}
+SHOEBOXES: Layer = {
+    "simulation": {"style": "standard"},
+    "audio": {"emission": "first"},
+    "data": {"noise": 0.01},
+}
 TEST_SEEDS = {"standard": 0, "hard": 1}  # of the rooms to test in, by their style
 NOTE = "provenance.json"  # in a run's folder: the machine and the commit that it was trained with
 

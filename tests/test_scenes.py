@@ -37,7 +37,7 @@ SIZE = (6.0, 4.5, 2.6)
 PLASTER = draw_material(np.random.default_rng(0), "plaster", (0.1, 0.2))
 POSE = Pose((2.1, 1.7, 1.0), 0.3)
 EARS = np.array([POSE.place(right=-0.1), POSE.place(right=0.1)])
-QUIET = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 2400)), np.zeros((2, 2400)))
+QUIET = Chance(np.zeros(SCATTER_RAYS), np.zeros((2, 2400)), np.zeros((1, 2, 2400)))
 FEW: dict[str, Any] = {"train_rooms": 2, "val_rooms": 1, "test_rooms": 1, "poses": 1}
 
 

@@ -44,7 +44,7 @@ RENDERED = re.compile(
 )
 """The names of what is rendered, in a folder that is not finished."""
 
-VERSION = 4
+VERSION = 7
 """Raised whenever the same settings would give other recordings."""
 
 

@@ -21,6 +21,7 @@ SPEED_OF_SOUND = 343.0  # m/s where nothing is said about the air
 THINNEST = 0.003  # share of the samples that hold late reflections, at least
 STEADY = 16  # samples for which late reverberation keeps its level
 BURST_LENGTH = (-3.5, -2.3)  # of a burst in late reverberation: 0.3 to 5 ms, as exponents of ten
+STREAMS = 3  # of late reverberation, which arrive at the same time from different directions
 BETWEEN_EARS = 25  # samples by which a sound reaches one ear earlier than the other, at most
 BURST_LEVEL = 8.0  # dB, the largest standard deviation of bursts
 TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
@@ -36,9 +37,9 @@ class Chance:
     Attributes:
         roughness: (elevations, azimuths) a normal factor for each scattering ray, which gives its patch a sign.
         noise: (2, T) of the recorder, of unit variance.
-        field: (2, T) of the late reverberation at each ear, of unit variance, where the ears share none of it.
-        rank: (2, T) uniform from 0 to 1: a late reflection arrives in the samples of low rank. None where there is one
-            in each.
+        field: (N, 2, T), streams of late reverberation at each ear, of unit variance.
+        rank: (N, 2, T) uniform from 0 to 1: a late reflection arrives in the samples of low rank. None where there is
+            one in each.
         density: number of late reflections, relative to that of a rectangular room.
     """
 
@@ -50,13 +51,13 @@ class Chance:
 
     def mirrored(self) -> Chance:
         """Return the same chance in the mirror: azimuths reversed, ears swapped."""
-        swapped = replace(self, noise=self.noise[::-1], field=self.field[::-1], roughness=self.roughness[:, ::-1])
-        return swapped if self.rank is None else replace(swapped, rank=self.rank[::-1])
+        swapped = replace(self, noise=self.noise[::-1], field=self.field[:, ::-1], roughness=self.roughness[:, ::-1])
+        return swapped if self.rank is None else replace(swapped, rank=self.rank[:, ::-1])
 
 
 def draw_still(rng: np.random.Generator, frames: int) -> Chance:
     """Draw surface roughness and noise for one recording of `frames` samples, without late reverberation."""
-    return Chance(rng.standard_normal(SCATTER_RAYS), rng.standard_normal((2, frames)), np.zeros((2, frames)))
+    return Chance(rng.standard_normal(SCATTER_RAYS), rng.standard_normal((2, frames)), np.zeros((1, 2, frames)))
 
 
 def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Chance:
@@ -78,27 +79,31 @@ def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Cha
 
 
 def draw_late(rng: np.random.Generator, frames: int, burst_level: float) -> tuple[Array, Array]:
-    """Draw late reverberation at both ears: its noise, (2, frames), and the ranks of its samples, (2, frames).
+    """Draw late reverberation: `STREAMS` of it, of which each comes in bursts, and each burst from a direction.
 
-    It comes in bursts, some of which have a direction: the right ear hears the same as the left, earlier or later, and
-    one of them louder.
+    The ear on that side hears it earlier and louder.
 
     Args:
         rng: decides.
         frames: length in samples.
         burst_level: standard deviation of the bursts' level, in dB.
+
+    Returns:
+        The noise at the ears and the ranks of its samples, (STREAMS, 2, frames) each.
     """
     length = round(SAMPLE_RATE * 10 ** rng.uniform(*BURST_LENGTH))
-    count = frames // length + 1
-    swell = np.exp(np.log(10) / 20 * burst_level * rng.standard_normal(count))
-    swell /= np.exp((np.log(10) / 20 * burst_level) ** 2)  # a mean square of 1
-    pan, later = rng.uniform(-0.8, 0.8, count), rng.integers(-BETWEEN_EARS, BETWEEN_EARS + 1, count)
-    from_one_side = (rng.random(count) < rng.random()).repeat(length)[:frames]
-    noise, rank = rng.standard_normal((2, frames)), rng.random((2, frames))
-    same = (np.arange(frames) - later.repeat(length)[:frames]) % frames
-    noise[1], rank[1] = (np.where(from_one_side, of[0, same], of[1]) for of in (noise, rank))
-    levels = swell * np.sqrt([1 - pan, 1 + pan])
-    return noise * levels.repeat(length, axis=1)[:, :frames], rank
+    draws = STREAMS, frames // length + 1
+    spread = np.log(10) / 20 * burst_level
+    swell = np.exp(spread * rng.standard_normal(draws) - spread**2)  # a mean square of 1
+    side = rng.uniform(-1, 1, draws)  # from -1, the left, to 1
+    louder = np.sqrt(1 + np.stack([-side, side], axis=1) * rng.uniform(0, 0.8))  # (STREAMS, 2, bursts)
+    later = np.round(BETWEEN_EARS * side).astype(int).repeat(length, axis=1)[:, None, :frames]
+    moment = (np.arange(frames) + later * [[[0], [1]]]) % frames  # in the left ear, of what the right one hears
+    noise, rank = (
+        np.take_along_axis(of[:, None].repeat(2, axis=1), moment, axis=2)
+        for of in (rng.standard_normal((STREAMS, frames)), rng.random((STREAMS, frames)))
+    )
+    return noise * (swell[:, None] * louder).repeat(length, axis=2)[..., :frames], rank
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def render_echo(
     """
     place = Furnished(room, every=air is None) if isinstance(room, Room) else room
     frames = chance.noise.shape[1]
-    source = pose.place(forward=rig.speaker_forward, up=rig.speaker_up)
+    source = pose.place(rig.speaker_forward, rig.speaker_right, rig.speaker_up)
     ears = np.stack([pose.place(right=side * rig.ear_distance / 2) for side in (-1, 1)])  # (2, 3)
     paths = _mirrored(place, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)
     patches = _scattered(place, pose, rig, ears, chance.roughness, air)
@@ -204,20 +209,21 @@ def _late(diffuse: DiffuseField, rig: Rig, chance: Chance, air: Air, order: int,
 
     What two points in a diffuse field hear is coherent by sinc(2 f d / c) (Cook et al., JASA 27(6), 1955).
     """
-    frames = chance.field.shape[1]
+    streams, _, frames = chance.field.shape
     since = np.arange(0, frames, STEADY) / SAMPLE_RATE - rig.recorder.latency
     energy = late_energy(diffuse, air, order, np.maximum(since, 0), SAMPLE_RATE) * (since > 0)[:, None]
     amplitude = np.sqrt(energy * rig.ears.diffuse * rig.speaker.diffuse).T  # (bands, T / STEADY)
     amplitude = amplitude.astype(np.float32).repeat(STEADY, axis=1)[:, :frames]
-    field = chance.field
+    field = chance.field / np.sqrt(streams)
     if chance.rank is not None:
         time = np.arange(frames) / SAMPLE_RATE - rig.recorder.latency
         filled = chance.density * reflections_per_second(diffuse.volume, air, np.maximum(time, 0)) / SAMPLE_RATE
-        filled = np.clip(filled, THINNEST, 1)  # share of the samples in which a reflection arrives
+        filled = np.clip(filled / streams, THINNEST, 1)  # share of a stream's samples in which a reflection arrives
         field = field * (chance.rank < filled) / np.sqrt(filled)
     weights = band_weights(length)
     left, right = (
-        np.einsum("kf,kf->f", rfft(noise.astype(np.float32) * amplitude, length), weights) for noise in field
+        np.einsum("kf,kf->f", rfft(noise.astype(np.float32) * amplitude, length), weights)
+        for noise in field.sum(axis=0)
     )  # (F,) each
     alike = np.sinc(2 * np.fft.rfftfreq(length, 1 / SAMPLE_RATE) * rig.ear_distance / air.speed)
     both, apart = np.sqrt(1 + alike) * (left + right) / 2, np.sqrt(1 - alike) * (left - right) / 2

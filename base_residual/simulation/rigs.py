@@ -98,7 +98,7 @@ class Rig:
         speaker: directivity of the loudspeaker.
         ear_distance: metres between the ears.
         speaker_forward: metres from the middle between the ears to the loudspeaker.
-        speaker_up: the same, upward.
+        speaker_right, speaker_up: the same to the right, and upward.
         chirp: the emitted sound.
         response: (bands,) of loudspeaker and ears together, in dB.
         low_cut: Hz below which the response falls by 12 dB per octave.
@@ -113,6 +113,7 @@ class Rig:
     speaker: Directivity = SUBCARDIOID
     ear_distance: float = EAR_DISTANCE
     speaker_forward: float = 0.0
+    speaker_right: float = 0.0
     speaker_up: float = 0.0
     chirp: ChirpDesign = field(default_factory=ChirpDesign)
     response: tuple[float, ...] = ()
@@ -124,8 +125,9 @@ class Rig:
     camera: Camera = Camera()
 
     def mirrored(self) -> Rig:
-        """Return the rig in a mirror: alike, but for the ears' balance."""
-        return replace(self, recorder=replace(self.recorder, balance=-self.recorder.balance))
+        """Return the rig in a mirror: alike, but for the ears' balance and the loudspeaker's side."""
+        balanced = replace(self.recorder, balance=-self.recorder.balance)
+        return replace(self, recorder=balanced, speaker_right=-self.speaker_right)
 
 
 def ideal(rng: np.random.Generator, spread: float) -> Rig:
@@ -162,6 +164,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
         speaker=speaker,
         ear_distance=distance,
         speaker_forward=ahead,
+        speaker_right=around(0.0, 0.02),
         speaker_up=around(0.0, 0.08) - (0.06 * spread if rng.random() < 0.3 else 0.0),
         chirp=ChirpDesign(fade=float(np.clip(around(0.25, 0.25), 0.02, 0.5))),
         response=tuple((spread * 4.0 * _smooth(rng)).tolist()),
@@ -205,7 +208,9 @@ def replica(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as VisualEchoes' in Replica: a listener's head with the loudspeaker at its place, an ideal camera."""
     pinnae = _deviation(rng, np.full(len(BANDS), 3.0 * spread), symmetric=False)
     ears = Pattern((0.0, 1.0, 0.0), 0.1, head=0.0875, deviation=pinnae)
-    return replace(varied(rng, spread), ears=ears, ear_distance=0.175, speaker_forward=0.0, camera=Camera())
+    return replace(
+        varied(rng, spread), ears=ears, ear_distance=0.175, speaker_forward=0.0, speaker_right=0.0, camera=Camera()
+    )
 
 
 RIGS: dict[str, Callable[[np.random.Generator, float], Rig]] = {
