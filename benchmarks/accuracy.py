@@ -29,6 +29,7 @@ from typing import Any
 
 from campaign import (
     QUICK,
+    SHOEBOXES,
     TEST_SEEDS,
     campaign_config,
     cost,
@@ -101,7 +102,7 @@ def compare_models(options: argparse.Namespace) -> None:
     """Write the figures of every model with its best rate and all seeds."""
     quick, names, seeds = options.quick, once(options.models or MODELS), range(options.seeds)
     epochs, search_epochs = (2, 1) if quick else (options.epochs or EPOCHS, SEARCH_EPOCHS)
-    package = make_config(QUICK if quick else {})
+    package = make_config(SHOEBOXES, QUICK if quick else {})
     rooms = options.rooms or package.simulation.train_rooms
     test_seeds = TEST_SEEDS if options.test_seed is None else dict.fromkeys(TEST_SEEDS, options.test_seed)
     budget = {"epochs": epochs, "seeds": options.seeds, "quick": quick, "search_epochs": search_epochs}
@@ -165,7 +166,7 @@ def ablate(options: argparse.Namespace) -> None:
             "The ablations have a budget of their own: of these options they take --seeds, --jobs, --runs and --out."
         )
     epochs = 1 if options.quick else ABLATION_EPOCHS
-    package = make_config(QUICK if options.quick else {})
+    package = make_config(SHOEBOXES, QUICK if options.quick else {})
     rate = package.trainer.learning_rate
     budget = {"epochs": epochs, "quick": options.quick, "learning_rate": rate}
     budget |= {"train_rooms": package.simulation.train_rooms, "output_size": package.data.output_size}

@@ -40,7 +40,7 @@ QUICK: Layer = {
 WARMUP = 3  # of a budget, adaptive weights warm up for one part in so many
 # The rooms and the hearing of the results that lie here: recordings begin with the chirp.
 SHOEBOXES: Layer = {
-    "simulation": {"style": "standard"},
+    "simulation": {"style": "standard", "train_rooms": 1500},
     "audio": {"emission": "first"},
     "data": {"noise": 0.01},
 }

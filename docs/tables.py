@@ -57,6 +57,17 @@ VARIANTS = {
 }
 
 
+# The parts of carry_over.json in words.
+ELSEWHERE = {
+    "exam": "another program's rooms, heard by a measured head (`exam`)",
+    "choose": "its shoeboxes, heard by two microphones (`choose`)",
+    "real, as it is": "one real recording, the map as it is",
+    "real, camera's view": "the same, cut to the camera's view",
+    "standard": "shoeboxes of the style `standard`",
+    "standard, trained there": "the same, by models trained on those alone",
+}
+
+
 class Goal(NamedTuple):
     """A figure in words, its bound and its unit."""
 
@@ -199,6 +210,33 @@ def kills() -> str:
     )
 
 
+def carryover() -> str:
+    """How a model of simulated rooms does elsewhere, beside what hears nothing."""
+    worlds = read("carry_over")["worlds"]
+    limits = {
+        "exam": 0.6 * worlds["exam"]["blind"]["mean"],
+        "real, as it is": 0.45,
+        "standard": 1.15 * worlds["standard, trained there"]["rmse"]["mean"],
+    }
+    rows = [["tried on", "rmse (m)", "hears nothing (m)", "target", ""]]
+    for name, words in ELSEWHERE.items():
+        found, limit = worlds[name], limits.get(name)
+        verdict = [f"at most {limit:.2f}", VERDICT[found["rmse"]["mean"] <= limit]] if limit else ["", ""]
+        rows.append([words, _spread(found["rmse"]), f"{found.get('blind', found['constant'])['mean']:.3f}", *verdict])
+    return _ruled(rows)
+
+
+def moved() -> str:
+    """By how much a depth map moves when an echo is stored in another way."""
+    changes = read("carry_over")["worlds"]["changes"]
+    rows = [["change of the recording", "the map moves by (cm)", "target", ""]]
+    for name, found in changes.items():
+        most = 3.0 if name.endswith("Hz") else 1.0
+        mean = 100 * found["mean"]
+        rows.append([name, f"{mean:.2f}", f"at most {most:g}", VERDICT[mean <= most]])
+    return _ruled(rows)
+
+
 def mutation() -> str:
     """How many small changes to each numeric module its tests notice."""
     rows = [["module", "changes", "noticed", "share"]]
@@ -221,7 +259,7 @@ def resize() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     each.__name__: each
-    for each in (result, targets, accuracy, ablations, speed, sizes, growth, kills, mutation, resize)
+    for each in (result, targets, accuracy, ablations, carryover, moved, speed, sizes, growth, kills, mutation, resize)
 }
 
 

@@ -96,7 +96,7 @@ class DataConfig(Section):
 class SimulationConfig(Section):
     """The simulated rooms; read when the dataset is `simulated`."""
 
-    train_rooms: int = Field(1500, ge=1, le=MAX_ROOMS, description="Rooms to train on.")
+    train_rooms: int = Field(3500, ge=1, le=MAX_ROOMS, description="Rooms to train on.")
     val_rooms: int = Field(100, ge=1, le=MAX_ROOMS, description="Rooms to validate on, none of them a training room.")
     test_rooms: int = Field(200, ge=1, le=MAX_ROOMS, description="Rooms to test on, seen by nothing before.")
     poses: int = Field(2, ge=1, le=1000, description="Places in each room from which the robot listens.")
