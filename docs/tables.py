@@ -118,7 +118,7 @@ def result() -> str:
     field, split = (_lead(models, name) for name in ("unet", "plain"))
     operations = models["default"]["gflops"] / models["unet"]["gflops"]
     return (
-        f"In simulated rooms that nobody had looked at, the default's rmse is **{100 * field:.1f} %** below that of\n"
+        f"In shoebox rooms that nobody had looked at, the default's rmse is **{100 * field:.1f} %** below that of\n"
         f"the field's recipe, a spectrogram U-Net, at {100 * operations:.0f} % of its operations (target: 20 %, "
         f"{VERDICT[field >= 0.2]}). The split into\nbase and residual alone lowers rmse by **{100 * split:.1f} %** "
         f"(target: 5 %, {VERDICT[split >= 0.05]}).\n"
