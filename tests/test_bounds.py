@@ -131,7 +131,7 @@ def test_a_report_renders_no_rooms_in_numbers_that_nobody_asked_for(
 def test_rooms_that_do_not_fit_onto_the_disk_are_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
     config = make_config(TINY)
-    with pytest.raises(DataError, match=r"The simulated rooms take 248\.\d kB, and there are 100\.0 kB free"):
+    with pytest.raises(DataError, match=r"The simulated rooms take 297\.\d kB, and there are 100\.0 kB free"):
         simulated.simulate(tmp_path / "set", config.data, config.simulation)
 
 
