@@ -66,21 +66,7 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     frames = recorded_frames(model)
     net = ExportedNet(copy.deepcopy(model).cpu().float()).eval()
     net.model.predict(sample_echoes(1, frames, rate))  # refuses what is not finite, which the exporter would trip over
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                _traced(net, frames),
-                input_names=["waveform"],
-                output_names=OUTPUTS,
-                dynamic_shapes={"waveform": {0: "batch"}},
-                opset_version=OPSET,
-                verbose=False,
-            )
-        except ImportError as error:
-            raise ExportError(
-                f"The installed onnxscript does not go with PyTorch {torch.__version__} ({error}). Install a newer one."
-            ) from error
-    assert program is not None
+    program = _converted(net, frames)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # names of source files and lines
     metadata = {
@@ -238,6 +224,30 @@ class RealFrontEnd(EchoFrontEnd):
         """Return what `EchoFrontEnd.pulse` does, by products of matrices."""
         pair: Pair = self.matched_filter(waveform, template)
         return pair
+
+
+def _converted(net: nn.Module, frames: int) -> torch.onnx.ONNXProgram:
+    """Convert a network from waveform to depth.
+
+    Raises:
+        ExportError: onnxscript does not go with this PyTorch.
+    """
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                _traced(net, frames),
+                input_names=["waveform"],
+                output_names=OUTPUTS,
+                dynamic_shapes={"waveform": {0: "batch"}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except ImportError as error:
+            raise ExportError(
+                f"The installed onnxscript does not go with PyTorch {torch.__version__} ({error}). Install a newer one."
+            ) from error
+    assert program is not None
+    return program
 
 
 def _traced(net: nn.Module, frames: int) -> torch.export.ExportedProgram:

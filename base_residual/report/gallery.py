@@ -22,7 +22,7 @@ from base_residual.files.cache import Progress
 from base_residual.metrics import DEPTH_METRICS, DepthMetrics
 from base_residual.models.factory import load_checkpoint
 from base_residual.models.network import DepthNet
-from base_residual.plots.figures import Map, Panel, beyond, colour_scale
+from base_residual.plots.figures import Map, Panel, Scale, beyond, colour_scale
 
 BATCH = 32
 LARGEST = 3_000_000  # bytes of the page that the maps may take; larger ones are shown with fewer pixels
@@ -114,15 +114,10 @@ def make_gallery(
     for index, truth, *rows in zip(chosen, shown[chosen_by], *shown.values(), strict=True):
         assert truth.gt is not None
         scales = [colour_scale(row) for row in rows]
-        low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
-        drawn = [truth.gt[truth.gt > 0], *(part for row in rows for part in (row.base, row.final))]
-        past = {beyond(depth, low, high) for depth in drawn}
         rooms.append(
             {
                 "title": truth.title,
-                "low": low,
-                "high": high,
-                "beyond": [place for place, name in enumerate(("min", "max")) if past & {name, "both"}],
+                **_ends(truth, rows, scales),
                 "truth": _packed(truth.gt, side, step),
                 "runs": {
                     name: {
@@ -137,6 +132,16 @@ def make_gallery(
             }
         )
     return Gallery(missing, rooms, chosen_by, len(ranking), side, step)
+
+
+def _ends(truth: Panel, rows: Sequence[Panel], scales: Sequence[Scale]) -> dict[str, Any]:
+    """Return the ends of a room's colours, the same for all runs, and beyond which of them there is depth."""
+    assert truth.gt is not None
+    low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
+    drawn = [truth.gt[truth.gt > 0], *(part for row in rows for part in (row.base, row.final))]
+    past = {beyond(depth, low, high) for depth in drawn}
+    sides = [place for place, name in enumerate(("min", "max")) if past & {name, "both"}]
+    return {"low": low, "high": high, "beyond": sides}
 
 
 @torch.inference_mode()
