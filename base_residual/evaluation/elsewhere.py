@@ -62,7 +62,7 @@ def try_elsewhere(model: DepthNet) -> list[Tried]:
     Rooms of another program, heard by a measured head, come with the package. Where the environment's BRDEPTH_DATA
     names recordings of BatVision V2, some of their test split are tried, too.
 
-    A dataset that cannot be tried is told in a warning.
+    What cannot be tried is told in a warning.
 
     Returns:
         What came of it; nothing for a model that was trained on something else, or for a camera with another view.
@@ -70,12 +70,15 @@ def try_elsewhere(model: DepthNet) -> list[Tried]:
     config = model.config
     if config is None or config.data.name != "simulated" or config.simulation.rig not in SQUARE_VIEW:
         return []
-    tried = [try_on(model, config, OTHER_ROOMS, "Rooms of another program")]
+    places: list[tuple[str | Path, str, tuple[float, float] | None]] = [(OTHER_ROOMS, "Rooms of another program", None)]
     if given := os.environ.get("BRDEPTH_DATA"):
+        places.append((given, "Recordings of BatVision V2", BATVISION_VIEW))
+    tried = []
+    for root, place, view in places:
         try:
-            tried.append(try_on(model, config, expand_home(given), "Recordings of BatVision V2", BATVISION_VIEW))
+            tried.append(try_on(model, config, expand_home(root), place, view))
         except BaseResidualError as error:
-            log.warning("The model was not tried on the recordings of BRDEPTH_DATA: %s", error)
+            log.warning("The model was not tried on %s: %s", root, error)
     return tried
 
 
