@@ -76,7 +76,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # whatever the test before has set
 
 
-# A tiny run takes a third of the time if its pictures are empty sheets, and if it is tried in one other room alone.
+# A tiny run takes half of the time if its pictures are empty sheets, and if it is tried in one other room alone.
 DRAW = Figure.draw
 DRAWN = "test_visualize.py"  # where pictures are looked at
 EMPTY_SHEETS = """

@@ -153,9 +153,10 @@ def test_early_and_late_sound_join_without_a_step() -> None:
         assert abs(step) < 3.0, start
 
 
-def heard_late(chance: Chance, size: tuple[float, float, float] = (5.0, 4.0, 3.0)) -> NDArray[np.float64]:
+def heard_late(chance: Chance) -> NDArray[np.float64]:
     """The late reverberation alone, (2, T)."""
-    room, pose, rig = bare(absorption=0.1, size=size), Pose((2.2, 1.7, 1.2), 0.4), Rig(recorder=Recorder(noise=0.0))
+    room, rig = bare(absorption=0.1, size=(5.0, 4.0, 3.0)), Rig(recorder=Recorder(noise=0.0))
+    pose = Pose((2.2, 1.7, 1.2), 0.4)
     without = replace(chance, field=0 * chance.field)
     heard = render_echo(room, pose, rig, chance, AIR) - render_echo(room, pose, rig, without, AIR)
     return np.asarray(heard)

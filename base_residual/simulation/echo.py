@@ -143,7 +143,7 @@ def render_echo(
     patches = _scattered(place, pose, rig, ears, chance.roughness, air)
     length = 2 ** int(np.ceil(np.log2(frames + TRAIL)))
     spectra = np.stack([_spectrum([paths[ear], patches[ear]], rig.recorder.latency, frames, length) for ear in (0, 1)])
-    if air is not None:
+    if air is not None and chance.field.any():
         spectra += _late(place.diffuse_field(pose), rig, chance, air, max_order, length)
     heard = np.fft.irfft(spectra * _emitted(rig, length), length)[:, :frames]
     return _recorded(heard, chance.noise, rig.recorder)
