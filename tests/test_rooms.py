@@ -10,7 +10,7 @@ from scipy.signal import resample_poly
 
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.errors import ConfigError
-from base_residual.simulation.depth import _extent, render_depth
+from base_residual.simulation.depth import render_depth
 from base_residual.simulation.directivity import Pattern
 from base_residual.simulation.draws import STYLES, Style, draw_pose, draw_room
 from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_chance, draw_still, render_echo
@@ -104,11 +104,6 @@ def test_the_depth_map_holds_what_each_ray_hits_first(seed: int) -> None:
     rays = forward + across[:, None] * right - across[:, None, None] * up  # (rows, columns, 3)
     hits = cast_rays(room, np.array(pose.position), rays.reshape(-1, 3).T)
     np.testing.assert_allclose(render_depth(room, pose, 24).ravel(), hits.distance, rtol=1e-9)
-
-
-def test_furniture_is_looked_for_from_its_first_to_its_last_row_and_column() -> None:
-    assert _extent(np.array([False, False, True, False, True, False])) == slice(2, 5)
-    assert _extent(np.zeros(4, bool)) == slice(0, 0)
 
 
 def test_a_longer_recording_begins_like_a_shorter_one() -> None:

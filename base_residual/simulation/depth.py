@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from base_residual.simulation.rays import away_from_zero, cylinder_crossings, slab_crossings, wall_distances
+from base_residual.simulation.rays import away_from_zero, crossings, wall_distances
 from base_residual.simulation.rooms import Array, Pose, Room
 
 FIELD_OF_VIEW = (90.0, 90.0)  # of the depth camera across and upward, in degrees
@@ -39,26 +38,9 @@ def render_depth(
     rays, origin = (x, y, away_from_zero(-down)), pose.place(forward=place[0], up=place[1])  # z by row
     walls = wall_distances(room, origin, rays)
     depth = np.minimum(np.minimum(*walls[:2]), walls[2][:, None])
-    for box in room.boxes:
-        enter, leave = slab_crossings(box, origin, rays)
-        level, past = np.maximum(*enter[:2]), np.minimum(*leave[:2])
-        columns = _extent((level < past) & (past > 0))
-        if columns.stop == 0:
-            continue
-        rows = _extent((enter[2] < past[columns].max()) & (leave[2] > level[columns].min()) & (leave[2] > 0))
-        seen = depth[rows, columns]
-        near = np.maximum(level[columns], enter[2][rows, None])
-        hit = (near > 0) & (near < np.minimum(past[columns], leave[2][rows, None])) & (near < seen)
-        np.copyto(seen, near, where=hit)
-    for round_ in room.cylinders:
-        (side, cap), (past, under) = cylinder_crossings(round_, origin, rays)
-        near = np.maximum(side, cap[:, None])
-        hit = (near > 0) & (near < np.minimum(past, under[:, None])) & (near < depth)
+    enter, leave, over, under, _ = crossings(room, origin, rays)
+    for solid in np.flatnonzero(((enter < leave) & (leave > 0)).any(axis=1)):
+        near = np.maximum(enter[solid], over[solid, :, None])
+        hit = (near > 0) & (near < np.minimum(leave[solid], under[solid, :, None])) & (near < depth)
         np.copyto(depth, near, where=hit)
     return depth
-
-
-def _extent(mask: NDArray[np.bool_]) -> slice:
-    """Return the slice from the first to the last true value; `slice(0, 0)` if none is true."""
-    places = np.flatnonzero(mask)
-    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)

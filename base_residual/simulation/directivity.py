@@ -17,6 +17,7 @@ from base_residual.simulation.rooms import Array
 
 SPEED = 343.0  # m/s, in the models of heads
 SHADOW_ANGLE = np.deg2rad(150.0)  # where a sphere's shadow is deepest, from the ear's axis
+SILENT = 1e-30  # a pattern at its zero, so that it has a logarithm
 SHADOW_LEVEL = 0.1  # of the amplitude that is left there at high frequencies
 
 
@@ -60,13 +61,12 @@ class Pattern:
 
     def gain(self, directions: Array) -> Array:
         """Return the amplitude for directions (N, 3), as (N, bands)."""
-        cosine = directions @ np.array(self.axis)
-        gain: Array = np.maximum(1 - self.p + self.p * cosine, 0.0)[:, None] ** self.order
-        if self.head:
-            gain = gain * sphere_shadow(directions[:, 1], self.head)
+        facing = np.maximum(1 - self.p + self.p * (directions @ np.array(self.axis)), SILENT)
+        level = np.log(facing)[:, None] * self.order
         if self.deviation:
-            gain = gain * 10 ** (harmonics(directions) @ np.array(self.deviation) / 20)
-        return gain
+            level = level + harmonics(directions) @ (np.array(self.deviation) * np.log(10) / 20)
+        gain: Array = np.exp(level, dtype=np.float32, casting="same_kind")
+        return gain * sphere_shadow(directions[:, 1], self.head) if self.head else gain
 
     def delay(self, directions: Array) -> Array:
         """Return the way round the head to the ear that it hides, in seconds (N,), by Woodworth's formula."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import rfft
+from scipy.fft import irfft, next_fast_len, rfft
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.simulation.materials import BANDS, Air
@@ -25,6 +25,7 @@ STREAMS = 3  # of late reverberation, which arrive at the same time from differe
 BETWEEN_EARS = 25  # samples by which a sound reaches one ear earlier than the other, at most
 BURST_LEVEL = 8.0  # dB, the largest standard deviation of bursts
 TRAIL = 600  # samples: what is emitted is shorter, so that nothing wraps around to the beginning
+GRID = 2  # steps per sample, on which pulses are placed
 
 
 Spectra = NDArray[np.complex128]
@@ -139,13 +140,16 @@ def render_echo(
     frames = chance.noise.shape[1]
     source = pose.place(rig.speaker_forward, rig.speaker_right, rig.speaker_up)
     ears = np.stack([pose.place(right=side * rig.ear_distance / 2) for side in (-1, 1)])  # (2, 3)
-    paths = _mirrored(place, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)
-    patches = _scattered(place, pose, rig, ears, chance.roughness, air)
-    length = 2 ** int(np.ceil(np.log2(frames + TRAIL)))
-    spectra = np.stack([_spectrum([paths[ear], patches[ear]], rig.recorder.latency, frames, length) for ear in (0, 1)])
+    arrivals = [_mirrored(place, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)]
+    if chance.roughness.any():
+        arrivals.append(_scattered(place, pose, rig, ears, chance.roughness, air))
+    length = 2 * next_fast_len((frames + TRAIL + 1) // 2, real=True)
+    spectra = np.stack(
+        [_spectrum(of_ear, rig.recorder.latency, frames, length) for of_ear in zip(*arrivals, strict=True)]
+    )
     if air is not None and chance.field.any():
         spectra += _late(place.diffuse_field(pose), rig, chance, air, max_order, length)
-    heard = np.fft.irfft(spectra * _emitted(rig, length), length)[:, :frames]
+    heard = irfft(spectra * _emitted(rig, length), length)[:, :frames]
     return _recorded(heard, chance.noise, rig.recorder)
 
 
@@ -180,7 +184,8 @@ def _kept(distance: Array, air: Air | None) -> Array:
     """Return the share of the amplitude that the air leaves over distances (N,) in metres, (N, bands)."""
     if air is None:
         return np.ones((len(distance), 1))
-    kept: Array = np.exp(-0.5 * distance[:, None] * air.attenuation(BANDS))
+    lost = 0.5 * distance[:, None] * air.attenuation(BANDS)
+    kept: Array = np.exp(-lost, dtype=np.float32, casting="same_kind")
     return kept
 
 
@@ -190,16 +195,17 @@ def _scattered(place: Place, pose: Pose, rig: Rig, ears: Array, roughness: Array
     rays, solid_angle = sphere_rays(pose)
     patches = place.patches(pose)
     points = np.array(pose.position) + patches.distance[:, None] * rays
-    scattered = patches.scattered * solid_angle / np.pi * rig.speaker.gain(_local(pose, rays, 1)) ** 2
+    leaving = rig.speaker.gain(_local(pose, rays, 1)) * _kept(patches.distance, air)
+    leaving = leaving * np.sqrt(patches.scattered * solid_angle / np.pi)
     arrivals = []
     for ear in range(2):
         way = points - ears[ear]
-        distance = np.sqrt((way**2).sum(axis=1))
+        distance = np.sqrt(np.einsum("nc,nc->n", way, way))
         ray = way / distance[:, None]
-        cosine = np.clip(-(ray * patches.normal).sum(axis=1), 0, None)
+        cosine = np.maximum(-np.einsum("nc,nc->n", ray, patches.normal), 0)
         arriving = _local(pose, ray, (-1, 1)[ear])
-        gain = (roughness.ravel() / distance)[:, None] * np.sqrt(scattered * cosine[:, None])
-        gain = gain * rig.ears.gain(arriving) * _kept(patches.distance + distance, air)
+        weight = roughness.ravel() / distance * np.sqrt(cosine)
+        gain = leaving * rig.ears.gain(arriving) * _kept(distance, air) * weight[:, None]
         arrivals.append(Arrivals((patches.distance + distance) / speed + rig.ears.delay(arriving), gain))
     return arrivals
 
@@ -230,22 +236,35 @@ def _late(diffuse: DiffuseField, rig: Rig, chance: Chance, air: Air, order: int,
     return np.stack([both + apart, both - apart])
 
 
-def _spectrum(arrivals: list[Arrivals], latency: float, frames: int, length: int) -> Spectra:
-    """Return the spectrum (F,) of unit pulses that arrive at one ear; they are placed on an oversampled grid."""
+def _spectrum(arrivals: tuple[Arrivals, ...], latency: float, frames: int, length: int) -> Spectra:
+    """Return the spectrum (F,) of unit pulses that arrive at one ear.
+
+    Each is spread over four steps of an oversampled grid by a cubic B-spline, whose spectrum is then divided out: the
+    non-uniform transform of Beylkin, Applied and Computational Harmonic Analysis 2(4), 1995.
+    """
     delays = np.concatenate([arrival.delay for arrival in arrivals]) + latency
     gains = np.concatenate([arrival.gain for arrival in arrivals])
-    bands = gains.shape[1]
-    grid = 8 if bands == 1 else 4  # steps per sample: a finer grid costs more than it is worth where there are bands
-    place = delays * SAMPLE_RATE * grid
+    place = delays * SAMPLE_RATE * GRID
     low = np.floor(place).astype(np.int64)
-    inside = low < frames * grid
-    low, fraction, gains = low[inside], place[inside] - low[inside], gains[inside].T
-    places = np.concatenate([low, low + 1])
-    taps = np.empty((bands, length * grid), np.float32)
+    inside = low < frames * GRID
+    low, after, gains = low[inside], place[inside] - low[inside], gains[inside].T
+    before = 1 - after
+    late, early = after * after, before * before
+    spline = np.stack([before * early, 4 - 3 * late * (1 + before), 4 - 3 * early * (1 + after), after * late]) / 6
+    steps = ((low + np.array([[-1], [0], [1], [2]])) % (length * GRID)).ravel()
+    taps = np.empty((len(gains), length * GRID), np.float32)
     for band, gain in enumerate(gains):
-        taps[band] = np.bincount(places, np.concatenate([gain * (1 - fraction), gain * fraction]), length * grid)
+        taps[band] = np.bincount(steps, (spline * gain).ravel(), length * GRID)
     spectra = rfft(taps)[:, : length // 2 + 1]
-    spectrum: Spectra = spectra[0] if bands == 1 else np.einsum("kf,kf->f", spectra, band_weights(length))
+    spectrum = spectra[0] if len(gains) == 1 else np.einsum("kf,kf->f", spectra, band_weights(length))
+    sharp: Spectra = spectrum / _spline_spectrum(length)
+    return sharp
+
+
+@lru_cache(maxsize=4)
+def _spline_spectrum(length: int) -> Array:
+    """Return the spectrum (F,) of a cubic B-spline on the grid."""
+    spectrum: Array = np.sinc(np.arange(length // 2 + 1) / (length * GRID)) ** 4
     return spectrum
 
 
@@ -262,28 +281,28 @@ def _emitted(rig: Rig, length: int) -> Spectra:
     Its phase follows from the magnitude by the real cepstrum (Oppenheim and Schafer, Discrete-Time Signal Processing,
     3rd edition, 2010, section 13.5).
     """
-    emitted = np.fft.rfft(rig.chirp.waveform(), length)
+    emitted: Spectra = rfft(rig.chirp.waveform(), length)
     frequencies = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     for later, share in rig.ringing:
         emitted = emitted * (1 + share * np.exp(-2j * np.pi * frequencies * later))
     if not rig.response:
         return emitted
     magnitude = 10 ** (np.interp(np.log(frequencies + 1), np.log(BANDS), rig.response) / 20)
-    magnitude = magnitude / np.sqrt(1 + (rig.low_cut / np.maximum(frequencies, 1.0)) ** 4)
-    cepstrum = np.fft.irfft(np.log(np.maximum(magnitude, 1e-5)), length)
+    magnitude = magnitude / np.hypot(1, (rig.low_cut / np.maximum(frequencies, 1.0)) ** 2)
+    cepstrum = irfft(np.log(np.maximum(magnitude, 1e-5)), length)
     cepstrum[1 : length // 2] *= 2
     cepstrum[length // 2 + 1 :] = 0
-    shaped: Spectra = emitted * np.exp(np.fft.rfft(cepstrum))
+    shaped: Spectra = emitted * np.exp(rfft(cepstrum))
     return shaped
 
 
 def _recorded(heard: Array, noise: Array, recorder: Recorder) -> Array:
     """Return the recording (2, T) of the sound at the ears (2, T), with noise (2, T) of unit variance."""
     if recorder.noise_slope:
-        spectrum = np.fft.rfft(noise)
+        spectrum = rfft(noise)
         frequencies = np.fft.rfftfreq(noise.shape[1], 1 / SAMPLE_RATE)
         shape = np.clip(frequencies / 4000, 0.02, None) ** (recorder.noise_slope / 6.02)
-        noise = np.fft.irfft(spectrum * shape / np.sqrt((shape**2).mean()), noise.shape[1])
+        noise = irfft(spectrum * shape / np.sqrt((shape**2).mean()), noise.shape[1])
     recording = heard + recorder.noise * noise
     if not recorder.peak:
         return LOUDNESS * recording

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample
-from scipy.spatial import cKDTree
 
 from base_residual.errors import DataError, MissingExtraError
 from base_residual.simulation.directivity import ALL_AROUND, SPEED, Pattern
@@ -238,6 +236,8 @@ def _levels(responses: Array, rate: float) -> Array:
 
 def _arrivals(responses: Array) -> Array:
     """Return when the sound arrives in responses (M, N), in samples: when a tenth of the largest value is reached."""
+    from scipy.signal import resample  # slow to import
+
     found = []
     for part in _parts(responses):
         fine = np.abs(resample(part, FINER * part.shape[1], axis=1))
@@ -252,6 +252,8 @@ def _parts(responses: Array) -> list[Array]:
 
 def _neighbours(directions: Array) -> tuple[NDArray[np.intp], Array]:
     """Return for each direction of the table the measured ones near it, (directions, k), and their weights."""
+    from scipy.spatial import cKDTree  # slow to import
+
     chord, nearest = cKDTree(directions).query(TABLE, NEIGHBOURS)
     square = (chord**2 - chord[:, :1] ** 2) / BLUR**2
     weights = np.exp(-square / 2)

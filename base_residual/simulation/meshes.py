@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from base_residual.errors import DataError, MissingExtraError
 from base_residual.simulation.places import LARGE_ENOUGH
@@ -210,6 +208,9 @@ def _tell_parts(
     What is connected and has one name is of one material. A connected part that is about as long or as high as the
     whole mesh belongs to the building, whose floor, ceiling and walls are told by their slope and height.
     """
+    from scipy.sparse import coo_matrix  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
     _, corner = np.unique(np.round(corners.reshape(-1, 3) / WELD).astype(np.int64), axis=0, return_inverse=True)
     corner = corner.reshape(-1, 3)
     ends = np.concatenate([corner[:, :2], corner[:, 1:]])

@@ -28,6 +28,24 @@ class Hits(NamedTuple):
     axis: NDArray[np.int64]
 
 
+class Crossings(NamedTuple):
+    """Where N rays cross the K solids of a room, boxes then cylinders, in ray lengths.
+
+    Attributes:
+        enter: (K, N) the outline of a solid, seen from above.
+        leave: (K, N) the same.
+        over: (K, N) the space between its bottom and its top is entered.
+        under: (K, N) that space is left.
+        across: (K, N) the solid's own axis, 0 or 1, that is normal to the face at which its outline is entered.
+    """
+
+    enter: Array
+    leave: Array
+    over: Array
+    under: Array
+    across: NDArray[np.int64]
+
+
 def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     """Find the first surface along each ray, by the slab method (Kay and Kajiya, SIGGRAPH 1986).
 
@@ -44,27 +62,19 @@ def cast_rays(room: Room, origin: Array, rays: Iterable[Array]) -> Hits:
     axis = np.where(walls[2] < np.minimum(*walls[:2]), 2, walls[1] < walls[0])
     distance = np.minimum(np.minimum(*walls[:2]), walls[2])
     surface = len(room.boxes) + len(room.cylinders) + 2 * axis + (np.choose(axis, (x, y, z)) > 0)
-    for number, box in enumerate(room.boxes):
-        enter, leave = slab_crossings(box, origin, (x, y, z))
-        level = np.maximum(*enter[:2])
-        near, far = np.maximum(level, enter[2]), np.minimum(np.minimum(*leave[:2]), leave[2])
+    for number, (enter, leave, over, under, across) in enumerate(zip(*crossings(room, origin, (x, y, z)), strict=True)):
+        near, far = np.maximum(enter, over), np.minimum(leave, under)
         hit = (near > 0) & (near < far) & (near < distance)
         distance[hit] = near[hit]
         surface[hit] = number
-        axis[hit] = np.where(enter[2] > level, 2, enter[1] > enter[0])[hit]
-    for number, round_ in enumerate(room.cylinders, start=len(room.boxes)):
-        (side, cap), (past, under) = cylinder_crossings(round_, origin, (x, y, z))
-        near, far = np.maximum(side, cap), np.minimum(past, under)
-        hit = (near > 0) & (near < far) & (near < distance)
-        distance[hit] = near[hit]
-        surface[hit] = number
-        axis[hit] = np.where(cap > side, 2, 0)[hit]
+        axis[hit] = np.where(over > enter, 2, across)[hit]
     return Hits(distance, surface, axis)
 
 
 def away_from_zero(component: Array) -> Array:
     """Replace components of rays that are nearly zero by a small number, so that they can be divided by."""
-    return np.where(np.abs(component) < 1e-12, 1e-12, component)
+    nearly = np.abs(component) < 1e-12
+    return np.where(nearly, 1e-12, component) if nearly.any() else component
 
 
 def wall_distances(room: Room, origin: Array, rays: Sequence[Array]) -> list[Array]:
@@ -75,41 +85,63 @@ def wall_distances(room: Room, origin: Array, rays: Sequence[Array]) -> list[Arr
     ]
 
 
-def slab_crossings(box: Box, origin: Array, rays: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """Return the distances at which rays enter and leave each slab of a box, in ray lengths.
+def crossings(room: Room, origin: Array, rays: Sequence[Array]) -> Crossings:
+    """Find where rays, given by their x, y and z, enter and leave what stands in a room.
 
-    A slab is the space between two opposite faces.
+    All solids are upright: x and y decide where a ray is within their outline, z where it is between bottom and top.
     """
-    turn = to_box(box)
     x, y, z = rays
-    enter, leave = [], []
-    for component, start, side in zip(
-        (turn[0, 0] * x + turn[0, 1] * y, turn[1, 0] * x + turn[1, 1] * y, z),
-        turn @ (origin - np.array(box.center)),
-        box.size,
-        strict=True,
-    ):
-        component = away_from_zero(component)
-        half = np.copysign(0.5 * side, component)
-        enter.append((-half - start) / component)
-        leave.append((half - start) / component)
-    return enter, leave
+    boxes = _outline_of_boxes(room.boxes, origin, x, y)
+    cylinders = _outline_of_cylinders(room.cylinders, origin, x, y)
+    extents = [(box.center[2], box.size[2]) for box in room.boxes]
+    extents += [(round_.center[2], round_.height) for round_ in room.cylinders]
+    middle, height = np.array(extents).reshape(-1, 2).T[..., None]
+    over, under = _slab(middle - origin[2], height, z)
+    enter, leave, across = (np.concatenate(pair) for pair in zip(boxes, cylinders, strict=True))
+    return Crossings(enter, leave, over, under, across)
 
 
-def cylinder_crossings(
-    cylinder: Cylinder, origin: Array, rays: Sequence[Array]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return the distances at which rays enter and leave a cylinder's round side and its slab, in ray lengths."""
-    x, y, z = rays
-    start = origin - np.array(cylinder.center)
-    square, along = x**2 + y**2, start[0] * x + start[1] * y
-    inside = along**2 - square * (start[0] ** 2 + start[1] ** 2 - cylinder.radius**2)
+def _slab(middle: Array, thickness: Array, component: Array) -> tuple[Array, Array]:
+    """Return where rays enter and leave the space between two parallel faces, seen from the rays' start.
+
+    Args:
+        middle: metres to the plane between the faces.
+        thickness: metres between them.
+        component: of the rays across the faces.
+    """
+    once = 1 / component
+    center, reach = middle * once, thickness / 2 * np.abs(once)
+    return center - reach, center + reach
+
+
+def _outline_of_boxes(
+    boxes: Sequence[Box], origin: Array, x: Array, y: Array
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Return where rays enter and leave the outlines of K boxes, and the own axis across which they enter, (K, N)."""
+    turn = np.array([to_box(box) for box in boxes]).reshape(-1, 3, 3)
+    center = np.array([box.center for box in boxes]).reshape(-1, 3)
+    size = np.array([box.size for box in boxes]).reshape(-1, 3)
+    middle = (turn @ (center - origin)[..., None])[..., 0]  # (K, 3)
+    (first, past), (second, behind) = (
+        _slab(middle[:, [axis]], size[:, [axis]], away_from_zero(turn[:, [axis], 0] * x + turn[:, [axis], 1] * y))
+        for axis in range(2)
+    )
+    return np.maximum(first, second), np.minimum(past, behind), (second > first).astype(np.int64)
+
+
+def _outline_of_cylinders(
+    cylinders: Sequence[Cylinder], origin: Array, x: Array, y: Array
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Return where rays enter and leave the circles of K cylinders, (K, N), and zeros for the axis."""
+    start = origin - np.array([cylinder.center for cylinder in cylinders]).reshape(-1, 3)  # (K, 3)
+    radius = np.array([cylinder.radius for cylinder in cylinders])
+    square, along = x**2 + y**2, start[:, [0]] * x + start[:, [1]] * y
+    inside = along**2 - square * (start[:, 0] ** 2 + start[:, 1] ** 2 - radius**2)[:, None]
     root = np.sqrt(np.maximum(inside, 0))
     missed = inside <= 0
-    round_enter = np.where(missed, np.inf, (-along - root) / square)
-    round_leave = np.where(missed, -np.inf, (-along + root) / square)
-    half = np.copysign(0.5 * cylinder.height, z)
-    return (round_enter, (-half - start[2]) / z), (round_leave, (half - start[2]) / z)
+    enter = np.where(missed, np.inf, (-along - root) / square)
+    leave = np.where(missed, -np.inf, (-along + root) / square)
+    return enter, leave, np.zeros(enter.shape, np.int64)
 
 
 def facing(room: Room, origin: Array, rays: Array, hits: Hits) -> Array:
@@ -119,7 +151,7 @@ def facing(room: Room, origin: Array, rays: Array, hits: Hits) -> Array:
         side = (hits.surface == number) & (hits.axis == 0)
         outward = (origin + hits.distance[side, None] * rays[side] - np.array(round_.center))[:, :2]
         across[side, :2] = outward / round_.radius
-    normal: Array = -np.sign((rays * across).sum(axis=1))[:, None] * across
+    normal: Array = -np.sign(np.einsum("nc,nc->n", rays, across))[:, None] * across
     return normal
 
 

@@ -167,7 +167,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
         speaker_right=around(0.0, 0.02),
         speaker_up=around(0.0, 0.08) - (0.06 * spread if rng.random() < 0.3 else 0.0),
         chirp=ChirpDesign(fade=float(np.clip(around(0.25, 0.25), 0.02, 0.5))),
-        response=tuple((spread * 4.0 * _smooth(rng)).tolist()),
+        response=tuple((spread * 4.0 * _smooth(rng, 1)[0]).tolist()),
         low_cut=float(np.exp(rng.uniform(np.log(60), np.log(900)))),
         ringing=_taps(rng, spread * rng.uniform(0.0, 0.3), 0.0012),
         direct=around(0.0, 6.0),
@@ -243,17 +243,17 @@ def _around(rng: np.random.Generator, middle: float, extent: float) -> float:
 
 def _deviation(rng: np.random.Generator, decibels: Array, symmetric: bool) -> tuple[tuple[float, ...], ...]:
     """Draw factors of the spherical harmonics, (8, bands) in dB, alike in neighbouring bands."""
-    factors = np.stack([_smooth(rng) for _ in range(8)]) * decibels
+    factors = _smooth(rng, 8) * decibels
     if symmetric:  # those that change sign from left to right
         factors[[1, 3, 5]] = 0
     return tuple(map(tuple, factors.tolist()))
 
 
-def _smooth(rng: np.random.Generator) -> Array:
-    """Draw a curve over the bands, (bands,), of about unit size: a random walk without its mean."""
-    walk = np.cumsum(rng.standard_normal(len(BANDS)) * 0.6)
-    curve: Array = walk - walk.mean() + 0.3 * rng.standard_normal()
-    return curve
+def _smooth(rng: np.random.Generator, count: int) -> Array:
+    """Draw curves over the bands, (count, bands), of about unit size: random walks without their mean."""
+    walks = np.cumsum(rng.standard_normal((count, len(BANDS))) * 0.6, axis=1)
+    curves: Array = walks - walks.mean(axis=1, keepdims=True) + 0.3 * rng.standard_normal((count, 1))
+    return curves
 
 
 def _taps(rng: np.random.Generator, share: float, longest: float) -> tuple[tuple[float, float], ...]:
