@@ -23,6 +23,7 @@ import torch
 from golden import inputs
 from golden.inputs import LEARNING, filled, small, stream
 from golden.learning import Values, gradients, running_means, schedules, steps, updates
+from golden.places import rigs, spaces, surfaces_and_air
 from golden.values import FOLDER
 from torch import Tensor
 
@@ -301,6 +302,9 @@ CASES = {
     "running_means": Case(running_means, 1e-5),
     "rooms": Case(rooms, 1e-6),
     "rich_rooms": Case(rich_rooms, 1e-4),
+    "spaces": Case(spaces, 1e-6),
+    "surfaces_and_air": Case(surfaces_and_air, 1e-5),
+    "rigs": Case(rigs, 1e-5),
     "augmentations": Case(augmentations, 2e-4),
     "losses": Case(losses, 1e-5),
     "evaluations": Case(evaluations, 2e-3),
