@@ -5,9 +5,10 @@ import pyroomacoustics as pra
 import pytest
 from scipy.spatial.distance import cdist
 
+from base_residual.simulation import places
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.places import surfaces
-from base_residual.simulation.reflections import Faces, Paths, mirror_reflections
+from base_residual.simulation.reflections import FAINT, Faces, Paths, far_reflections, mirror_reflections
 from base_residual.simulation.rooms import Box, Material, Room
 
 
@@ -104,3 +105,32 @@ def test_an_empty_room_mirrors_the_source_in_each_wall_and_furniture_hides_some(
     images = source + EARS[0] + left.distance[:, None] * left.arriving
     expected = [source, *walls[:1], *walls[2:], [5.8, 2, 1.5]]  # the screen's front stands at 3.9 m
     np.testing.assert_allclose(images, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [3, 4])
+def test_the_lattice_of_a_rectangle_holds_what_mirroring_finds_around_furniture(order: int) -> None:
+    size, source = (4.1, 3.3, 2.6), np.array([1.3, 1.1, 0.9])
+    box = Box((2.6, 1.9, 0.7), (0.5, 0.8, 1.4), 0.4, plain(1.0))  # which mirrors nothing
+    walls = tuple(plain(share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    room = Room(size, walls, (box,))  # type: ignore[arg-type]
+    faces, blocks, count = surfaces(room, every=True)
+    ears = source + EARS[1:] + np.array([0.03, 0.0, 0.05])  # no way meets an edge
+    found = mirror_reflections(faces, blocks, source, ears, order, 30.0, count)
+    fewer = mirror_reflections(faces, blocks, source, ears, order - 1, 30.0, count)
+    gain = np.stack([wall.mirrored for wall in walls])
+    for ours, theirs, near in zip(
+        far_reflections(size, gain, blocks, source, ears, (order, order), 30.0), found, fewer, strict=True
+    ):
+        far, every, known = (np.column_stack(paths) for paths in (ours, theirs, near))
+        new = every[(cdist(every, known).min(axis=1) > 1e-6) & (every[:, -1] > FAINT)]
+        assert len(far) == len(new) > 20
+        assert cdist(far, new).min(axis=0).max() < 1e-9
+        assert cdist(far, new).min(axis=1).max() < 1e-9
+
+
+def test_a_rectangle_is_followed_further_than_other_plans() -> None:
+    room = shoebox((4.0, 3.0, 2.5), 0.2)
+    wall = Box((2.0, 0.5, 1.25), (0.1, 1.0, 2.5), 0.0, plain(0.2), fixed=True)
+    orders = [places.Furnished(room, False).order, places.Furnished(room, True).order]
+    orders.append(places.Furnished(Room(room.size, room.surfaces, (wall,)), False).order)
+    assert orders == [6, 3, 3]

@@ -116,7 +116,7 @@ class Arrivals:
 
 
 def render_echo(
-    room: Room | Place, pose: Pose, rig: Rig, chance: Chance, air: Air | None = None, max_order: int = 3
+    room: Room | Place, pose: Pose, rig: Rig, chance: Chance, air: Air | None = None, max_order: int | None = None
 ) -> Array:
     """Render the recording of one chirp.
 
@@ -131,16 +131,17 @@ def render_echo(
         rig: what chirps, listens and records.
         chance: decides the roughness, the noise and the reverberation; gives the length, (2, T).
         air: of the room; without, sound loses nothing on its way and no late reverberation is added.
-        max_order: highest number of mirror reflections.
+        max_order: highest number of mirror reflections; by itself what the place follows.
 
     Returns:
         (2, T) of the left and the right ear, in full scale.
     """
     place = Furnished(room, every=air is None) if isinstance(room, Room) else room
+    order = place.order if max_order is None else max_order
     frames = chance.noise.shape[1]
     source = pose.place(rig.speaker_forward, rig.speaker_right, rig.speaker_up)
     ears = np.stack([pose.place(right=side * rig.ear_distance / 2) for side in (-1, 1)])  # (2, 3)
-    arrivals = [_mirrored(place, pose, rig, source, ears, max_order, frames / SAMPLE_RATE, air)]
+    arrivals = [_mirrored(place, pose, rig, source, ears, order, frames / SAMPLE_RATE, air)]
     if chance.roughness.any():
         arrivals.append(_scattered(place, pose, rig, ears, chance.roughness, air))
     length = 2 * next_fast_len((frames + TRAIL + 1) // 2, real=True)
@@ -148,7 +149,7 @@ def render_echo(
         [_spectrum(of_ear, rig.recorder.latency, frames, length) for of_ear in zip(*arrivals, strict=True)]
     )
     if air is not None and chance.field.any():
-        spectra += _late(place.diffuse_field(pose), rig, chance, air, max_order, length)
+        spectra += _late(place.diffuse_field(pose), rig, chance, air, order, length)
     heard = irfft(spectra * _emitted(rig, length), length)[:, :frames]
     return _recorded(heard, chance.noise, rig.recorder)
 

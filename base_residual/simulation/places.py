@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from base_residual.simulation.rays import facing, look_around, sphere_rays
-from base_residual.simulation.reflections import Cuboids, Faces, Paths, mirror_reflections
+from base_residual.simulation.reflections import Cuboids, Faces, Paths, far_reflections, mirror_reflections
 from base_residual.simulation.reverberation import DiffuseField, measures
 from base_residual.simulation.rooms import Array, Box, Pose, Room, to_box
 
+ORDER, FAR_ORDER = 3, 6  # most mirror reflections at all faces, and at the walls of a rectangle alone
 MAIN_FACES = 18  # largest faces, which reflections of second and higher order meet
 LARGE_ENOUGH = 0.3  # m2: smaller faces scatter, and mirror nothing
 
@@ -33,6 +34,11 @@ class Patches(NamedTuple):
 
 class Place(Protocol):
     """A place in which a robot listens."""
+
+    @property
+    def order(self) -> int:
+        """Return the highest number of mirror reflections that are followed one by one."""
+        ...
 
     def reflections(self, pose: Pose, source: Array, ears: Array, max_order: int, reach: float) -> list[Paths]:
         """Return the mirror reflections from a source (3,) to each of the ears (E, 3), the direct sound first.
@@ -62,10 +68,20 @@ class Furnished:
     room: Room
     every: bool
 
+    @property
+    def order(self) -> int:
+        """Return the highest number of mirror reflections: more where the plan is a plain rectangle."""
+        return ORDER if self.every or any(box.fixed for box in self.room.boxes) else FAR_ORDER
+
     def reflections(self, pose: Pose, source: Array, ears: Array, max_order: int, reach: float) -> list[Paths]:
         """Return the mirror reflections from a source to each of the ears."""
         faces, obstacles, main = surfaces(self.room, self.every)
-        return mirror_reflections(faces, obstacles, source, ears, max_order, reach, main)
+        near = mirror_reflections(faces, obstacles, source, ears, min(max_order, ORDER), reach, main)
+        if max_order <= ORDER:
+            return near
+        gain = np.stack([material.mirrored for material in self.room.surfaces])
+        far = far_reflections(self.room.size, gain, obstacles, source, ears, (ORDER + 1, max_order), reach)
+        return [Paths(*map(np.concatenate, zip(*both, strict=True))) for both in zip(near, far, strict=True)]
 
     def patches(self, pose: Pose) -> Patches:
         """Return what a robot sees all around."""

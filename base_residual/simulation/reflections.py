@@ -7,6 +7,7 @@ the source meets the faces that made the image, and no obstacle. Positions are i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from base_residual.simulation.rooms import Array
 Indices = NDArray[np.intp]
 
 TOUCH = 1e-9  # metres, or share of a path: within this distance two things touch
+FAINT = 0.01  # of the amplitude: paths of many reflections that keep less in each band are left out
 
 
 class Faces(NamedTuple):
@@ -144,6 +146,72 @@ def mirror_reflections(
         np.concatenate(parts, axis=axis) for parts, axis in zip(zip(*traced, strict=True), (0, 0, 0, 1), strict=True)
     )
     return _audible(obstacles, _TracedPaths(*joined), len(ears), reach)
+
+
+def far_reflections(
+    size: tuple[float, float, float],
+    gain: Array,
+    obstacles: Obstacles,
+    source: Array,
+    ears: Array,
+    orders: tuple[int, int],
+    reach: float,
+) -> list[Paths]:
+    """Find the paths of many reflections in a rectangular room, in which only its six sides mirror.
+
+    The images form a lattice (Allen and Berkley, JASA 65(4), 1979): cell q of an axis lies beyond |q| walls. What
+    stands in the way is decided once for all ears, from the middle between them.
+
+    Args:
+        size: of the room, in metres.
+        gain: (6, bands) of its sides: low and high x, low and high y, floor and ceiling.
+        obstacles: the furniture.
+        source: (3,) its position.
+        ears: (E, 3) their positions.
+        orders: lowest and highest number of reflections.
+        reach: metres; longer paths are left out.
+
+    Returns:
+        The paths to each ear.
+    """
+    cell, walls = _lattice(*orders)
+    sides, middle = np.array(size), ears.mean(axis=0)
+    kept: Array = np.exp(walls @ np.log(np.maximum(gain, FAINT)))  # (N, bands)
+    audible = kept.max(axis=1) > FAINT
+    cell, kept = cell[audible], kept[audible]
+    images = cell * sides + np.where(cell % 2 == 0, source, sides - source)  # (N, 3)
+    # A wall between cells p - 1 and p of an axis lies at p times the side: the straight way crosses p = 1 to q, or 0
+    # down to q + 1. Ways that cross fewer walls repeat their beginning.
+    ray, place = images - middle, np.arange(orders[1])
+    wall = np.where(cell[..., None] > 0, place + 1, -place) * sides[:, None]  # (N, 3, order)
+    share = (wall - middle[:, None]) / away_from_zero(ray)[..., None]
+    share = np.where(place < np.abs(cell)[..., None], share, 0.0).reshape(len(ray), -1)
+    share = np.sort(share, axis=1)[:, -orders[1] :]
+    folded = np.abs((middle + share.T[..., None] * ray + sides) % (2 * sides) - sides)  # (order, N, 3)
+    begin, end = (np.broadcast_to(place, (1, *ray.shape)) for place in (middle, source))
+    clear = ~obstacles.stop(np.concatenate([begin, folded, end]))
+    leaving = folded[-1] - source
+    leaving /= np.sqrt((leaving**2).sum(axis=1))[:, None]
+    heard = []
+    for ear in ears:
+        ray = images - ear
+        distance = np.sqrt((ray**2).sum(axis=1))
+        near = clear & (distance < reach)
+        columns = distance, ray / distance[:, None], leaving, kept
+        heard.append(Paths(*(column[near] for column in columns)))
+    return heard
+
+
+@lru_cache(maxsize=2)
+def _lattice(least: int, most: int) -> tuple[Indices, Indices]:
+    """Return the cells (N, 3) of images with so many reflections, and how often each side reflects, (N, 6)."""
+    axis = np.arange(-most, most + 1)
+    cell = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    order = np.abs(cell).sum(axis=1)
+    cell = cell[(order >= least) & (order <= most)]
+    first, second = (np.abs(cell) + 1) // 2, np.abs(cell) // 2  # what lies on the image's side reflects first
+    walls = np.stack([np.where(cell > 0, second, first), np.where(cell > 0, first, second)], axis=2)
+    return cell, walls.reshape(-1, 6)
 
 
 def _facing(faces: Faces) -> NDArray[np.bool_]:

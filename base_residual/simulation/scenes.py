@@ -13,7 +13,7 @@ from base_residual.errors import DataError
 from base_residual.simulation.depth import FIELD_OF_VIEW
 from base_residual.simulation.materials import BANDS, CEILINGS, FLOORS, FURNITURE, SOFT_WALLS, WALLS, Air, draw_material
 from base_residual.simulation.meshes import Indices, Mesh, find_words
-from base_residual.simulation.places import MAIN_FACES, Patches
+from base_residual.simulation.places import MAIN_FACES, ORDER, Patches
 from base_residual.simulation.rays import sphere_rays
 from base_residual.simulation.reflections import Faces, Paths, mirror_reflections
 from base_residual.simulation.reverberation import DiffuseField
@@ -55,6 +55,7 @@ class Scene:
 
     mesh: Mesh
     materials: tuple[Material, ...]
+    order: int = ORDER
 
     def depth(
         self,
