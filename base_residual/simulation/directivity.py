@@ -49,7 +49,7 @@ class Pattern:
         p: share of the cosine.
         order: exponent in each band.
         head: radius in metres of the rigid sphere that carries the ear at its side; 0 for none.
-        deviation: (8, bands) in dB: factors of the spherical harmonics of first and second order. They stand for what
+        deviation: (15, bands) in dB: factors of the spherical harmonics of first to third order. They stand for what
             pinnae, cases and the robot's own body do.
     """
 
@@ -102,9 +102,15 @@ def sphere_shadow(cosine: Array, radius: float) -> Array:
 
 
 def harmonics(directions: Array) -> Array:
-    """Return the real spherical harmonics of orders 1 and 2 of directions (N, 3), unnormalised, (N, 8)."""
-    x, y, z = directions.T
-    return np.stack([x, y, z, x * y, x * z, y * z, x**2 - 1 / 3, z**2 - 1 / 3], axis=1)
+    """Return the real spherical harmonics of orders 1 to 3 of directions (N, 3), with a mean square of 1, (N, 15)."""
+    x, y, z = np.ascontiguousarray(directions.T)
+    xx, yy, zz = x * x, y * y, z * z
+    first = [x, y, z]
+    second = [x * y, x * z, y * z, (xx - yy) / 2, (zz - 1 / 3) * np.sqrt(3) / 2]
+    third = [x * y * z, x * (5 * zz - 1) / np.sqrt(40), y * (5 * zz - 1) / np.sqrt(40), z * (5 * zz - 3) / np.sqrt(60)]
+    third += [x * (xx - 3 * yy) / np.sqrt(24), y * (3 * xx - yy) / np.sqrt(24), z * (xx - yy) / 2]
+    scaled = zip((first, second, third), (3, 15, 105), strict=True)
+    return np.stack([np.sqrt(square) * harmonic for order, square in scaled for harmonic in order], axis=1)
 
 
 def _spiral(count: int) -> Array:

@@ -143,7 +143,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
 
     distance, angle = around(0.2, 0.07), np.deg2rad(around(52.0, 33.0))
     on_head = rng.random() < 0.4
-    pinnae = spread * rng.uniform(0.3, 2.0 if on_head else 0.8) * np.minimum(BANDS / 6000, 1.2)
+    pinnae = spread * (rng.uniform(1.0, 6.0) if on_head else rng.uniform(0.3, 1.5)) * np.minimum(BANDS / 6000, 1.2)
     tilt = np.deg2rad(around(0.0, 15.0))
     axis = (np.cos(angle) * np.cos(tilt), np.sin(angle) * np.cos(tilt), np.sin(tilt))
     ears = Pattern(
@@ -157,7 +157,7 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
         axis=(1.0, 0.0, 0.0),
         p=0.5,
         order=tuple((around(0.8, 0.7) * (BANDS / 4000) ** around(0.35, 0.35)).tolist()),
-        deviation=_deviation(rng, np.full(len(BANDS), spread * rng.uniform(0.0, 1.0)), symmetric=True),
+        deviation=_deviation(rng, np.full(len(BANDS), spread * rng.uniform(0.0, 1.5)), symmetric=True),
     )
     return Rig(
         ears=ears,
@@ -206,7 +206,7 @@ def batvision_v1(rng: np.random.Generator, spread: float) -> Rig:
 
 def replica(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as VisualEchoes' in Replica: a listener's head with the loudspeaker at its place, an ideal camera."""
-    pinnae = _deviation(rng, np.full(len(BANDS), 3.0 * spread), symmetric=False)
+    pinnae = _deviation(rng, np.full(len(BANDS), 4.0 * spread), symmetric=False)
     ears = Pattern((0.0, 1.0, 0.0), 0.1, head=0.0875, deviation=pinnae)
     return replace(
         varied(rng, spread), ears=ears, ear_distance=0.175, speaker_forward=0.0, speaker_right=0.0, camera=Camera()
@@ -242,10 +242,16 @@ def _around(rng: np.random.Generator, middle: float, extent: float) -> float:
 
 
 def _deviation(rng: np.random.Generator, decibels: Array, symmetric: bool) -> tuple[tuple[float, ...], ...]:
-    """Draw factors of the spherical harmonics, (8, bands) in dB, alike in neighbouring bands."""
-    factors = _smooth(rng, 8) * decibels
+    """Draw factors of the spherical harmonics, (15, bands) in dB, half of them alike in neighbouring bands.
+
+    Args:
+        rng: decides.
+        decibels: (bands,) standard deviation of the level over all directions.
+        symmetric: from left to right.
+    """
+    factors = (_smooth(rng, 15) + rng.standard_normal((15, len(BANDS)))) * decibels / np.sqrt(2 * 15)
     if symmetric:  # those that change sign from left to right
-        factors[[1, 3, 5]] = 0
+        factors[[1, 3, 5, 8, 10, 13]] = 0
     return tuple(map(tuple, factors.tolist()))
 
 
