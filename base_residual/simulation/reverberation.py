@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from base_residual.simulation.materials import BANDS, Air
-from base_residual.simulation.rooms import Array, Box, Room, to_box
+from base_residual.simulation.rooms import Array, Room
 
 
 class DiffuseField(NamedTuple):
@@ -70,16 +70,16 @@ def reflections_per_second(volume: float, air: Air, time: Array) -> Array:
 def measures(room: Room) -> DiffuseField:
     """Return a room's volume in m3, its surface in m2, and the mean absorption and scattering of it, (bands,).
 
-    Boxes count as standing on the floor and apart from each other, as far as they lie in the room.
+    Boxes count as standing on the floor and apart from each other.
     """
     length, width, height = room.size
     areas = [width * height] * 2 + [length * height] * 2 + [length * width] * 2
     volume = length * width * height
     solids = []
     for box in room.boxes:
-        (area, outline), z = _within(box, length, width), box.size[2]
-        volume -= area * z
-        solids.append(z * outline - (0 if z < 0.95 * height else 2 * area))  # a top for the floor that it covers
+        x, y, z = box.size
+        volume -= x * y * z
+        solids.append(2 * z * (x + y) - (0 if z < 0.95 * height else 2 * x * y))  # a top for the floor that it covers
     for round_ in room.cylinders:
         volume -= np.pi * round_.radius**2 * round_.height
         solids.append(2 * np.pi * round_.radius * round_.height)
@@ -90,27 +90,3 @@ def measures(room: Room) -> DiffuseField:
         for name in ("absorption", "scattering")
     )
     return DiffuseField(max(volume, 0.1 * length * width * height), float(weights.sum()), absorption, scattering)
-
-
-def _within(box: Box, length: float, width: float) -> tuple[float, float]:
-    """Return the area in m2 and the outline in m of what lies of a box's base in a room of that length and width.
-
-    The base is cut along each wall in turn (Sutherland and Hodgman, Communications of the ACM 17(1), 1974).
-    """
-    corners = np.array(box.size[:2]) / 2 * [[-1, -1], [1, -1], [1, 1], [-1, 1]] @ to_box(box)[:2, :2]
-    corners = corners + np.array(box.center[:2])
-    for normal, most in (((-1, 0), 0.0), ((1, 0), length), ((0, -1), 0.0), ((0, 1), width)):
-        beyond = corners @ normal - most
-        kept = []
-        for here, there, now, then in zip(
-            corners, np.roll(corners, -1, axis=0), beyond, np.roll(beyond, -1), strict=True
-        ):
-            if now <= 0:
-                kept.append(here)
-            if (now <= 0) != (then <= 0):
-                kept.append(here + now / (now - then) * (there - here))
-        if not kept:
-            return 0.0, 0.0
-        corners = np.array(kept)
-    (x, y), (next_x, next_y) = corners.T, np.roll(corners, -1, axis=0).T
-    return float(np.sum(x * next_y - next_x * y)) / 2, float(np.hypot(next_x - x, next_y - y).sum())

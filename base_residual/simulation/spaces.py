@@ -1,6 +1,6 @@
 """Rich places: plans that are no shoebox, surfaces of real materials, furniture that is no cuboid.
 
-A plan is a rectangle with parts of the building in it, boxes from floor to ceiling, that make an L, a T, a trapezoid or
+A plan is a rectangle with parts of the building in it, boxes from floor to ceiling, that make an L, a T, a corridor or
 two rooms with a doorway of it.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from base_residual.simulation.draws import draw_box
 from base_residual.simulation.materials import CEILINGS, FLOORS, FURNITURE, SOFT_WALLS, WALLS, Air, draw_material
-from base_residual.simulation.rooms import Array, Box, Cylinder, Material, Room, to_box
+from base_residual.simulation.rooms import Array, Box, Cylinder, Material, Room
 
 Size = tuple[float, float, float]
 Solid = Box | Cylinder
@@ -109,25 +109,6 @@ def angled(rng: np.random.Generator) -> tuple[Size, Parts]:
     return size, parts
 
 
-def slanted(rng: np.random.Generator) -> tuple[Size, Parts]:
-    """Draw a room of which one or two walls are oblique: a trapezoid, a wedge."""
-    size = (float(rng.uniform(2.8, 9)), float(rng.uniform(2.8, 9)), _height(rng))
-    parts: Parts = []
-    for side in rng.permutation(4)[: rng.integers(1, 3)]:
-        along = int(side) // 2  # the axis that the wall would have followed
-        long, deep = size[along], size[1 - along]
-        near, far = rng.permutation([rng.uniform(0.0, 0.1), rng.uniform(0.1, 0.4)]) * deep  # into the room at its ends
-        slope = np.arctan2(far - near, long)
-        middle = np.array([long / 2, (near + far) / 2]) - deep * np.array([-np.sin(slope), np.cos(slope)])
-        if side % 2:
-            middle[1], slope = deep - middle[1], -slope
-        center = middle if along == 0 else middle[::-1]
-        yaw = slope if along == 0 else np.pi / 2 - slope
-        extent = (2 * (long + deep), 2 * deep, size[2])
-        parts.append(((float(center[0]), float(center[1]), size[2] / 2), extent, float(yaw)))
-    return size, parts
-
-
 def two_rooms(rng: np.random.Generator) -> tuple[Size, Parts]:
     """Draw two rooms with an open doorway between them."""
     size = (float(rng.uniform(5, 11)), float(rng.uniform(2.5, 7)), _height(rng))
@@ -144,9 +125,9 @@ def two_rooms(rng: np.random.Generator) -> tuple[Size, Parts]:
 
 
 PLANS: tuple[Callable[[np.random.Generator], tuple[Size, Parts]], ...] = (
-    shoebox, slanted, angled, two_rooms, corridor, hall, courtyard
+    shoebox, angled, two_rooms, corridor, hall, courtyard
 )  # fmt: skip
-PLAN_SHARES = (0.38, 0.14, 0.18, 0.12, 0.08, 0.06, 0.04)
+PLAN_SHARES = (0.5, 0.2, 0.12, 0.08, 0.06, 0.04)
 
 
 def _columns(rng: np.random.Generator, size: Size, material: Material) -> Iterator[Cylinder]:
@@ -252,7 +233,7 @@ def _overlap(solid: Solid, box: Box) -> bool:
     if isinstance(solid, Cylinder):
         reach = np.full(2, solid.radius)
     else:
-        cos, sin = abs(np.cos(solid.yaw - box.yaw)), abs(np.sin(solid.yaw - box.yaw))
+        cos, sin = abs(np.cos(solid.yaw)), abs(np.sin(solid.yaw))
         reach = 0.5 * np.array([[cos, sin], [sin, cos]]) @ np.array(solid.size[:2])
-    apart: Array = np.abs(to_box(box) @ (np.array(solid.center) - np.array(box.center)))[:2]
+    apart: Array = np.abs(np.array(solid.center[:2]) - np.array(box.center[:2]))
     return bool(np.all(apart < reach + 0.5 * np.array(box.size[:2])))
