@@ -46,11 +46,21 @@ def one_ear(sound: Tensor) -> Tensor:
     return torch.stack([1e-4 * sound[0] + 0.05, sound[1]])
 
 
+def muffled(sound: Tensor) -> Tensor:
+    """The sound below 6 kHz, which is the first third of a chirp."""
+    return resample(resample(sound, RATE, 12_000), 12_000, RATE)[..., : sound.shape[-1]]
+
+
+def flat_top(sound: Tensor, samples: int) -> Tensor:
+    """The sound, and some samples of one ear at full scale."""
+    return torch.stack([sound[0], sound[1].index_fill(0, 4001 + torch.arange(samples), 1.0)])
+
+
 DOUBTFUL: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "nothing": (lambda sound: sound, []),
     "faint": (lambda sound: 1e-20 * sound, []),
     "an offset": (lambda sound: sound + 0.1, []),
-    "a chirp that no echo follows": (lambda sound: torch.stack([sound[0], 0.8 * sound[0]]), []),
+    "a muffled chirp that no echo follows": (lambda sound: muffled(sound[0] * torch.tensor([[1.0], [0.8]])), []),
     "an offset that is far louder": (lambda sound: 0.02 * torch.stack([0.2 * sound[0], sound[1]]) + 0.5, []),
     "silence": (lambda sound: 0 * sound, ["is silent"]),
     "an offset alone": (lambda sound: 0 * sound + 0.3, ["is silent"]),
@@ -64,6 +74,9 @@ DOUBTFUL: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
         ["ends 0.024 s after its chirp, and an echo from 8 m is back after 0.04"],
     ),
     "clipped": (lambda sound: (8 * sound).clamp(-1, 1), ["is clipped"]),
+    "clipped below full scale": (lambda sound: (8 * sound).clamp(-0.995, 0.995), ["is clipped"]),
+    "eight samples at full scale": (lambda sound: flat_top(sound, 8), ["is clipped"]),
+    "seven samples at full scale": (lambda sound: flat_top(sound, 7), []),
     "flat tops far below full scale": (lambda sound: (8 * sound).clamp(-1, 1) / 2, []),
 }
 
@@ -124,7 +137,9 @@ def test_the_real_recording_is_trusted_at_every_rate_that_holds_its_chirp(real_r
 @pytest.mark.parametrize("audio", [AudioConfig(), FIRST], ids=["found", "first"])
 def test_what_is_doubted_or_not_is_what_a_network_takes(audio: AudioConfig) -> None:
     sounds = torch.stack([recording(), recording(late=300), 0 * recording()])
-    assert torch.equal(examine(sounds, 48_000, FRAMES, audio).waveform, fit_echo(sounds, 48_000, FRAMES, audio))
+    for frames in (FRAMES, None):  # without a network, a twentieth of a second
+        taken = fit_echo(sounds, 48_000, frames or 2205, audio)
+        assert torch.equal(examine(sounds, 48_000, frames, audio).waveform, taken)
 
 
 @pytest.mark.parametrize(("rate", "own_rate"), [(30_000, RATE), (29_400, RATE), (48_000, 22_050), (22_050, 22_050)])

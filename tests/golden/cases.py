@@ -71,10 +71,12 @@ def front_ends() -> Values:
                 values[f"{prefix}{name}, channel {channel}"] = features
     noise = torch.from_numpy(stream("noise").standard_normal((2, 2, 20))).float()
     near = hear(heard, 44_100, 2205).waveform
-    dull = resample(resample(near, 44_100, 12_000), 12_000, 44_100)
+    half = resample(near, 44_100, 22_050)
+    dull = 0.1 * resample(resample(near, 44_100, 12_000), 12_000, 44_100)
     return values | {
         "cut between samples": shift(noise, torch.tensor([-3.4, 5.7]), 16),
         "likeness of a chirp": likeness(torch.cat([near, dull, near.flip(-1)]), 44_100),
+        "likeness of a chirp at half the rate": likeness(half[..., :1102], 22_050),
         "aligned": fit_echo(heard, 44_100, 1500, AudioConfig()),
         "resampled": fit_echo(heard, 48_000, 1500, AudioConfig(emission="first")),
     }
