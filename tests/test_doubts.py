@@ -15,9 +15,9 @@ from test_cli import brdepth
 from torch import Tensor
 
 from base_residual.acoustics.chirp import ChirpDesign
-from base_residual.acoustics.doubts import CHIRP_LIKE, LISTENED, examine, likeness
+from base_residual.acoustics.doubts import CHIRP_LIKE, LISTENED, ear_delay, examine, likeness
 from base_residual.acoustics.framing import resample
-from base_residual.acoustics.hearing import hear
+from base_residual.acoustics.hearing import fit_echo, hear
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import AudioConfig
@@ -46,10 +46,22 @@ def one_ear(sound: Tensor) -> Tensor:
     return torch.stack([1e-4 * sound[0] + 0.05, sound[1]])
 
 
+def muffled(sound: Tensor) -> Tensor:
+    """The sound below 6 kHz, which is the first third of a chirp."""
+    return resample(resample(sound, RATE, 12_000), 12_000, RATE)[..., : sound.shape[-1]]
+
+
+def flat_top(sound: Tensor, samples: int) -> Tensor:
+    """The sound, and some samples of one ear at full scale."""
+    return torch.stack([sound[0], sound[1].index_fill(0, 4001 + torch.arange(samples), 1.0)])
+
+
 DOUBTFUL: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "nothing": (lambda sound: sound, []),
     "faint": (lambda sound: 1e-20 * sound, []),
     "an offset": (lambda sound: sound + 0.1, []),
+    "a muffled chirp that no echo follows": (lambda sound: muffled(sound[0] * torch.tensor([[1.0], [0.8]])), []),
+    "an offset that is far louder": (lambda sound: 0.02 * torch.stack([0.2 * sound[0], sound[1]]) + 0.5, []),
     "silence": (lambda sound: 0 * sound, ["is silent"]),
     "an offset alone": (lambda sound: 0 * sound + 0.3, ["is silent"]),
     "faint noise": (lambda sound: 1e-7 * torch.randn(2, 6000), ["is silent"]),
@@ -62,6 +74,10 @@ DOUBTFUL: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
         ["ends 0.024 s after its chirp, and an echo from 8 m is back after 0.04"],
     ),
     "clipped": (lambda sound: (8 * sound).clamp(-1, 1), ["is clipped"]),
+    "clipped below full scale": (lambda sound: (8 * sound).clamp(-0.995, 0.995), ["is clipped"]),
+    "eight samples at full scale": (lambda sound: flat_top(sound, 8), ["is clipped"]),
+    "seven samples at full scale": (lambda sound: flat_top(sound, 7), []),
+    "flat tops far below full scale": (lambda sound: (8 * sound).clamp(-1, 1) / 2, []),
 }
 
 
@@ -118,9 +134,48 @@ def test_the_real_recording_is_trusted_at_every_rate_that_holds_its_chirp(real_r
         assert "Hz" not in " ".join(examine(resample(sound[None], RATE, rate), rate, 1000, own).doubts[0])
 
 
+@pytest.mark.parametrize("audio", [AudioConfig(), FIRST], ids=["found", "first"])
+def test_what_is_doubted_or_not_is_what_a_network_takes(audio: AudioConfig) -> None:
+    sounds = torch.stack([recording(), recording(late=300), 0 * recording()])
+    for frames in (FRAMES, None):  # without a network, a twentieth of a second
+        taken = fit_echo(sounds, 48_000, frames or 2205, audio)
+        assert torch.equal(examine(sounds, 48_000, frames, audio).waveform, taken)
+
+
+@pytest.mark.parametrize(("rate", "own_rate"), [(30_000, RATE), (29_400, RATE), (48_000, 22_050), (22_050, 22_050)])
+def test_a_recording_is_doubted_whose_rate_does_not_hold_the_chirp_that_the_network_knows(
+    rate: int, own_rate: int
+) -> None:
+    sound = resample(recording(frames=12_000)[None], RATE, rate)
+    (doubts,) = examine(sound, rate, 1000, AudioConfig(sample_rate=own_rate)).doubts
+    few = rate == 29_400
+    assert doubts == ([f"has {rate} Hz, too few for a chirp that goes up to 20 kHz"] if few else [])
+
+
+def test_a_recording_is_as_long_as_what_is_used_of_it() -> None:
+    noise = 0.1 * torch.randn(2, FRAMES, generator=torch.Generator().manual_seed(0))
+    assert examine(noise[None], RATE, FRAMES, AudioConfig()).doubts == [["holds no chirp that could be found"]]
+    assert examine(recording(late=600, frames=FRAMES)[None], RATE, FRAMES, FIRST).doubts == [[]]
+    ((short,),) = examine(recording(late=600, frames=1500)[None], RATE, FRAMES, FIRST).doubts
+    assert short == "ends 0.034 s, and an echo from 8 m is back after 0.047 s"
+
+
+def test_the_direct_sound_comes_to_the_right_ear_later_or_earlier() -> None:
+    chirp = torch.from_numpy(ChirpDesign().waveform()).float()
+    delays = (-44, -20, 0, 13, 44, 45)  # samples; the last is more than there is between two ears
+    echoes = torch.zeros(len(delays), 2, 1000)
+    for echo, delay in zip(echoes, delays, strict=True):
+        for ear, start, level in ((0, 44, 1), (1, 44 + delay, 1), (0, 225, 10), (1, 230, 10)):  # a louder echo follows
+            echo[ear, start : start + 132] += level * chirp
+    found = (ear_delay(echoes, RATE) * RATE).tolist()
+    assert found[:5] == pytest.approx(delays[:5])
+    assert abs(found[5]) <= 44
+
+
 def test_what_is_used_is_said_where_it_is_late_or_little() -> None:
     sounds = [recording(late=44_100, frames=50_000), recording(frames=60_000), recording()]
     remarks = [examine(sound[None], RATE, FRAMES, AudioConfig()).remarks[0] for sound in sounds]
+    assert examine(sounds[2][None], RATE, FRAMES, AudioConfig()).emission == [0.022676]  # to a microsecond
     assert remarks == [
         "chirp found at 1.000 s; 0.047 s of 1.13 s are used",
         "chirp found at 0.023 s; 0.047 s of 1.36 s are used",

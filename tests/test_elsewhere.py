@@ -31,7 +31,7 @@ def model(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> DepthNet:
 
 def test_the_package_holds_rooms_of_another_program(model: DepthNet) -> None:
     (rooms,) = try_elsewhere(model)
-    assert rooms.recordings == 20
+    assert (rooms.place, rooms.recordings) == ("Rooms of another program", 20)
     assert 0.5 < rooms.constant < rooms.rmse  # the constant knows these rooms; the network has learned nothing
     assert "NOT lower" in str(rooms)
 
@@ -47,6 +47,20 @@ def test_a_model_of_constant_depth_scores_as_the_best_constant(
     assert rooms.constant == pytest.approx(min(scores), rel=0.03)
 
 
+def test_of_many_recordings_some_are_tried(model: DepthNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "MOST", 3)
+    (rooms,) = try_elsewhere(model)
+    assert rooms.recordings == 3
+    model.train()
+    assert try_elsewhere(model) == [rooms]  # networks are tried as they predict
+
+
+def test_how_a_model_does_elsewhere_is_said_in_a_sentence() -> None:
+    against = "There: rmse 0.600 m. Against the best constant for 3 of them"
+    assert str(Tried("There", 3, 0.6, 0.75)) == f"{against} (rmse 0.750 m): 20.0% lower."
+    assert str(Tried("There", 3, 0.6, 0.6)) == f"{against} (rmse 0.600 m): NOT lower."
+
+
 def test_a_model_of_another_view_or_of_other_data_is_not_tried(tiny: MakeConfig) -> None:
     assert try_elsewhere(create_model(tiny({"simulation": {"rig": "batvisionv2"}}))) == []
     assert try_elsewhere(create_model(tiny({"data": {"name": "batvisionv2"}}))) == []
@@ -57,10 +71,13 @@ def test_recordings_at_hand_are_tried_as_their_camera_sees(
 ) -> None:
     root = write_batvision(tmp_path / "data", count=3)
     monkeypatch.setenv("BRDEPTH_DATA", str(root))
+    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
     _, found = try_elsewhere(model)
+    assert not (tmp_path / "cache").exists()  # few recordings are not worth a prepared set
     assert found.place == "Recordings of BatVision V2"
     assert found.recordings == 3
     assert model.config is not None
+    assert found == try_on(model, model.config, root, found.place, (86.0, 57.0))
     uncut = try_on(model, model.config, root, "whole")
     assert found.constant == uncut.constant
     assert found.rmse != uncut.rmse

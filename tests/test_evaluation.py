@@ -7,12 +7,13 @@ import pytest
 import torch
 from golden import inputs
 
+from base_residual import evaluation as module
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, EchoSample
 from base_residual.errors import ConfigError, DataError, PredictionError
 from base_residual.evaluation import Criterion, criteria_table, evaluate, success_criteria, why_undecided
 from base_residual.evaluation.blind import BlindGuess, blind_lines
-from base_residual.metrics import Evaluation, Protocol
+from base_residual.metrics import DecompositionFigures, Evaluation, Protocol
 from base_residual.models.factory import create_model
 
 HEALTHY = {
@@ -62,7 +63,9 @@ def test_evaluating_leaves_the_model_in_its_mode(tiny: Callable[..., Config], he
 
 
 def test_the_figures_come_with_their_protocol(tiny: Callable[..., Config], heard: list[EchoSample]) -> None:
-    found = evaluate(create_model(tiny()), heard, min_depth=0.5)
+    model = create_model(tiny())
+    assert evaluate(model, heard).protocol == Protocol(8.0, 0.0, 32)
+    found = evaluate(model=model, dataset=heard, min_depth=0.5)
     sentence = found.protocol.sentence()
     for part in ("32 x 32 pixels", "gt >= 0.5 m", "[0.001, 8] m", "per image, then over images", "area mean"):
         assert part in sentence
@@ -155,6 +158,7 @@ def test_each_guess_is_beaten_by_a_share_or_not_at_all() -> None:
 
 def test_a_run_without_a_baseline_says_why_its_lead_is_open() -> None:
     assert why_undecided("unet") == "it is the baseline"
+    assert why_undecided("base_residual") == "needs a run with --model unet, and compare"
     criterion = success_criteria(evaluation())[3]
     assert criterion.figure == "rmse 0.400 m; needs a run with --model unet, and compare"
     assert (criterion.name, criterion.verdict) == ("rmse 5 % below the U-Net baseline", "open")
@@ -232,7 +236,8 @@ def test_a_smallest_depth_that_is_none_is_refused(
 
 def test_every_figure_of_a_run_is_told_with_its_limit() -> None:
     curve = [*[0.5] * 20, 0.495]
-    assert success_criteria(evaluation(), curve, 0.5, "other run", blind={"mean_map_rmse": 0.9})[1:] == [
+    assert success_criteria(evaluation(), curve, 0.5, "other run", blind={"another guess": 0.9}) == [
+        Criterion("ahead of what hears nothing", True, "rmse 0.400 m against another guess 0.900 m"),
         Criterion("base is smooth and positive", True, "0.050 of the detail's energy (limit 0.25), smallest 0.500 m"),
         Criterion(
             "residual is small and useful", True, "mean |residual| 0.1000 m (limit 1), gain +8.00% (at least 0.5%)"
@@ -286,6 +291,38 @@ def test_several_processes_score_their_own_samples_and_gather_all_figures(
     assert found.decomposition == pytest.approx(expected.decomposition, abs=1e-5)
     # Silent recordings; depth metrics of the final, and of base and final; the sums and least depths of the one batch.
     assert gathered == ([1, 2, 2, 2, 1, 1] if name == "base_residual" else [1, 2])
+
+
+@pytest.mark.parametrize("name", ["base_residual", "plain"])
+def test_a_process_without_samples_has_the_figures_of_the_others(
+    tiny: Callable[..., Config], heard: list[EchoSample], name: str
+) -> None:
+    model, told = create_model(tiny({"model": {"name": name}})), []
+
+    def keep(rows: torch.Tensor) -> torch.Tensor:
+        told.append(rows)
+        return rows
+
+    expected = evaluate(model, heard, gathered=keep)
+    found = evaluate(model, heard, indices=[], gathered=lambda rows: torch.cat([rows, told.pop(0)]))
+    assert found == expected
+
+
+@pytest.mark.parametrize(("side", "box"), [(16, 1), (64, 4), (256, 16)])
+def test_detail_is_what_is_smaller_than_a_sixteenth_of_the_side(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, side: int, box: int
+) -> None:
+    config = tiny({"data": {"output_size": side}})
+    boxes: list[int] = []
+
+    class Watched(DecompositionFigures):
+        def __init__(self, kernel: int, max_depth: float, min_depth: float) -> None:
+            boxes.append(kernel)
+            super().__init__(kernel, max_depth, min_depth)
+
+    monkeypatch.setattr(module, "DecompositionFigures", Watched)
+    evaluate(create_model(config), inputs.dataset(config, 1))
+    assert boxes == [box]
 
 
 def test_an_evaluation_asks_for_something_to_evaluate(tiny: Callable[..., Config], heard: list[EchoSample]) -> None:

@@ -13,7 +13,7 @@ from base_residual.acoustics import hearing
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import as_echo_batch
 from base_residual.acoustics.front_end import EchoFrontEnd
-from base_residual.acoustics.hearing import hear
+from base_residual.acoustics.hearing import hear, remove_rumble, shift
 from base_residual.config.schema import AudioConfig
 from base_residual.errors import DataError
 
@@ -95,6 +95,54 @@ def test_a_long_recording_is_searched_in_parts_without_a_seam(monkeypatch: pytes
     whole = hear(recordings, RATE, 1000).arrival
     monkeypatch.setattr(hearing, "AT_ONCE", 4096)
     torch.testing.assert_close(hear(recordings, RATE, 1000).arrival, whole, rtol=0, atol=0.01)
+
+
+def test_a_recording_is_heard_among_others_as_it_is_alone() -> None:
+    click = torch.nn.functional.one_hot(torch.tensor(29_900), 30_000)
+    loud, faint = arriving(500.5), click + 0.005 * arriving(AT)  # behind the filter, one is 80 times as loud
+    both = hear(torch.cat([loud, faint]), RATE, 3000)
+    for number, recording in enumerate((loud, faint)):
+        for found, expected in zip(both, hear(recording, RATE, 3000), strict=True):
+            torch.testing.assert_close(found[number], expected[0], rtol=0, atol=1e-5)
+    assert float(both.arrival[1]) == pytest.approx(AT, abs=0.15)
+
+
+@pytest.mark.parametrize("frames", [1, 300, 2000])
+def test_what_is_slow_is_the_mean_over_a_hundredth_of_a_second_as_far_as_there_is_sound(frames: int) -> None:
+    sound = noise(1.0, frames) + 0.5
+    clean = remove_rumble(sound, RATE)
+    for place in {0, frames // 2, frames - 1}:
+        around = sound[..., max(0, place - 220) : place + 221]
+        torch.testing.assert_close(clean[..., place], sound[..., place] - around.mean(dim=-1), rtol=0, atol=1e-5)
+
+
+def test_a_cut_at_whole_samples_copies_them_and_is_silent_outside_of_the_recording() -> None:
+    sound = noise(1.0, 40).expand(2, -1, -1)
+    found = shift(sound, torch.tensor([-20.0, 5.0]), 90)
+    padded = torch.nn.functional.pad(sound, (20, 60))
+    expected = torch.stack([padded[0, :, :90], padded[1, :, 25:115]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_cut_between_samples_keeps_the_level() -> None:
+    found = shift(torch.ones(3, 2, 100), torch.tensor([20.1, 20.5, 20.7]), 50)
+    torch.testing.assert_close(found, torch.ones(3, 2, 50), rtol=0, atol=1e-6)
+
+
+def test_what_is_exported_brings_its_own_filters() -> None:
+    called: list[str] = []
+
+    def mean_around(signal: Tensor, reach: int) -> Tensor:
+        called.append("mean_around")
+        return torch.zeros_like(signal)
+
+    def pulse(waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
+        called.append("pulse")
+        return waveform, torch.zeros_like(waveform)
+
+    heard = hear(arriving(500.0, frames=2000), RATE, 300, pulse=pulse, mean_around=mean_around)
+    assert called == ["mean_around", "pulse"]
+    assert float(heard.arrival) > 500  # of the loudest sample, which no filter has brought to the beginning
 
 
 def test_silence_stays_silent() -> None:

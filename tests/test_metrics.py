@@ -149,17 +149,18 @@ def test_an_image_without_a_valid_pixel_is_counted_and_not_scored() -> None:
     assert found["rmse"] == pytest.approx(alone.compute()["rmse"])
 
 
-@pytest.mark.parametrize("place", ["measured", "hole"])
-def test_a_prediction_that_is_no_number_is_as_bad_as_can_be_and_not_left_out(place: str) -> None:
+@pytest.mark.parametrize("rows", [slice(5, 6), slice(0, 1), slice(None)], ids=["measured", "hole", "all"])
+def test_a_prediction_that_is_no_number_is_as_bad_as_can_be_and_not_left_out(rows: slice) -> None:
     pred, gt = scene(2, images=3)
     gt[1, 0, :2] = 0
-    pred[1, 0, 0 if place == "hole" else 5] = math.nan
+    pred[1, 0, rows] = math.nan
     metrics = DepthMetrics(12.0)
     metrics.update(pred, gt)
     found = metrics.compute()
     assert (found["images"], found["images_without_depth"]) == (3, 0)
     assert all(found[name] == math.inf for name in ("rmse", "mae", "abs_rel", "log10"))
-    assert all(0 <= found[name] <= 1 for name in ("delta1", "delta2", "delta3"))
+    shares = metrics.per_image()[:, -3:]
+    assert ((shares >= 0) & (shares <= 1)).all()
     pred[1], gt[1] = math.nan, 0
     metrics.update(pred, gt)
     assert metrics.compute()["images_without_depth"] == 1
@@ -231,8 +232,14 @@ def test_a_process_without_images_takes_the_figures_of_the_others() -> None:
     others = iter(
         [alone._base.per_image(), alone._final.per_image(), *map(torch.stack, (alone._sums, alone._smallest))]
     )
+
+    def gathered(own: torch.Tensor) -> torch.Tensor:
+        theirs = next(others)
+        assert own.shape == (0, *theirs.shape[1:])  # so that processes can tell each other how many rows they have
+        return torch.cat([own, theirs])
+
     idle = DecompositionFigures(3, 12.0)
-    idle.share(lambda rows: torch.cat([rows, next(others)]))
+    idle.share(gathered)
     assert idle.compute() == expected
 
 
@@ -258,6 +265,14 @@ def test_a_residual_that_is_wrong_loses() -> None:
     found = figures(base, (base - gt) / 3, gt)
     assert found["residual_gain"] < 0
     assert found["residual_detail_corr"] == pytest.approx(-1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [-0.9, -0.6, -0.3, -0.1, 0.1, 0.3, 0.6, 0.9])
+def test_rounding_makes_no_correlation_that_cannot_be(share: float) -> None:
+    for seed in range(8):
+        _, gt = scene(seed, images=1)
+        base = torch.full_like(gt, 6.0)
+        assert -1 <= figures(base, share * (gt - base), gt)["residual_detail_corr"] <= 1
 
 
 def test_an_idle_residual_is_seen_as_such() -> None:
@@ -357,18 +372,65 @@ def test_one_pixel_has_no_correlation_and_no_error(seed: int) -> None:
 DEPTHS = {"rmse": 0.5, "mae": 0.25, "abs_rel": 0.1, "log10": 0.04, "delta1": 0.8, "delta2": 0.9, "delta3": 0.95}
 
 
+COUNTS = {"images": 5, "images_without_depth": 2}
+PARTS = {
+    "base_positive": 0.3,
+    "base_smoothness": 0.05,
+    "base_rmse": 0.6,
+    "residual_abs_mean": 0.2,
+    "residual_gain": 0.16667,
+    "residual_detail_corr": 0.4,
+    "clamped_share": 0.01,
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"rmse": 8.0, "images": 1, "images_without_depth": 0},
+        dict.fromkeys(DEPTH_METRICS, 0.0) | {"clamped_share": 0.0, "base_smoothness": 0.0},
+        {"abs_rel": 3.0, "base_smoothness": 7.0, "base_rmse": 9.0},
+        {"delta3": 1.0, "residual_gain": 1.0, "residual_detail_corr": 1.0, "clamped_share": 1.0},
+        {"base_positive": -20.0, "residual_gain": -30.0, "residual_detail_corr": -1.0},
+        {"base_smoothness": math.nan},  # of depth without detail
+    ],
+)
+def test_figures_that_an_evaluation_can_give_are_taken(changed: dict[str, float]) -> None:
+    found = DEPTHS | COUNTS | PARTS | changed
+    depths, parts = ({name: found[name] for name in names} for names in (DEPTHS | COUNTS, PARTS))
+    Evaluation(depths, parts, Protocol(8.0, 0.5, 32)).check()
+    Evaluation(depths, {}, Protocol(8.0, 0.5, 32)).check()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"rmse": -0.5}, "rmse=-0.5$"),
+        ({"rmse": math.nan}, "rmse=nan$"),
+        ({"images_without_depth": math.nan}, "images_without_depth=nan$"),
+        ({"mae": math.inf}, "mae=inf$"),
+        ({"delta1": 1.5}, "delta1=1.5$"),
+        ({"residual_detail_corr": -1.5}, "residual_detail_corr=-1.5$"),
+        ({"residual_gain": -math.inf}, "residual_gain=-inf$"),
+        ({"base_rmse": -0.1}, "base_rmse=-0.1$"),
+        ({"rmse": 8.1}, "errors beyond the largest depth$"),
+        ({"images": 0}, "no images"),
+        ({"zeal": 1.0, "beauty": 1.0}, "^there is a beauty in it$"),
+        ({"log10": None, "mae": None}, "^there is no log10 in it$"),
+        ({"residual_gain": None}, "^there is no residual_gain in it$"),
+    ],
+)
+def test_figures_that_no_evaluation_gives_are_refused(changed: dict[str, float | None], words: str) -> None:
+    found = DEPTHS | COUNTS | PARTS | changed
+    kept = {name: value for name, value in found.items() if value is not None}
+    parts = {name: kept.pop(name) for name in PARTS if name in kept}
+    with pytest.raises(ValueError, match=words):
+        Evaluation(kept, parts, Protocol(8.0, 0.5, 32)).check()
+
+
 def test_figures_stand_in_a_table_with_their_units_and_the_better_direction() -> None:
-    parts = {
-        "base_positive": 0.3,
-        "base_smoothness": 0.05,
-        "base_rmse": 0.6,
-        "residual_abs_mean": 0.2,
-        "residual_gain": 0.16667,
-        "residual_detail_corr": 0.4,
-        "clamped_share": 0.01,
-    }
-    counts = {"images": 5, "images_without_depth": 2}
-    found = Evaluation(DEPTHS | counts, parts, Protocol(8.0, 0.5, 32))
+    found = Evaluation(DEPTHS | COUNTS, PARTS, Protocol(8.0, 0.5, 32))
     assert found.rows() == [
         ("rmse", "0.5000 m", "lower"),
         ("mae", "0.2500 m", "lower"),
@@ -389,12 +451,12 @@ def test_figures_stand_in_a_table_with_their_units_and_the_better_direction() ->
     assert (table.title, table.heads, table.right) == ("Figures", ("figure", "value", "better"), (1,))
     assert table.rows == found.rows()
     assert found.table().title == ""
-    assert found.as_dict()["metrics"] == DEPTHS | counts
+    assert found.as_dict()["metrics"] == DEPTHS | COUNTS
     assert found.as_dict()["protocol"]["min_depth"] == 0.5
 
 
 def test_an_evaluation_says_how_its_figures_were_taken() -> None:
-    few = Evaluation(DEPTHS | {"images": 5, "images_without_depth": 2}, {}, Protocol(8.0, 0.5, 32))
+    few = Evaluation(DEPTHS | COUNTS, {}, Protocol(8.0, 0.5, 32))
     how = "32 x 32 pixels (area mean of measured pixels), gt >= 0.5 m, predictions clipped to [0.001, 8] m"
     assert few.protocol_line() == (
         f"5 images, 2 without a measured pixel left out: {how}, per image, then over images."

@@ -56,6 +56,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBa
     # With fixed norms, parts of other sizes and with other holes give what the whole gives.
     batch = EchoBatch(batch.waveform[:7], batch.depth[:7].clone(), batch.ids[:7])
     batch.depth[0, :, 3:] = 0
+    batch.depth[1] = 0.6  # a wall nearer than a metre
     whole, parts, other = (
         gradients(tiny({"trainer": {"accumulate": count, "grad_clip": 1e6}, "data": {"stretch": most}}), batch)
         for count in (1, 4, 100)
@@ -304,6 +305,18 @@ def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is_finite
     one.update(batch, 1, 1)
     assert one.faults.found() == []
     assert not torch.equal(next(one.model.parameters()), next(iter(before.values())))
+
+
+def test_where_an_optimiser_takes_steps_at_fault_it_is_not_asked_to(
+    tiny: MakeConfig, batch: EchoBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, steps = updater(tiny()), []
+    monkeypatch.setattr(one.optimizer, "step", lambda: steps.append((one.device.type, bool(one.optimizer.found_inf))))
+    for name in ("mps", "cpu"):
+        one.device = torch.device(name)
+        for fault in (True, False):
+            one._change_weights(torch.tensor(fault))
+    assert steps == [("mps", False), ("cpu", True), ("cpu", False)]  # elsewhere it looks at `found_inf` itself
 
 
 @pytest.mark.parametrize("what", ["silent", "dark", "both"])

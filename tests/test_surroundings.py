@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden import inputs
 from typer.testing import CliRunner
 
 from base_residual.acoustics.framing import echo_frames
@@ -22,6 +23,7 @@ from base_residual.config.schema import Config
 from base_residual.deploy.benchmark import gflops
 from base_residual.errors import PredictionError, ShapeError
 from base_residual.evaluation import evaluate
+from base_residual.evaluation.elsewhere import try_elsewhere
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.factory import create_model, load_model
 from base_residual.models.network import DepthNet
@@ -88,6 +90,14 @@ def test_a_training_does_not_depend_on_what_is_around_it(tiny: MakeConfig) -> No
     expected = Trainer(tiny(rooms, {"tracking": {"experiment_name": "plain"}}), trackers=[]).fit()
     assert result.history == expected.history
     assert result.test.metrics == expected.test.metrics
+
+
+def test_an_evaluation_does_not_depend_on_what_is_around_it(tiny: MakeConfig) -> None:
+    samples, model = inputs.dataset(tiny(), 2), create_model(tiny())
+    expected = evaluate(model, samples), try_elsewhere(model)
+    with surroundings():
+        found = evaluate(model, samples), try_elsewhere(model)
+    assert found == expected
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])

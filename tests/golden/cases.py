@@ -27,9 +27,10 @@ from golden.places import rigs, spaces, surfaces_and_air
 from golden.values import FOLDER
 from torch import Tensor
 
-from base_residual.acoustics.framing import echo_frames
+from base_residual.acoustics.doubts import likeness
+from base_residual.acoustics.framing import echo_frames, resample
 from base_residual.acoustics.front_end import EchoFrontEnd
-from base_residual.acoustics.hearing import fit_echo
+from base_residual.acoustics.hearing import fit_echo, hear, shift
 from base_residual.config.presets import Layer
 from base_residual.config.schema import AudioConfig
 from base_residual.data.augment import add_noise, augment, damp, enlarge, mirror, stretch
@@ -68,7 +69,14 @@ def front_ends() -> Values:
             front_end = EchoFrontEnd(AudioConfig(**audio, emission=emission), image_size=32)
             for channel, features in enumerate(front_end(heard).unbind(1)):
                 values[f"{prefix}{name}, channel {channel}"] = features
+    noise = torch.from_numpy(stream("noise").standard_normal((2, 2, 20))).float()
+    near = hear(heard, 44_100, 2205).waveform
+    half = resample(near, 44_100, 22_050)
+    dull = 0.1 * resample(resample(near, 44_100, 12_000), 12_000, 44_100)
     return values | {
+        "cut between samples": shift(noise, torch.tensor([-3.4, 5.7]), 16),
+        "likeness of a chirp": likeness(torch.cat([near, dull, near.flip(-1)]), 44_100),
+        "likeness of a chirp at half the rate": likeness(half[..., :1102], 22_050),
         "aligned": fit_echo(heard, 44_100, 1500, AudioConfig()),
         "resampled": fit_echo(heard, 48_000, 1500, AudioConfig(emission="first")),
     }
