@@ -11,12 +11,13 @@ import soundfile
 import torch
 from hypothesis import settings
 from matplotlib.figure import Figure
+from nursery import Nursery
 
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.config.presets import SPLITS, Layer
 from base_residual.config.resolve import make_config, merge
 from base_residual.config.schema import Config
-from base_residual.data import open_dataset
+from base_residual.data import open_dataset, simulated
 from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset
 from base_residual.evaluation import elsewhere
@@ -76,15 +77,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # whatever the test before has set
 
 
-# A tiny run takes half of the time if its pictures are empty sheets, and if it is tried in one other room alone.
+# A tiny run takes half of the time if its pictures are empty sheets, and if it is tried in one other room alone; its
+# rooms are rendered in no time, and not by new processes, each of which imports for seconds.
 DRAW = Figure.draw
 DRAWN = "test_visualize.py"  # where pictures are looked at
 EMPTY_SHEETS = """
 from matplotlib.figure import Figure
+from base_residual.data import simulated
 from base_residual.evaluation import elsewhere
 from base_residual.training import run_folder
 
-Figure.draw, elsewhere.MOST = lambda *_: None, 1
+Figure.draw, elsewhere.MOST, simulated.own_cores = lambda *_: None, 1, lambda: 1
 run_folder.decomposition_figure = run_folder.history_figure = lambda *_, **__: Figure()
 """  # for a program of its own, which it stands before
 
@@ -96,7 +99,15 @@ def _empty_sheets() -> Iterator[None]:
         for name in ("decomposition_figure", "history_figure"):
             patch.setattr(run_folder, name, lambda *_, **__: Figure())
         patch.setattr(elsewhere, "MOST", 1)
+        patch.setattr(simulated, "own_cores", lambda: 1)
         yield
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    one = Nursery(EMPTY_SHEETS)
+    yield one
+    one.process.communicate(timeout=60)  # it ends when there is nothing more to read
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import tomllib
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from nursery import Forked, Nursery
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -137,16 +137,21 @@ def test_a_run_is_kept_only_if_all_of_its_settings_were_written(
         assert len(trained) == times
 
 
-def test_a_campaign_that_is_killed_leaves_no_process_behind() -> None:
-    program = (
-        "import os, time, campaign; print(campaign.workers(1).submit(os.getpid).result(), flush=True); time.sleep(99)"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout is not None
-        worker = int(killed.stdout.readline())
-        os.kill(worker, 0)  # it is there
-        killed.kill()
+def test_a_campaign_that_is_killed_leaves_no_process_behind(tmp_path: Path, nursery: Nursery) -> None:
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import campaign
+print(campaign.workers(1).submit(os.getpid).result(), flush=True)
+time.sleep(99)
+"""
+    killed = Forked(nursery, tmp_path / "said", program)
+    while not (tmp_path / "said").read_text().endswith("\n"):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    worker = int((tmp_path / "said").read_text())
+    os.kill(worker, 0)  # it is there
+    killed.kill()
     for _ in range(300):
         try:
             os.kill(worker, 0)

@@ -20,6 +20,7 @@ import soundfile
 import torch
 import yaml
 from conftest import TINY, write_batvision
+from nursery import Forked, Nursery
 from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -101,11 +102,11 @@ def test_a_picture_is_a_png(run: tuple[Path, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is needed")
-def test_output_that_cannot_be_written_is_one_sentence(run: tuple[Path, str]) -> None:
-    command = [sys.executable, "-m", "base_residual", "eval", str(run[0] / "best.safetensors"), "--json"]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "Error: [Errno 28] No space left on device.\n")
+def test_output_that_cannot_be_written_is_one_sentence(run: tuple[Path, str], tmp_path: Path, nursery: Nursery) -> None:
+    program = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); import base_residual.__main__"
+    done = Forked(nursery, tmp_path / "said", program, "eval", run[0] / "best.safetensors", "--json")
+    said, _ = done.communicate()
+    assert (done.returncode, said) == (2, "Error: [Errno 28] No space left on device.\n")
 
 
 def test_training_prints_the_epochs_the_metrics_the_criteria_and_where_things_are(run: tuple[Path, str]) -> None:

@@ -123,13 +123,21 @@ def test_the_notebook_is_committed_without_outputs() -> None:
         assert cell.get("execution_count") is None
 
 
+QUICK = """
+from base_residual.data import simulated
+from base_residual.evaluation import elsewhere
+from base_residual.training import run_folder
+simulated.own_cores, elsewhere.MOST, run_folder.PICTURED = lambda: 1, 1, 1
+"""
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     """The quickstart from its first cell to its last, on tiny rooms."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     settings = merge(TINY, {"tracking": {"experiment_name": "quickstart"}, "trainer": {"epochs": 1}})
-    quick = f"SETTINGS = {settings!r}\nfrom base_residual.training import run_folder\nrun_folder.PICTURED = 1"
+    quick = f"SETTINGS = {settings!r}\n{QUICK}"
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(quick))
     folder = tmp_path_factory.mktemp("quickstart")
     with warnings.catch_warnings():

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EMPTY_SHEETS
+from nursery import Forked, Nursery, together
 from safetensors.torch import load_file
 from torch import nn
 
@@ -88,104 +88,13 @@ with process_group(torch.device("cpu")) as processes:
 """
 
 
-# Has imported what the programs import, and forks a process for each order; a new interpreter takes seconds for it.
-NURSERY = """
-import json
-import os
-import sys
-import matplotlib.backends.backend_agg
-import scipy.signal
-import torch._dynamo
-import yaml
-import base_residual.training.trainer
-
-for line in sys.stdin:
-    order = json.loads(line)
-    if isinstance(order, int):
-        pid, status = os.waitpid(order, os.WNOHANG)
-        answer = os.waitstatus_to_exitcode(status) if pid else None
-    else:
-        answer = os.fork()
-        if not answer:
-            os.environ.update(order["environment"])
-            sys.argv = ["-c", *order["arguments"]]
-            with open(order["said"], "w") as said:
-                os.dup2(said.fileno(), 1)
-                os.dup2(said.fileno(), 2)
-            exec(order["program"], {"__name__": "__main__"})
-            sys.exit()
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Nursery:
-    """A process that forks others."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", EMPTY_SHEETS + NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, order: dict[str, object] | int) -> int | None:
-        """The number of a new process, or the exit code of one, which is None while it runs."""
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
-class Forked:
-    """A process out of the nursery, with what tests use of a subprocess.Popen."""
-
-    def __init__(self, nursery: Nursery, said: Path, **order: object) -> None:
-        self.nursery, self.said, self.returncode = nursery, said, None
-        self.pid = nursery.ask(order | {"said": str(said)})
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            self.returncode = self.nursery.ask(self.pid)
-        return self.returncode
-
-    def communicate(self, timeout: float = 120) -> tuple[str, None]:
-        give_up = time.monotonic() + timeout
-        while self.poll() is None:
-            assert time.monotonic() < give_up, self.said.read_text()
-            time.sleep(0.01)
-        return self.said.read_text(), None
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery()
-    yield one
-    one.process.communicate(timeout=60)  # it ends when there is nothing more to read
-
-
 @pytest.fixture
 def start(nursery: Nursery) -> Callable[..., list[Forked]]:
     """Starts as many processes as asked for, which train together or run another program."""
 
     def fork(config: Config, folder: Path, world: int, *arguments: str, program: str = WORKER) -> list[Forked]:
         (folder / "settings.yaml").write_text(config.to_yaml())
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-        given = [str(folder / "settings.yaml"), str(folder / "where"), *arguments]
-        workers: list[Forked] = []
-        for rank in range(world):
-            own = meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            said = folder / f"said{port}-{rank}"
-            workers.append(Forked(nursery, said, environment=own, arguments=given, program=program))
-        return workers
+        return together(nursery, folder, world, program, folder / "settings.yaml", folder / "where", *arguments)
 
     return fork
 
@@ -493,12 +402,15 @@ def test_two_nodes_train_together_by_the_documented_command(
     )
     Trainer(alone, trackers=[]).fit()
     (tmp_path / "settings.yaml").write_text(together.to_yaml())
+    # Python runs it at its start; torchrun itself has no rank.
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nif 'RANK' in os.environ:\n    exec({EMPTY_SHEETS!r})")
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     launch = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "10.77.0.1", "--master-port", "29400"]
     training = ["-m", "base_residual", "train", "--config", str(tmp_path / "settings.yaml")]
     nodes = [
         subprocess.Popen(
             [*enter, sys.executable, "-m", "torch.distributed.run", *launch, "--node-rank", str(rank), *training],
-            env=os.environ | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"},
+            env=os.environ | path | {"GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

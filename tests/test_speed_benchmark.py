@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_batvision
+from nursery import SCRIPT, Nursery, together
 from torch.utils.flop_counter import FlopCounterMode
 
 from base_residual.config.resolve import make_config
@@ -46,7 +47,7 @@ def numbers(values: Any) -> Iterator[float]:
 
 
 def test_the_speed_benchmark_runs_in_its_quick_form(
-    tmp_path: Path, speed: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, speed: ModuleType, monkeypatch: pytest.MonkeyPatch, nursery: Nursery
 ) -> None:
     growth, child = importlib.import_module("growth"), importlib.import_module("child")
     in_processes = growth.child
@@ -56,6 +57,16 @@ def test_the_speed_benchmark_runs_in_its_quick_form(
         if processes > 1:
             return in_processes(task, *words, processes=processes, **environment)
         return getattr(child, task)(*map(str, words))
+
+    def forked(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        """Does what torchrun does, with processes out of the nursery."""
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        assert command[: len(torchrun)] == torchrun
+        workers = together(nursery, tmp_path, 2, SCRIPT, *command[len(torchrun) :], environment=env)
+        said = [worker.communicate()[0] for worker in workers]
+        return SimpleNamespace(
+            returncode=max(worker.returncode for worker in workers), stdout="".join(said), stderr="".join(said)
+        )
 
     def started_here(words: list[str], **_: object) -> None:
         """Runs the program of a start in this process, which spares three imports of torch."""
@@ -67,6 +78,7 @@ def test_the_speed_benchmark_runs_in_its_quick_form(
     monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=started_here, DEVNULL=None))
     monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path))  # the benchmark sets it, too
     monkeypatch.setattr(growth, "child", measured_here)
+    monkeypatch.setattr(growth, "subprocess", SimpleNamespace(run=forked))
     # An export takes as long as all the rest, and test_export.py has it.
     monkeypatch.setattr(speed, "onnx_session", lambda *_: SimpleNamespace(run=lambda outputs, inputs: [inputs]))
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--out", str(out)])

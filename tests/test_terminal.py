@@ -6,8 +6,8 @@ import logging
 import os
 import pty
 import re
+import select
 import struct
-import subprocess
 import sys
 import termios
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EMPTY_SHEETS
+from nursery import Forked, Nursery
 from rich.console import Console
 from test_cli import TINY_OPTIONS, brdepth, sentence
 
@@ -126,32 +126,32 @@ def test_a_warning_goes_to_where_standard_error_leads_by_then(monkeypatch: pytes
     assert elsewhere.getvalue() == "silent.wav is silent\n"
 
 
-def in_terminal(*arguments: object, **environment: str) -> str:
-    """What `brdepth` writes into a real terminal of 80 columns."""
-    ours, theirs = pty.openpty()
+IN_TERMINAL = """
+import os
+for stream in range(3):
+    os.dup2(os.open({!r}, os.O_RDWR), stream)
+import base_residual.__main__
+"""
+
+
+def test_a_run_in_a_terminal_is_drawn_without_colours_where_none_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: Nursery
+) -> None:
+    ours, theirs = pty.openpty()  # a real terminal of 80 columns
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    settings = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", EMPTY_SHEETS + "import base_residual.__main__", *map(str, arguments)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=settings | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | environment,
-    )
+    for name in ("COLUMNS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    words = ("train", *TINY_OPTIONS, "--results-dir", tmp_path)
+    process = Forked(nursery, tmp_path / "said", IN_TERMINAL.format(os.ttyname(theirs)), *words)
+    written = b""
+    while process.poll() is None or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.1)[0]:
+            written += os.read(ours, 65_536)
     os.close(theirs)
-    output = b""
-    try:
-        while part := os.read(ours, 65_536):
-            output += part
-    except OSError:  # how Linux says that the other side is closed
-        pass
     os.close(ours)
-    assert process.wait(timeout=60) == 0, output.decode()
-    return output.decode()
-
-
-def test_a_run_in_a_terminal_is_drawn_without_colours_where_none_are_wanted(tmp_path: Path) -> None:
-    output = in_terminal("train", *TINY_OPTIONS, "--results-dir", tmp_path, NO_COLOR="1")
+    output = written.decode()
+    assert process.returncode == 0, output
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1  # the cursor is back
     assert "Epoch 2 of 2" in CODES.sub("", output)
     lines = [line.strip() for line in CODES.sub("", output).splitlines()]  # bars go back to a line's beginning, too

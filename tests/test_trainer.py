@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_batvision
+from conftest import TINY, write_batvision
 from safetensors.torch import load_file
 
+from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import STATE, Record
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
@@ -47,6 +48,22 @@ Rooms = Callable[[str], EchoDataset]
 
 def fit(config: Config, **options: object):  # type: ignore[no-untyped-def]
     return Trainer(config, trackers=[], **options).fit()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on the tiny rooms, to be copied."""
+    return fit(make_config(TINY, {"tracking": {"results_dir": str(tmp_path_factory.mktemp("finished"))}})).run_dir
+
+
+@pytest.fixture
+def run_dir(finished: Path, tiny: MakeConfig) -> Path:
+    """The folder of the run of `tiny()`, finished."""
+    return Path(shutil.copytree(finished, tiny().run_dir))
+
+
+def history(run_dir: Path) -> list[Record]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -178,14 +195,13 @@ def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_d
 
 
 def test_more_epochs_may_be_added_and_other_settings_may_not(
-    tiny: MakeConfig, caplog: pytest.LogCaptureFixture
+    tiny: MakeConfig, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = fit(tiny())
     more = tiny({"trainer": {"epochs": 3}})
     with pytest.raises(TrainingInterrupted):
         Trainer(more, trackers=[StopAt(3, 1)], resume=True).fit()
     with pytest.raises(RunError, match="not the folder of a finished run"):  # it no longer is
-        read_run(first.run_dir)
+        read_run(run_dir)
     longer = fit(more, resume=True)
     assert [record["epoch"] for record in longer.history] == [1, 2, 3]
     assert caplog.messages == [
@@ -207,8 +223,7 @@ def test_a_state_is_not_taken_up_with_other_recordings(tiny: MakeConfig, rooms: 
     assert [record["epoch"] for record in fit(tiny(), resume=True).history] == [1, 2]
 
 
-def test_a_run_that_ends_before_its_best_weights_says_so(tiny: MakeConfig) -> None:
-    run_dir = fit(tiny()).run_dir
+def test_a_run_that_ends_before_its_best_weights_says_so(tiny: MakeConfig, run_dir: Path) -> None:
     best = load_checkpoint(run_dir / "best.safetensors")
     save_checkpoint(run_dir / "best.safetensors", best.model, 4, best.history)  # as a kill in epoch 5 leaves it
     with pytest.raises(RunError, match=r"weights of epoch 4.*--epochs 4 or more"):
@@ -269,18 +284,17 @@ def test_processes_that_read_for_an_evaluation_serve_as_well(tiny: MakeConfig, r
     assert evaluate(model, Interrupting(samples), num_workers=1).metrics["images"] == len(samples)
 
 
-def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> None:
-    result = fit(tiny())
-    before = (result.run_dir / "metrics.jsonl").read_bytes()
+def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig, run_dir: Path) -> None:
+    before = (run_dir / "metrics.jsonl").read_bytes()
     with pytest.raises(RunError, match=r"already holds a run.*--resume.*--experiment-name.*--overwrite"):
         fit(tiny())
-    assert (result.run_dir / "metrics.jsonl").read_bytes() == before
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
     kept = {
         f"my_{name}{end}" for name in ("notes", "model", "best") for end in (".txt", ".png", ".safetensors", ".onnx")
     }
     kept |= {"notes.partial", ".notes.partial", "epoch_1_decomposition.png", "my_epoch_0001_decomposition.png"}
     for name in kept:
-        (result.run_dir / name).write_text("mine")
+        (run_dir / name).write_text("mine")
     written = {
         "best.onnx",
         "best_test_decomposition.png",
@@ -288,11 +302,11 @@ def test_a_folder_with_a_run_is_not_touched_unless_asked(tiny: MakeConfig) -> No
         f".brdepth-{'0' * 32}.partial",
     }
     for name in written:
-        (result.run_dir / name).write_text("of the old weights")
+        (run_dir / name).write_text("of the old weights")
     fit(tiny({"trainer": {"epochs": 1}}), overwrite=True)
-    assert len((result.run_dir / "metrics.jsonl").read_text().splitlines()) == 1
-    assert not (result.run_dir / "epoch_0002_decomposition.png").exists()
-    left = {path.name for path in result.run_dir.iterdir()}
+    assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (run_dir / "epoch_0002_decomposition.png").exists()
+    left = {path.name for path in run_dir.iterdir()}
     assert left >= kept
     assert not left & written
 
@@ -335,9 +349,8 @@ def test_a_run_goes_on_whose_state_names_retired_settings(tiny: MakeConfig) -> N
     assert len(Trainer(tiny({"trainer": {"epochs": 2}}), resume=True, trackers=[]).fit().history) == 2
 
 
-def test_a_damaged_state_is_refused_in_words(tiny: MakeConfig) -> None:
-    result = fit(tiny())
-    state = result.run_dir / STATE
+def test_a_damaged_state_is_refused_in_words(tiny: MakeConfig, run_dir: Path) -> None:
+    state = run_dir / STATE
     tensors, header = load_file(state), read_header(state)
     place = json.loads(header["position"])
     for damaged in (
@@ -433,14 +446,13 @@ def test_figures_that_flat_maps_do_not_define_are_null_in_the_files_and_nan_when
     assert all(math.isnan(record["val/base_smoothness"]) for record in run.history)
 
 
-def test_weights_that_are_not_finite_are_never_written(tiny: MakeConfig) -> None:
-    result = fit(tiny())
-    path = result.run_dir / "last.safetensors"
+def test_weights_that_are_not_finite_are_never_written(run_dir: Path) -> None:
+    path = run_dir / "last.safetensors"
     before, model = path.read_bytes(), load_checkpoint(path).model
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] = float("nan")
     with pytest.raises(TrainingError, match=r"last.safetensors was not written, because .* is not finite"):
-        save_checkpoint(path, model, 3, result.history)
+        save_checkpoint(path, model, 3, history(run_dir))
     assert path.read_bytes() == before
 
 
@@ -510,11 +522,10 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     assert [sorted(batch) for batch in Batches(3, 64, seed=0)] == [[0, 1, 2]]
 
 
-def test_bf16_is_used_when_asked_and_gives_a_similar_run(tiny: MakeConfig) -> None:
-    full = fit(tiny({"tracking": {"experiment_name": "fp32"}}))
-    half = fit(tiny({"tracking": {"experiment_name": "bf16"}, "trainer": {"precision": "bf16"}}))
-    assert full.history != half.history
-    assert half.history[-1]["train/loss_total"] == pytest.approx(full.history[-1]["train/loss_total"], rel=0.1)
+def test_bf16_is_used_when_asked_and_gives_a_similar_run(tiny: MakeConfig, finished: Path) -> None:
+    full, half = history(finished), fit(tiny({"trainer": {"precision": "bf16"}})).history
+    assert full != half
+    assert half[-1]["train/loss_total"] == pytest.approx(full[-1]["train/loss_total"], rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["plain", "unet"])
@@ -555,10 +566,8 @@ def test_the_optimizer_is_the_one_asked_for(tiny: MakeConfig, optimizer: str) ->
     assert f"_{optimizer}_" in fit(config).run_dir.name
 
 
-def test_readers_in_other_processes_give_the_same_run(tiny: MakeConfig) -> None:
-    here = fit(tiny({"tracking": {"experiment_name": "here"}}))
-    there = fit(tiny({"tracking": {"experiment_name": "there"}, "data": {"num_workers": 2}}))
-    assert here.history == there.history
+def test_readers_in_other_processes_give_the_same_run(tiny: MakeConfig, finished: Path) -> None:
+    assert fit(tiny({"data": {"num_workers": 2}})).history == history(finished)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
