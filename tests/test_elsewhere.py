@@ -88,11 +88,11 @@ def test_recordings_that_cannot_be_read_are_a_warning(
 ) -> None:
     monkeypatch.setenv("BRDEPTH_DATA", str(tmp_path / "none"))
     assert len(try_elsewhere(model)) == 1
-    assert f"not tried on {tmp_path / 'none'}: The dataset folder" in caplog.text
+    assert caplog.messages[0].startswith(f"The model was not tried on {tmp_path / 'none'}: The dataset folder")
     monkeypatch.delenv("BRDEPTH_DATA")
     monkeypatch.setattr(elsewhere, "OTHER_ROOMS", tmp_path)
     assert try_elsewhere(model) == []
-    assert f"not tried on {tmp_path}: No recordings" in caplog.text
+    assert caplog.messages[1].startswith(f"The model was not tried on {tmp_path}: No recordings")
 
 
 def test_a_map_is_cut_to_the_field_of_view_of_a_narrower_camera() -> None:
