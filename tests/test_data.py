@@ -543,8 +543,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path, tiny: Callable
 def test_a_worker_that_fails_is_reported(
     tmp_path: Path, tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from base_residual.data import simulated
-
+    monkeypatch.setattr(simulated, "own_cores", lambda: 2)
     monkeypatch.setattr(simulated.sys, "executable", "/bin/false")
     with pytest.raises(DataError, match="Rendering the simulated rooms failed"):
         simulate(tmp_path / "set", tiny().data, tiny({"simulation": {"seed": 9}}).simulation)
