@@ -72,6 +72,7 @@ class Forked:
         self, nursery: Nursery, said: Path, program: str, *arguments: object, environment: dict[str, str] | None = None
     ) -> None:
         self.nursery, self.said, self.returncode = nursery, said, None
+        said.touch()  # it can be read before the process has begun
         order = {"program": program, "arguments": [str(word) for word in arguments], "said": str(said)}
         self.pid = nursery.ask(order | {"environment": dict(os.environ) | (environment or {})})
 
