@@ -6,8 +6,8 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -69,6 +69,26 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
+@contextmanager
+def silent(file: Path) -> Iterator[None]:
+    """Nothing in it may log a warning, or write past Python to the streams of the process; `file` holds what did."""
+    streams = [(number, os.dup(number)) for number in (1, 2)]
+    log, root = logging.FileHandler(file), logging.getLogger()
+    log.setLevel(logging.WARNING)
+    root.addHandler(log)
+    try:
+        for number, _ in streams:
+            os.dup2(log.stream.fileno(), number)
+        yield
+    finally:
+        root.removeHandler(log)
+        for number, before in streams:
+            os.dup2(before, number)
+            os.close(before)
+        log.close()
+    assert file.read_text() == ""
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The default network, tiny, as the command exports it and the example runs it: the file lies alone."""
@@ -80,7 +100,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         torch.manual_seed(0)
         model = create_model(make_config(TINY))
         save_checkpoint(folder / "best.safetensors", model, 1, [])
-        said = brdepth("export", folder / "best.safetensors", "--out", out)
+        with silent(folder / "said"):
+            said = brdepth("export", folder / "best.safetensors", "--out", out)
         assert re.fullmatch(rf"ONNX: {re.escape(str(out))} \(\d+\.\d MiB\)", said.strip())  # and no more
         patch.setattr(export, "export_onnx", lambda _, path: places.append(path))  # it is there, and took long
         runpy.run_path(str(EXAMPLE))["main"](
