@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.matched_filter import compress
 from base_residual.simulation.depth import render_depth
+from base_residual.simulation.directivity import _spiral
 from base_residual.simulation.draws import draw_pose
 from base_residual.simulation.echo import BETWEEN_EARS, Chance, draw_chance, draw_late, render_echo
 from base_residual.simulation.materials import ABSORPTION, BANDS, Air, draw_material
@@ -241,6 +242,15 @@ def test_furniture_takes_volume_and_adds_surface() -> None:
     assert volume == pytest.approx(89)
     assert surface == pytest.approx(126 + 4)
     assert absorption[0] == pytest.approx((126 * 0.1 + 4 * 0.9) / 130)
+
+
+def test_a_spiral_covers_the_sphere_evenly() -> None:
+    directions = _spiral(500)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
+    np.testing.assert_allclose(directions.mean(axis=0), 0, atol=0.003)
+    np.testing.assert_allclose(directions.T @ directions / 500, np.eye(3) / 3, atol=0.003)
+    nearest = np.sort(directions @ directions.T, axis=1)[:, -2]
+    assert np.arccos(nearest).min() > 0.5 * np.sqrt(4 * np.pi / 500)
 
 
 def test_varied_rigs_differ() -> None:
