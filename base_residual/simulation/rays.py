@@ -96,12 +96,12 @@ def crossings(room: Room, origin: Array, rays: Sequence[Array]) -> Crossings:
     extents = [(box.center[2], box.size[2]) for box in room.boxes]
     extents += [(round_.center[2], round_.height) for round_ in room.cylinders]
     middle, height = np.array(extents).reshape(-1, 2).T[..., None]
-    over, under = _slab(middle - origin[2], height, z)
+    over, under = slab(middle - origin[2], height, z)
     enter, leave, across = (np.concatenate(pair) for pair in zip(boxes, cylinders, strict=True))
     return Crossings(enter, leave, over, under, across)
 
 
-def _slab(middle: Array, thickness: Array, component: Array) -> tuple[Array, Array]:
+def slab(middle: Array, thickness: Array, component: Array) -> tuple[Array, Array]:
     """Return where rays enter and leave the space between two parallel faces, seen from the rays' start.
 
     Args:
@@ -123,7 +123,7 @@ def _outline_of_boxes(
     size = np.array([box.size for box in boxes]).reshape(-1, 3)
     middle = (turn @ (center - origin)[..., None])[..., 0]  # (K, 3)
     (first, past), (second, behind) = (
-        _slab(middle[:, [axis]], size[:, [axis]], away_from_zero(turn[:, [axis], 0] * x + turn[:, [axis], 1] * y))
+        slab(middle[:, [axis]], size[:, [axis]], away_from_zero(turn[:, [axis], 0] * x + turn[:, [axis], 1] * y))
         for axis in range(2)
     )
     return np.maximum(first, second), np.minimum(past, behind), (second > first).astype(np.int64)

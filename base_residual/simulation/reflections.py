@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.simulation.rays import away_from_zero
+from base_residual.simulation.rays import away_from_zero, slab
 from base_residual.simulation.rooms import Array
 
 Indices = NDArray[np.intp]
@@ -272,9 +272,7 @@ def _crossed(cuboids: Cuboids, start: Array, end: Array) -> NDArray[np.bool_]:
     enter, leave = np.zeros(shape), np.ones(shape)
     for axis in range(3):
         unit = cuboids.axes[:, axis]  # (K, 3)
-        component = away_from_zero(step @ unit.T)  # (..., K)
-        place = start @ unit.T - (unit * cuboids.center).sum(axis=1)
-        half = np.copysign(cuboids.half[:, axis], component)
-        enter = np.maximum(enter, (-half - place) / component)
-        leave = np.minimum(leave, (half - place) / component)
+        middle = (unit * cuboids.center).sum(axis=1) - start @ unit.T  # (..., K)
+        ahead, behind = slab(middle, 2 * cuboids.half[:, axis], away_from_zero(step @ unit.T))
+        enter, leave = np.maximum(enter, ahead), np.minimum(leave, behind)
     return np.asarray((enter + TOUCH < leave).any(axis=-1))

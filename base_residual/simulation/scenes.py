@@ -55,7 +55,7 @@ class Scene:
 
     mesh: Mesh
     materials: tuple[Material, ...]
-    order: int = ORDER
+    order = ORDER
 
     def depth(
         self,
