@@ -9,7 +9,7 @@ from base_residual.simulation import places
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.places import surfaces
 from base_residual.simulation.reflections import FAINT, Faces, Paths, far_reflections, mirror_reflections
-from base_residual.simulation.rooms import Box, Material, Room
+from base_residual.simulation.rooms import Box, Material, Pose, Room
 
 
 def shoebox(size: tuple[float, float, float], absorption: float, boxes: tuple[Box, ...] = ()) -> Room:
@@ -126,6 +126,14 @@ def test_the_lattice_of_a_rectangle_holds_what_mirroring_finds_around_furniture(
         assert len(far) == len(new) > 20
         assert cdist(far, new).min(axis=0).max() < 1e-9
         assert cdist(far, new).min(axis=1).max() < 1e-9
+
+
+def test_walls_that_swallow_all_send_nothing_from_afar() -> None:
+    room, source = shoebox((4.1, 3.3, 2.6), 1 - 1e-4), np.array([1.3, 1.1, 0.9])
+    place, pose = places.Furnished(room, False), Pose((1.3, 1.1, 0.9), 0.0)
+    near, far = (place.reflections(pose, source, source + EARS, order, 30.0) for order in (3, 6))
+    for few, every in zip(near, far, strict=True):
+        assert len(few.distance) == len(every.distance) > 0
 
 
 def test_a_rectangle_is_followed_further_than_other_plans() -> None:

@@ -185,7 +185,7 @@ def far_reflections(
     ray, place = images - middle, np.arange(orders[1])
     wall = np.where(cell[..., None] > 0, place + 1, -place) * sides[:, None]  # (N, 3, order)
     share = (wall - middle[:, None]) / away_from_zero(ray)[..., None]
-    share = np.where(place < np.abs(cell)[..., None], share, 0.0).reshape(len(ray), -1)
+    share = np.where(place < np.abs(cell)[..., None], share, 0.0).reshape(len(ray), 3 * orders[1])
     share = np.sort(share, axis=1)[:, -orders[1] :]
     folded = np.abs((middle + share.T[..., None] * ray + sides) % (2 * sides) - sides)  # (order, N, 3)
     begin, end = (np.broadcast_to(place, (1, *ray.shape)) for place in (middle, source))
