@@ -26,9 +26,9 @@ from base_residual.training import run_folder
 from base_residual.training.curves import history_figure
 
 # Test machines are slow now and then, and a failure has to come back.
-settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("steady", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("steady")
-# For `--hypothesis-profile campaign`: other inputs at each call, and a hundred times as many of them.
+# For `--hypothesis-profile campaign`: other inputs at each call, and two hundred times as many of them.
 settings.register_profile("campaign", deadline=None, max_examples=10_000, print_blob=True)
 
 SHARED = Path(__file__).parents[2] / "shared" / "batvision_v2_sample" / "BatvisionV2"
@@ -50,6 +50,7 @@ LONG = {
     "test_kill.py",
     "test_processes.py",
     "test_speed_benchmark.py",
+    "test_style.py",
 }
 
 
