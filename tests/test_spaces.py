@@ -46,7 +46,20 @@ def test_a_drawn_material_lies_around_its_table(name: str) -> None:
     rng = np.random.default_rng(0)
     drawn = np.array([draw_material(rng, name, (0.1, 0.2)).absorption for _ in range(200)])
     assert ((drawn >= 0) & (drawn <= 1)).all()
-    assert np.median(drawn[:, 3]) == pytest.approx(ABSORPTION[name][5], rel=0.15)  # at 4 kHz
+    assert np.median(drawn[:, 3]) == pytest.approx(ABSORPTION[name][-1], rel=0.15)  # at 4 kHz
+
+
+def test_a_camera_elsewhere_sees_less_or_more_of_an_empty_room() -> None:
+    size, angles, place = 16, (100.0, 40.0), (0.4, 0.3)
+    depth = render_depth(bare(), Pose((1.0, 2.0, 1.2), 0.0), size, angles, place)
+    centres = (np.arange(size) + 0.5) / size * 2 - 1
+    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in angles)
+    beside = np.where(across > 0, 2.0, 3.0) / np.abs(across)  # the right wall is at y = 0
+    level = np.where(down > 0, 1.5, 1.5) / np.abs(down)  # the floor is 1.5 m below, the ceiling as far above
+    expected = np.minimum(np.minimum(4.6, beside)[None], level[:, None])
+    np.testing.assert_allclose(depth, expected, rtol=1e-9)
+    assert (np.abs(depth - 4.6) < 1e-9).any()
+    assert len(np.unique(depth.round(6))) > 10
 
 
 def test_a_cylinder_is_as_far_as_its_round_side() -> None:
@@ -242,6 +255,24 @@ def test_furniture_takes_volume_and_adds_surface() -> None:
     assert volume == pytest.approx(89)
     assert surface == pytest.approx(126 + 4)
     assert absorption[0] == pytest.approx((126 * 0.1 + 4 * 0.9) / 130)
+
+
+def test_a_column_to_the_ceiling_covers_floor_and_ceiling() -> None:
+    column = Box((2.0, 2.0, 1.5), (0.4, 0.7, 3.0), 0.0, material(0.9))
+    volume, surface, absorption, _ = measures(replace(bare(absorption=0.1), boxes=(column,)))
+    assert volume == pytest.approx(90 - 0.84)
+    assert surface == pytest.approx(126 + 6.6 - 0.56)
+    assert absorption[0] == pytest.approx((126 * 0.1 + 6.04 * 0.9) / 132.04)
+
+
+def test_some_air_is_left_however_full_a_room_is() -> None:
+    boxes = (Box((3.0, 2.5, 1.0), (4.0, 4.0, 2.0), 0.0, material(0.1)),) * 3
+    assert measures(replace(bare(), boxes=boxes)).volume == pytest.approx(9)
+
+
+def test_walls_that_swallow_all_leave_no_late_sound() -> None:
+    energy = late_energy(measures(bare(absorption=1.0)), AIR, 3, np.array([0.0, 0.1]), 1)
+    np.testing.assert_allclose(energy, 0, atol=1e-20)
 
 
 def test_a_spiral_covers_the_sphere_evenly() -> None:
