@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from base_residual.config.schema import Config
+from base_residual.config.schema import Config, TrainerConfig
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
 from base_residual.losses import LOSS_NAMES, BaseResidualLoss, PlainLoss, make_loss
@@ -20,6 +20,7 @@ from base_residual.models.network import DepthNet
 from base_residual.training.activation_checkpointing import checkpoint_activations
 from base_residual.training.distributed import ALONE, Processes
 from base_residual.training.faults import Faults
+from base_residual.training.lanes import SMALLEST, Lanes
 from base_residual.training.optimisation import generator, learning_rate
 from base_residual.training.sync_batch_norm import leave_uncompiled
 from base_residual.training.weight_average import WeightAverage
@@ -43,6 +44,7 @@ class TrainingStep:
         steps: updates in an epoch.
         least: recordings of a batch that the process with the fewest gets; no batch goes through in more parts.
         processes: those that train together; each has its share of every batch.
+        lanes: in which parts of a batch go through the network at the same time, if there are several.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class TrainingStep:
         steps: int,
         least: int,
         processes: Processes = ALONE,
+        lanes: Lanes | None = None,
     ) -> None:
         self.model, self.network, self.loss, self.optimizer, self.average = model, network, loss, optimizer, average
-        self.config, self.steps, self.processes = config, steps, processes
+        self.config, self.steps, self.processes, self.lanes = config, steps, processes, lanes
         self.parts = min(config.trainer.accumulate, least)  # the same in all processes, which wait for each other
+        self.pieces = self.parts * (len(lanes) if lanes else 1)
         self.micro_batch = math.ceil(least / self.parts)  # recordings that go through together, and so fit into memory
         self.device = next(model.parameters()).device
         self.faults = Faults(model, processes)
@@ -96,23 +100,36 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         self.faults.begin_step()
         sums = torch.zeros(len(LOSS_NAMES), device=self.device)
-        for part, share in enumerate(self._pixel_shares(changed.depth)):
-            waveform, gt, size, emitted = (values[part :: self.parts] for values in changed)
-            with self._gradients_stay_here(part):
-                features = self.model.features(waveform)
-                if self.config.data.stretch:
-                    features = stretch(features, size, emitted)
-                with mixed_precision(settings.precision, self.device):
-                    decomposition = self.network(features, self.detaches(epoch))
-                total, terms = self.loss(*decomposition, gt)
-                (total * share).backward()
-            sums += torch.stack([total, *terms]).detach() * share
+        shares = self._pixel_shares(changed.depth)
+        for part in range(self.parts):
+            sums += self._go_through(part, changed, shares, epoch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         fault = self.faults.end_step(norm + sums.sum(), batch.ids)
         self._change_weights(fault)
         if self.average:
             self.average.update(taken + 1)
         return torch.where(fault, 0, torch.cat([sums, sums.new_ones(1)]))
+
+    def _go_through(self, part: int, changed: Augmented, shares: Tensor, epoch: int) -> Tensor:
+        """Add the gradients of a part of a batch to the weights'; return its share of the loss and its terms, (4,)."""
+
+        def loss_of(network: nn.Module, lane: int) -> tuple[Tensor, Tensor]:
+            piece = part + lane * self.parts
+            waveform, gt, size, emitted = (values[piece :: self.pieces] for values in changed)
+            features = self.model.features(waveform)
+            if self.config.data.stretch:
+                features = stretch(features, size, emitted)
+            with mixed_precision(self.config.trainer.precision, self.device):
+                decomposition = network(features, self.detaches(epoch))
+            total, terms = self.loss(*decomposition, gt)
+            return total * shares[piece], torch.stack([total, *terms]).detach() * shares[piece]
+
+        if self.lanes:
+            return self.lanes.backward(loss_of)
+        with self._gradients_stay_here(part):
+            loss, sums = loss_of(self.network, 0)
+            loss.backward()
+        return sums
 
     def _augmented(self, batch: EchoBatch, epoch: int, step: int) -> Augmented:
         """Bring a share to the device and change it at random, as the places of its recordings in the batch decide."""
@@ -123,10 +140,10 @@ class TrainingStep:
         return augment(waveform, gt, self.config.audio, self.config.data, chances)
 
     def _pixel_shares(self, gt: Tensor) -> Tensor:
-        """Return each part's share of all measured pixels, (parts,): the weight of its mean in that of the batch."""
-        if self.parts == 1:
+        """Return each piece's share of all measured pixels, (pieces,): the weight of its mean in that of the batch."""
+        if self.pieces == 1:
             return gt.new_ones(1)
-        measured = torch.stack([(gt[part :: self.parts] > 0).sum() for part in range(self.parts)])
+        measured = torch.stack([(gt[piece :: self.pieces] > 0).sum() for piece in range(self.pieces)])
         counts = self.processes.mean(measured.float())
         return counts / counts.sum().clamp(min=1e-6)
 
@@ -163,8 +180,19 @@ def make_step(
     average = WeightAverage(model, span) if span else None  # a copy of the plain network, before it is prepared
     if config.trainer.recompute:
         checkpoint_activations(model)
+    lanes = _make_lanes(model, config.trainer, least, processes)
     network = _prepared(model, config.trainer.compile, processes)
-    return TrainingStep(model, network, loss, optimizer, average, config, steps, least, processes)
+    return TrainingStep(model, network, loss, optimizer, average, config, steps, least, processes, lanes)
+
+
+def _make_lanes(model: DepthNet, settings: TrainerConfig, least: int, processes: Processes) -> Lanes | None:
+    """Return as many lanes as there are threads and enough recordings for; None where one has all of them."""
+    several = next(model.parameters()).device.type == "cpu" and processes.world == 1
+    if not several or settings.compile or settings.recompute:
+        return None
+    threads = torch.get_num_threads()
+    count = min(threads, least // settings.accumulate // SMALLEST)
+    return Lanes(model, count, threads) if count > 1 else None
 
 
 def _prepared(model: DepthNet, compiled: bool, processes: Processes) -> nn.Module:

@@ -1,0 +1,115 @@
+"""Lanes: parts of a batch that go through a network at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from golden import inputs
+
+from base_residual.config.presets import Layer
+from base_residual.config.schema import Config
+from base_residual.data.sample import EchoBatch
+from base_residual.models.factory import create_model
+from base_residual.training import lanes
+from base_residual.training.optimisation import make_optimizer
+from base_residual.training.step import TrainingStep, make_step
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def batch(tiny: MakeConfig) -> EchoBatch:
+    return inputs.batch(tiny(), 8)
+
+
+@pytest.fixture(autouse=True)
+def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("base_residual.training.step.SMALLEST", 2)
+
+
+def step_of(config: Config, threads: int, training: bool = True) -> TrainingStep:
+    torch.manual_seed(0)
+    model = create_model(config).train(training)
+    torch.set_num_threads(threads)
+    return make_step(model, make_optimizer(model, config.trainer), config, steps=2, least=8)
+
+
+def gradients(step: TrainingStep) -> list[torch.Tensor]:
+    return [weight.grad for weight in step.model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("threads", "trainer", "count"),
+    [
+        (1, {}, 0),
+        (2, {}, 2),
+        (3, {}, 3),
+        (16, {}, 4),
+        (4, {"accumulate": 2}, 2),
+        (4, {"accumulate": 4}, 0),
+        (4, {"recompute": True}, 0),
+    ],
+)
+def test_there_are_as_many_as_threads_and_enough_recordings_for(
+    tiny: MakeConfig, threads: int, trainer: Layer, count: int
+) -> None:
+    made = step_of(tiny({"trainer": trainer}), threads).lanes
+    assert (len(made) if made else 0) == count
+
+
+def test_lanes_learn_what_the_same_parts_one_after_the_other_learn(tiny: MakeConfig, batch: EchoBatch) -> None:
+    together, apart = step_of(tiny(), 2), step_of(tiny({"trainer": {"accumulate": 2}}), 1)
+    torch.testing.assert_close(together.update(batch, 1, 0), apart.update(batch, 1, 0))
+    for mine, theirs in zip(gradients(together), gradients(apart), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_lanes_in_parts_have_the_gradient_of_the_whole(tiny: MakeConfig, batch: EchoBatch) -> None:
+    batch.depth[0, :, 3:] = 0
+    config = tiny({"trainer": {"grad_clip": 1e6}})
+    whole, parts = step_of(config, 1, False), step_of(config.model_copy(deep=True), 2, False)
+    parts.parts, parts.pieces = 2, 4
+    torch.testing.assert_close(parts.update(batch, 1, 0), whole.update(batch, 1, 0), rtol=1e-4, atol=1e-5)
+    total = torch.stack([gradient.norm() for gradient in gradients(whole)]).norm()
+    apart = [(a - b).norm() for a, b in zip(gradients(parts), gradients(whole), strict=True)]
+    assert torch.stack(apart).norm() < 0.01 * total
+
+
+def test_the_same_seed_gives_the_same_numbers_and_means_of_statistics(tiny: MakeConfig, batch: EchoBatch) -> None:
+    ends = []
+    for _ in range(2):
+        step = step_of(tiny(), 3)
+        sums = [step.update(batch, 1, number) for number in range(2)]
+        ends.append([*sums, *step.model.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+    assert step.lanes
+    for statistic, *own in step.lanes._statistics:
+        if statistic.is_floating_point():
+            torch.testing.assert_close(statistic, sum(own) / 3)
+            assert not torch.equal(own[0], own[1])
+        else:
+            assert statistic == 2
+
+
+def test_each_lane_has_a_thread_of_its_own_with_its_share_of_all(tiny: MakeConfig) -> None:
+    made, met = lanes.Lanes(create_model(tiny()), 2, 5), threading.Barrier(2)
+
+    def loss_of(network: torch.nn.Module, lane: int) -> tuple[torch.Tensor, torch.Tensor]:
+        met.wait(timeout=30)  # both are here at the same time
+        loss = sum(weight.sum() for weight in network.parameters()) * (lane + 1)
+        return loss, torch.tensor([lane, torch.get_num_threads()])
+
+    assert made.backward(loss_of).tolist() == [0 + 1, 2 + 2]
+    assert all((weight.grad == 3).all() for weight in made._model.parameters())
+
+
+def test_a_fault_in_one_lane_is_a_fault_of_the_step(tiny: MakeConfig, batch: EchoBatch) -> None:
+    step = step_of(tiny(), 2)
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    batch.waveform[1, 0, 40] = float("nan")
+    assert step.update(batch, 1, 0).tolist() == [0.0] * 5
+    assert step.faults.found() == [batch.ids]
+    assert all(torch.equal(value, before[name]) for name, value in step.model.state_dict().items())
