@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset
-from base_residual.errors import ConfigError, DataError, ShapeError
+from base_residual.errors import ConfigError, DataError, PredictionError, ShapeError
 from base_residual.losses import BaseResidualLoss
-from base_residual.models.decomposition import compose, raw_of
+from base_residual.models.decomposition import DepthDecomposition, compose, raw_of
 from base_residual.models.factory import create_base_residual_model, create_model
 from base_residual.models.network import BaseResidualNet, PlainNet
 
@@ -215,3 +216,21 @@ def test_the_raw_value_of_any_share_is_finite() -> None:
     assert torch.sigmoid(torch.tensor([raw_of(0.0), raw_of(0.3), raw_of(1.0)])).tolist() == pytest.approx(
         [1e-3, 0.3, 0.999]
     )
+
+
+def test_what_is_not_finite_is_named_by_name_or_by_number() -> None:
+    parts = DepthDecomposition(*(torch.ones(3, 1, 4, 4) for _ in range(3)))
+    assert parts.require_finite() is parts
+    parts.base[1, 0, 2, 3] = math.inf
+    parts.final[2, 0, 0, 0] = math.nan
+    assert parts.finite().tolist() == [True, False, False]
+    with pytest.raises(PredictionError, match=r"for echo 2 of 3, echo 3 of 3 is not") as caught:
+        parts.require_finite()
+    assert list(caught.value.rows) == [1, 2]
+    with pytest.raises(PredictionError, match="for left, right is not"):
+        parts.require_finite(["here", "left", "right"])
+    with pytest.raises(PredictionError, match="for the echo is not"):
+        DepthDecomposition(*(part[1:2] for part in parts)).require_finite()
+    two = DepthDecomposition(*(part[:2] for part in parts))
+    with pytest.raises(PredictionError, match="for echo 2 of 2 is not"):
+        two.require_finite()
