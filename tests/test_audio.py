@@ -165,6 +165,11 @@ def test_the_first_sample_that_is_a_tenth_as_loud_as_the_loudest_is_the_onset() 
     assert find_onset(echo).tolist() == [4]
 
 
+def test_the_level_of_one_recording_does_not_move_the_onset_of_another() -> None:
+    shape = torch.tensor([0.0, 0.05, 0.2, 1.0, 0.3]).expand(2, -1)
+    assert find_onset(torch.stack([0.003 * shape, shape, 500 * shape])).tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("length", "weights"), [(4, [1, 2, 1, 0]), (5, [1, 2, 2, 0, 0]), (9, [1, 2, 2, 2, 2, 0, 0, 0, 0])]
 )
