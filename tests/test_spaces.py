@@ -20,7 +20,7 @@ from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
 from base_residual.simulation.reverberation import late_energy, measures, reflections_per_second
 from base_residual.simulation.rigs import RIGS, Recorder, Rig, varied
 from base_residual.simulation.rooms import Box, Cylinder, Material, Pose, Room, is_inside
-from base_residual.simulation.spaces import PLANS, draw_space
+from base_residual.simulation.spaces import PLANS, draw_space, shelf, tall_cabinet, two_rooms
 
 AIR = Air()
 
@@ -273,6 +273,49 @@ def test_some_air_is_left_however_full_a_room_is() -> None:
 def test_walls_that_swallow_all_leave_no_late_sound() -> None:
     energy = late_energy(measures(bare(absorption=1.0)), AIR, 3, np.array([0.0, 0.1]), 1)
     np.testing.assert_allclose(energy, 0, atol=1e-20)
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Room]:
+    return [draw_space(np.random.default_rng(seed))[0] for seed in range(300)]
+
+
+def test_courtyards_are_open_above_and_no_other_place_is(many: list[Room]) -> None:
+    heights = {True: [], False: []}  # type: dict[bool, list[float]]
+    for room in many:
+        heights[min(room.surfaces[5].absorption) == 1].append(room.size[2])
+    assert 5 < len(heights[True]) < 30
+    assert min(heights[True]) > 5
+    assert np.median(heights[False]) < 3
+
+
+def test_round_columns_carry_the_ceiling_and_belong_to_the_building(many: list[Room]) -> None:
+    found = [[column for column in room.cylinders if column.fixed] for room in many]
+    assert 20 < sum(map(bool, found)) < 80
+    assert {len(columns) for columns in found} == {0, 1, 2, 3, 4}
+    for room, columns in zip(many, found, strict=True):
+        for column in columns:
+            assert 0.12 < column.radius < 0.4
+            assert column.center[2] == column.height / 2 == room.size[2] / 2
+            assert all(
+                0.2 * side < place < 0.8 * side for side, place in zip(room.size[:2], column.center, strict=False)
+            )
+
+
+def test_curtains_scatter_more_than_walls(many: list[Room]) -> None:
+    most = np.array([max(max(surface.scattering) for surface in room.surfaces[:4]) for room in many])
+    assert 5 < (most > 0.5).sum() < 100
+    assert np.median(most) < 0.3
+
+
+def test_furniture_and_doors_end_below_the_ceiling() -> None:
+    low = (4.0, 4.0, 1.5)
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        solids = [*shelf(rng, low), *tall_cabinet(rng, low)]
+        assert max(solid.center[2] + solid.size[2] / 2 for solid in solids if isinstance(solid, Box)) < 1.5
+        (_, _, room_height), (_, _, lintel) = two_rooms(rng)
+        assert 0.1 <= lintel[1][2] + 1e-9 < room_height
 
 
 def test_a_spiral_covers_the_sphere_evenly() -> None:
