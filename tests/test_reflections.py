@@ -8,7 +8,14 @@ from scipy.spatial.distance import cdist
 from base_residual.simulation import places
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.places import surfaces
-from base_residual.simulation.reflections import FAINT, Faces, Paths, far_reflections, mirror_reflections
+from base_residual.simulation.reflections import (
+    FAINT,
+    Faces,
+    Paths,
+    _facing,
+    far_reflections,
+    mirror_reflections,
+)
 from base_residual.simulation.rooms import Box, Material, Pose, Room
 
 
@@ -126,6 +133,28 @@ def test_the_lattice_of_a_rectangle_holds_what_mirroring_finds_around_furniture(
         assert len(far) == len(new) > 20
         assert cdist(far, new).min(axis=0).max() < 1e-9
         assert cdist(far, new).min(axis=1).max() < 1e-9
+
+
+@pytest.mark.parametrize("corner", [(-1, -1), (-1, 1), (1, -1), (1, 1)])
+def test_one_corner_before_another_face_is_enough_for_sound_to_go_there(corner: tuple[int, int]) -> None:
+    axes, _ = np.linalg.qr(np.array([[1.0, 0.0, 0.3 * corner[0]], [0.0, 1.0, 0.2 * corner[1]], [0.0, 0.0, 1.0]]).T)
+    tilted = (axes * np.sign(np.diag(axes))).T  # its sides rise towards that corner
+    half = np.array([[30.0, 30.0], [0.5, 0.4]])
+    highest = float(half[1] @ np.abs(tilted[:2, 2]))
+    for above in (True, False):
+        center = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, -highest + (1e-3 if above else -1e-3)]])
+        found = _facing(Faces(center, np.stack([np.eye(3), tilted]), half, np.ones((2, 1))))
+        assert found[0, 1] == found[1, 0] == above
+
+
+def test_small_faces_reflect_once_and_the_main_ones_more_often() -> None:
+    faces, blocks, _ = surfaces(shoebox((6.0, 5.0, 3.0), 0.2), every=True)
+    source = np.array([2.0, 2.0, 1.5])
+    counts = [
+        len(mirror_reflections(faces, blocks, source, source + EARS, order, np.inf, main=2)[0].distance)
+        for order in (1, 2, 3)
+    ]
+    assert counts == [1 + 6, 1 + 6 + 2, 1 + 6 + 2 + 2]
 
 
 def test_walls_that_swallow_all_send_nothing_from_afar() -> None:
