@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, root_mean_squared_error
 
 from base_residual import metrics as module
 from base_residual.errors import ShapeError
@@ -67,20 +66,6 @@ def test_metrics_of_maps_of_any_size_from_a_micrometre_to_max_depth_equal_the_re
         expected = reference(pred[number].numpy(), gt[number].numpy(), 12.0, 0.0)
         for name in DEPTH_METRICS:
             assert float(found[name][number]) == pytest.approx(expected[name], rel=1e-5), name
-
-
-@pytest.mark.parametrize("min_depth", [0.0, 2.0])
-def test_metrics_equal_those_of_scikit_learn_where_it_has_the_same(min_depth: float) -> None:
-    pred, gt = scene(8, images=4)
-    found = depth_metrics(pred, gt, 12.0, min_depth)
-    for number in range(len(gt)):
-        kept = (gt[number] > 0) & (gt[number] >= min_depth)
-        true, guess = gt[number][kept].double().numpy(), pred[number][kept].double().clamp(0.001, 12.0).numpy()
-        assert float(found["rmse"][number]) == pytest.approx(root_mean_squared_error(true, guess), rel=1e-5)
-        assert float(found["mae"][number]) == pytest.approx(mean_absolute_error(true, guess), rel=1e-5)
-        assert float(found["abs_rel"][number]) == pytest.approx(mean_absolute_percentage_error(true, guess), rel=1e-5)
-        log10 = mean_absolute_error(np.log10(true), np.log10(guess))
-        assert float(found["log10"][number]) == pytest.approx(log10, rel=1e-5)
 
 
 def test_metrics_do_not_depend_on_how_many_images_fit_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
