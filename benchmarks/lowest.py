@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("docs", "dev")  # extras of those who change the package; they go with newer versions of what it needs
-TESTERS = ("pytest", "pytest-xdist", "hypothesis", "scikit-learn", "packaging")
+TESTERS = ("pytest", "pytest-xdist", "hypothesis", "packaging")
 TESTS = ("test_config.py", "test_losses.py", "test_metrics.py", "test_model.py", "test_checkpoint.py")
 TINY = {
     "data.output_size": 32,
