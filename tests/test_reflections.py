@@ -147,6 +147,16 @@ def test_one_corner_before_another_face_is_enough_for_sound_to_go_there(corner: 
         assert found[0, 1] == found[1, 0] == above
 
 
+def test_faces_of_a_third_of_a_square_metre_mirror_and_the_largest_ones_more_than_once() -> None:
+    small = Box((3.0, 2.5, 0.4), (0.5, 0.58, 0.62), 0.2, plain(0.1))  # 0.29 m2 on top, 0.31 and 0.36 at the sides
+    faces, _, main = surfaces(shoebox((6.0, 5.0, 3.0), 0.2, (small,)), every=False)
+    assert (len(faces.gain), main) == (6 + 4, 10)
+    assert np.all(np.diff(faces.half.prod(axis=1)) <= 1e-12)
+    large = tuple(Box((1.0 + 2 * place, 1.5, 0.8), (0.8, 0.9, 1.5), 0.1, plain(0.1)) for place in range(3))
+    faces, _, main = surfaces(shoebox((6.0, 5.0, 3.0), 0.2, large), every=False)
+    assert (len(faces.gain), main) == (24, 18)
+
+
 def test_small_faces_reflect_once_and_the_main_ones_more_often() -> None:
     faces, blocks, _ = surfaces(shoebox((6.0, 5.0, 3.0), 0.2), every=True)
     source = np.array([2.0, 2.0, 1.5])
