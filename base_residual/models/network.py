@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -38,16 +39,20 @@ def evaluating(model: Module) -> Module:
 
     A network that several threads use, one of them to train it perhaps, never changes its mode by this.
     """
-    return _evaluation_twin(model) if any(part.training for part in model.modules()) else model
+    return twin_of(model, _evaluate) if any(part.training for part in model.modules()) else model
 
 
-def _evaluation_twin(module: Module) -> Module:
-    """Return a module of the same tensors in evaluation mode, and so all modules in it."""
+def twin_of(module: Module, change: Callable[[nn.Module], None]) -> Module:
+    """Return a module of the same tensors, and so all modules in it, each of which is changed by `change`."""
     twin = copy.copy(module)
-    twin._modules = {name: part and _evaluation_twin(part) for name, part in module._modules.items()}
-    twin.training = False
-    twin.__dict__.pop("forward", None)  # activation checkpointing, which is for gradients, calls the module in training
+    twin._modules = {name: part and twin_of(part, change) for name, part in module._modules.items()}
+    change(twin)
     return twin
+
+
+def _evaluate(module: nn.Module) -> None:
+    module.training = False
+    module.__dict__.pop("forward", None)  # activation checkpointing, for gradients, calls the module in training
 
 
 class DepthNet(StoredNet):

@@ -5,18 +5,16 @@ A step is many hundred small operations. Threads that share each of them wait fo
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-SMALLEST = 8  # recordings in a lane, at least: batch norm takes its statistics from them
+from base_residual.models.network import twin_of
 
-Module = TypeVar("Module", bound=nn.Module)
+SMALLEST = 8  # recordings in a lane, at least: batch norm takes its statistics from them
 
 
 class Lanes:
@@ -32,7 +30,7 @@ class Lanes:
     """
 
     def __init__(self, model: nn.Module, count: int, threads: int) -> None:
-        self._model, self._twins = model, [_twin(model) for _ in range(count)]
+        self._model, self._twins = model, [twin_of(model, _own_statistics) for _ in range(count)]
         self._statistics = [*zip(_statistics(model), *map(_statistics, self._twins), strict=True)]
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,))
@@ -69,13 +67,12 @@ class Lanes:
         return torch.stack(besides).sum(dim=0)
 
 
-def _twin(module: Module) -> Module:
-    """Return a module with the same weights and with norms' statistics of its own, and so all modules in it."""
-    twin = copy.copy(module)
-    twin._modules = {name: part and _twin(part) for name, part in module._modules.items()}
+def _own_statistics(module: nn.Module) -> None:
+    """Give a twin statistics of its own if it is a norm."""
     if isinstance(module, _BatchNorm):
-        twin._buffers = {name: buffer if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}
-    return twin
+        module._buffers = {
+            name: buffer if buffer is None else buffer.clone() for name, buffer in module._buffers.items()
+        }
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
