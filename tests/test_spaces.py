@@ -18,7 +18,7 @@ from base_residual.simulation.echo import BETWEEN_EARS, Chance, draw_chance, dra
 from base_residual.simulation.materials import ABSORPTION, BANDS, Air, draw_material
 from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
 from base_residual.simulation.reverberation import late_energy, measures, reflections_per_second
-from base_residual.simulation.rigs import RIGS, Recorder, Rig, varied
+from base_residual.simulation.rigs import RIGS, Camera, Recorder, Rig, draw_rig, varied
 from base_residual.simulation.rooms import Box, Cylinder, Material, Pose, Room, is_inside
 from base_residual.simulation.spaces import PLANS, draw_space, shelf, tall_cabinet, two_rooms
 
@@ -335,3 +335,54 @@ def test_varied_rigs_differ() -> None:
     assert 5 < sum(rig.ears.head > 0 for rig in rigs) < 20  # type: ignore[attr-defined]
     exact = [varied(np.random.default_rng(seed), 0.0) for seed in range(5)]
     assert {rig.ear_distance for rig in exact} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("rig", "angles", "forward", "up"),
+    [
+        ("batvisionv2", ((82, 90), (54, 60)), (-0.06, 0.10), (-0.1, 0.1)),
+        ("batvisionv1", ((60, 80), (60, 80)), (-0.06, 0.10), (-0.1, 0.1)),
+        ("varied", ((90, 90), (90, 90)), (-0.05, 0.05), (-0.05, 0.05)),
+        ("replica", ((90, 90), (90, 90)), (0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_cameras_are_drawn_all_over_what_is_not_known_of_them(
+    rig: str, angles: tuple[tuple[int, int], ...], forward: tuple[float, float], up: tuple[float, float]
+) -> None:
+    cameras = [RIGS[rig](np.random.default_rng(seed), 1.0).camera for seed in range(200)]
+    drawn = np.array([(*camera.field_of_view, camera.forward, camera.up) for camera in cameras])
+    low, high = np.transpose([*angles, forward, up])
+    margin = 0.05 * (high - low) + 1e-9
+    assert ((drawn.min(axis=0) > low - 1e-9) & (drawn.min(axis=0) < low + margin)).all()
+    assert ((drawn.max(axis=0) < high + 1e-9) & (drawn.max(axis=0) > high - margin)).all()
+    assert {camera.nearest for camera in cameras} == {0.3 if rig.startswith("batvision") else 0.0}
+    exact = [RIGS[rig](np.random.default_rng(seed), 0.0).camera for seed in range(3)]
+    assert exact[0] == exact[1] == exact[2]
+    np.testing.assert_allclose((*exact[0].field_of_view, exact[0].forward, exact[0].up), (low + high) / 2, atol=1e-9)
+
+
+def test_a_camera_measures_nothing_nearer_than_it_can() -> None:
+    depth = np.array([[0.1, 0.29], [0.31, 2.0]])
+    measured = Camera(nearest=0.3).measure(np.random.default_rng(0), depth)
+    np.testing.assert_array_equal(measured, [[0, 0], [0.31, 2.0]])
+    assert measured is not depth
+
+
+def test_fades_of_chirps_are_a_share_that_fits() -> None:
+    fades = [varied(np.random.default_rng(seed), 3.0).chirp.fade for seed in range(60)]
+    assert (min(fades), max(fades)) == (0.02, 0.5)
+
+
+def test_a_measured_head_takes_the_place_of_the_ears() -> None:
+    class Head:
+        ear_distance = 0.31
+
+        def varied(self, rng: np.random.Generator, spread: float) -> Head:
+            assert (rng, spread) == (chance, 0.4)
+            return self
+
+    chance, head = np.random.default_rng(5), Head()
+    found = draw_rig(chance, "varied", 0.4, "rich", head)  # type: ignore[arg-type]
+    own = draw_rig(np.random.default_rng(5), "varied", 0.4, "rich")
+    assert found.ears is head
+    assert replace(found, ears=own.ears) == replace(own, ear_distance=0.31)
