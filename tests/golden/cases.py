@@ -59,8 +59,9 @@ def front_ends() -> Values:
         "spectrogram": {"front_end": "spectrogram"},
         "mel": {"front_end": "mel"},
         "waveform": {"front_end": "waveform"},
-        "matched, chirp": {"front_end": "matched", "template": "chirp"},
-        "matched, direct": {"front_end": "matched", "template": "direct"},
+        "matched, chirp": {"front_end": "matched", "template": "chirp", "contrast": False},
+        "matched, direct": {"front_end": "matched", "template": "direct", "contrast": False},
+        "matched, contrast": {"front_end": "matched"},
     }
     heard = inputs.echoes(small(), 2)
     values = {}
