@@ -285,3 +285,17 @@ def test_the_shortest_fade_is_one_sample_and_nothing_is_resampled_below_half_the
 def test_a_chirp_is_low_passed_at_each_rate_that_cannot_hold_it() -> None:
     chirp = ChirpDesign()
     np.testing.assert_allclose(chirp.waveform(22_050), resample_poly(chirp.waveform(44_100), 1, 2))
+
+
+def test_a_camera_elsewhere_sees_less_or_more_of_an_empty_room() -> None:
+    room = Room((6.0, 5.0, 3.0), (Material((0.2,), (0.1,)),) * 6)
+    size, angles, place = 16, (100.0, 40.0), (0.4, 0.3)
+    depth = render_depth(room, Pose((1.0, 2.0, 1.2), 0.0), size, angles, place)
+    centres = (np.arange(size) + 0.5) / size * 2 - 1
+    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in angles)
+    beside = np.where(across > 0, 2.0, 3.0) / np.abs(across)  # the right wall is at y = 0
+    level = np.where(down > 0, 1.5, 1.5) / np.abs(down)  # the floor is 1.5 m below, the ceiling as far above
+    expected = np.minimum(np.minimum(4.6, beside)[None], level[:, None])
+    np.testing.assert_allclose(depth, expected, rtol=1e-9)
+    assert (np.abs(depth - 4.6) < 1e-9).any()
+    assert len(np.unique(depth.round(6))) > 10

@@ -49,19 +49,6 @@ def test_a_drawn_material_lies_around_its_table(name: str) -> None:
     assert np.median(drawn[:, 3]) == pytest.approx(ABSORPTION[name][-1], rel=0.15)  # at 4 kHz
 
 
-def test_a_camera_elsewhere_sees_less_or_more_of_an_empty_room() -> None:
-    size, angles, place = 16, (100.0, 40.0), (0.4, 0.3)
-    depth = render_depth(bare(), Pose((1.0, 2.0, 1.2), 0.0), size, angles, place)
-    centres = (np.arange(size) + 0.5) / size * 2 - 1
-    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in angles)
-    beside = np.where(across > 0, 2.0, 3.0) / np.abs(across)  # the right wall is at y = 0
-    level = np.where(down > 0, 1.5, 1.5) / np.abs(down)  # the floor is 1.5 m below, the ceiling as far above
-    expected = np.minimum(np.minimum(4.6, beside)[None], level[:, None])
-    np.testing.assert_allclose(depth, expected, rtol=1e-9)
-    assert (np.abs(depth - 4.6) < 1e-9).any()
-    assert len(np.unique(depth.round(6))) > 10
-
-
 def test_a_cylinder_is_as_far_as_its_round_side() -> None:
     column = Cylinder((4.0, 2.5, 1.5), 0.5, 3.0, material(0.1), fixed=True)
     room, pose = replace(bare(), cylinders=(column,)), Pose((1.0, 2.5, 1.5), 0.0)
@@ -275,7 +262,7 @@ def test_walls_that_swallow_all_leave_no_late_sound() -> None:
     np.testing.assert_allclose(energy, 0, atol=1e-20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def many() -> list[Room]:
     return [draw_space(np.random.default_rng(seed))[0] for seed in range(300)]
 
@@ -314,8 +301,9 @@ def test_furniture_and_doors_end_below_the_ceiling() -> None:
         rng = np.random.default_rng(seed)
         solids = [*shelf(rng, low), *tall_cabinet(rng, low)]
         assert max(solid.center[2] + solid.size[2] / 2 for solid in solids if isinstance(solid, Box)) < 1.5
-        (_, _, room_height), (_, _, lintel) = two_rooms(rng)
-        assert 0.1 <= lintel[1][2] + 1e-9 < room_height
+    for seed in range(400):
+        size, (_, _, (_, lintel, _)) = two_rooms(np.random.default_rng(seed))
+        assert 0.1 - 1e-9 < lintel[2] < size[2]
 
 
 def test_a_spiral_covers_the_sphere_evenly() -> None:
