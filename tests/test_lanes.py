@@ -14,6 +14,7 @@ from base_residual.config.schema import Config
 from base_residual.data.sample import EchoBatch
 from base_residual.models.factory import create_model
 from base_residual.training import lanes
+from base_residual.training.cost_estimate import _time_step
 from base_residual.training.optimisation import make_optimizer
 from base_residual.training.step import TrainingStep, make_step
 
@@ -113,3 +114,9 @@ def test_a_fault_in_one_lane_is_a_fault_of_the_step(tiny: MakeConfig, batch: Ech
     assert step.update(batch, 1, 0).tolist() == [0.0] * 5
     assert step.faults.found() == [batch.ids]
     assert all(torch.equal(value, before[name]) for name, value in step.model.state_dict().items())
+
+
+def test_a_step_is_timed_with_a_recording_for_each_lane(tiny: MakeConfig) -> None:
+    config = tiny({"trainer": {"batch_size": 16}})
+    torch.set_num_threads(8)
+    assert _time_step(config, create_model(config), 16) > 0

@@ -170,7 +170,7 @@ def _time_step(config: Config, model: DepthNet, batch_size: int) -> float:
         batch = collate(samples[:count])
         return _seconds(lambda: step.update(batch, epoch=1, step=0), step.device)
 
-    timed(min(FEW * step.parts, batch_size))
+    timed(min(FEW * step.pieces, batch_size))
     taken = timed(batch_size)
     return min(taken, timed(batch_size)) if taken < PATIENCE else taken
 
