@@ -12,7 +12,7 @@ import torch
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.emission import direct_sound, find_emission, find_onset, loudest_ear
 from base_residual.acoustics.framing import cut, echo_frames, resample
-from base_residual.acoustics.front_end import FAINTEST, EchoFrontEnd, _contrast, _moving_mean, mel_filters
+from base_residual.acoustics.front_end import EchoFrontEnd, _moving_mean, mel_filters
 from base_residual.acoustics.matched_filter import analytic_weights, compress
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.schema import AudioConfig
@@ -141,29 +141,6 @@ def test_the_matched_level_equals_correlation_and_hilbert_envelope_by_scipy() ->
     expected = 1 - 2 * np.log(envelope / envelope.max() + 1e-4) / np.log(1e-4)
     found = front_end("matched", emission="first", template="chirp")(torch.from_numpy(echo)[None].float())[0, :2]
     np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def test_contrast_is_how_far_a_moment_stands_out_of_the_metre_around_it() -> None:
-    energy = np.random.default_rng(0).standard_normal((2, 1603)) ** 2 * np.exp(-np.arange(1603) / 200)
-    energy[0, 700], energy[1, 900:] = 1e4, 0
-    blocks = np.pad(energy, [(0, 0), (0, 13)], mode="edge").reshape(2, -1, 16).mean(axis=2)
-    wide = np.array([[ear[max(0, at - 8) : at + 9].mean() for at in range(len(ear))] for ear in blocks])
-    around = np.array([np.interp((np.arange(1603) + 0.5) / 16 - 0.5, np.arange(len(ear)), ear) for ear in wide])
-    expected = np.clip(0.5 * np.log(np.maximum(energy, FAINTEST) / np.maximum(around, FAINTEST)), -6, 6)
-    found = _contrast(torch.from_numpy(energy)[None])[0].numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert found[0, 700] > 2
-    assert (found[1, 1100:] == 0).all()
-    louder = _contrast(torch.from_numpy(400 * energy)[None])[0].numpy()
-    np.testing.assert_allclose(louder[0], found[0], atol=1e-4)
-
-
-def test_contrast_is_asked_for_and_stands_behind_the_other_features() -> None:
-    echo = torch.randn(2, 2, 1500, generator=torch.Generator().manual_seed(0))
-    plain, more = (front_end("matched", contrast=given)(echo) for given in (False, True))
-    assert (plain.shape[1], more.shape[1]) == (6, 8)
-    assert torch.equal(more[:, :6], plain)
-    assert more[:, 6:].mean().abs() < 0.5 < more[:, 6:].std()
 
 
 @pytest.mark.parametrize("delay", [0, 7, 250])

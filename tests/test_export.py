@@ -158,7 +158,7 @@ def test_the_file_is_valid_and_tells_nothing_of_where_it_was_made(exported: Expo
     "settings",
     [
         {"front_end": "matched"},
-        {"front_end": "matched", "template": "direct", "contrast": False},
+        {"front_end": "matched", "template": "direct"},
         {"front_end": "matched", "sample_rate": 22_050},
         {"front_end": "waveform"},
         {"front_end": "spectrogram"},

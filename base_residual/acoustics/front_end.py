@@ -21,9 +21,6 @@ from base_residual.errors import ShapeError
 SMOOTHED = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
 FLOOR = 1e-4  # of the reference, -80 dB: fainter sound is noise
 ARRIVAL = 8  # samples around the direct sound's arrival in which it is loudest
-COARSE, AROUND = 16, 17  # samples in a step of the background level, and steps that it spreads over: 6 ms, 1 m of range
-FAINTEST = 1e-12  # energy below which there is no contrast; the loudest moment has about 1
-MOST_CONTRAST = 6.0
 GATE = (-0.0002, 0.0007)  # seconds around the arrival that are the direct sound's; later ones may be near walls
 
 
@@ -39,8 +36,6 @@ class EchoFrontEnd(nn.Module):
     - `waveform`: the samples, scaled to unit energy, (B, 2, T).
     - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
       log envelope of each ear, their mean and their difference, and the complex coherence between them, (B, 6, T).
-      With `audio.contrast`, two channels more say how far each ear's level stands out of the metre of range around it:
-      a wall does, and reverberation does not, however loud it is.
       The emitted sound is the chirp as designed, or each recording's own direct sound.
 
     Args:
@@ -88,8 +83,7 @@ class EchoFrontEnd(nn.Module):
         swapped_ears = ((1, 1), (0, 1))
         if self.config.front_end != "matched":
             return swapped_ears
-        contrast = ((7, 1), (6, 1)) if self.config.contrast else ()
-        return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1), *contrast)
+        return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the features of a batch of echoes.
@@ -98,7 +92,7 @@ class EchoFrontEnd(nn.Module):
             waveform: float32 (B, 2, T).
 
         Returns:
-            float32 (B, 2, S, S) for spectrogram and mel, (B, 2, T) for waveform, (B, 6 or 8, T) for matched.
+            float32 (B, 2, S, S) for spectrogram and mel, (B, 2, T) for waveform, (B, 6, T) for matched.
 
         Raises:
             ShapeError: the input is not (B, 2, T).
@@ -177,7 +171,7 @@ class EchoFrontEnd(nn.Module):
         return F.interpolate(_log_level(magnitude, reference), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
-        """Return envelopes, levels, coherence and contrast of compressed echoes (B, 2, T), (B, 6 or 8, T)."""
+        """Return envelopes, level and level difference, and coherence of compressed echoes (B, 2, T), (B, 6, T)."""
         template = self.template
         if self.config.template == "direct":
             template, waveform = self._own_template(waveform)
@@ -194,10 +188,7 @@ class EchoFrontEnd(nn.Module):
         level = _log_level(smooth, smooth[..., :until])
         difference = level[:, :1] - level[:, 1:]
         own = _log_level(envelope, envelope[..., :until])
-        features = [own, level.mean(dim=1, keepdim=True), 4 * difference, coherence]
-        if self.config.contrast:
-            features.append(_contrast(local))
-        return torch.cat(features, dim=1)
+        return torch.cat([own, level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
 
 
 def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
@@ -236,16 +227,6 @@ def gating(template: NDArray[np.float64], sample_rate: int) -> NDArray[np.float6
 def _moving_mean(signal: Tensor) -> Tensor:
     """Return the mean over the `SMOOTHED` samples around each one, (B, C, T)."""
     return F.avg_pool1d(signal, SMOOTHED, stride=1, padding=SMOOTHED // 2, count_include_pad=False)
-
-
-def _contrast(energy: Tensor) -> Tensor:
-    """Return how far energies (B, C, T) stand out of the mean around them, as half a natural logarithm, (B, C, T)."""
-    padded = F.pad(energy, (0, -energy.shape[-1] % COARSE), mode="replicate")
-    steps = F.avg_pool1d(padded, COARSE)  # a mean over all samples at once would take ten times as long
-    steps = F.avg_pool1d(steps, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False)
-    around = F.interpolate(steps, scale_factor=COARSE, mode="linear")[..., : energy.shape[-1]]
-    ratio = energy.clamp(min=FAINTEST) / around.clamp(min=FAINTEST)
-    return (0.5 * ratio.log()).clamp(-MOST_CONTRAST, MOST_CONTRAST)
 
 
 def _log_level(magnitude: Tensor, reference: Tensor) -> Tensor:

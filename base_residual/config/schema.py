@@ -155,9 +155,6 @@ class AudioConfig(Section):
         description="Emitted sound of the matched front end: as designed, or each recording's direct sound.",
         json_schema_extra={"implied": "direct; chirp with audio.emission=first"},
     )
-    contrast: bool = Field(
-        True, description="Whether the matched front end also says how far an echo stands out of what is around it."
-    )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
     )

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
@@ -100,10 +99,6 @@ def save_checkpoint(
     write_tensors(path, model.state_dict(), header)
 
 
-UNSAID: Layer = {"audio": {"contrast": False}}
-"""What settings are where a file does not say, because it was written before there were such settings."""
-
-
 @standard_torch()
 def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.device = "cpu") -> Checkpoint[Net]:
     """Read a checkpoint.
@@ -125,7 +120,7 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")
     try:
-        config = make_config(UNSAID, json.loads(header["config"]))
+        config = make_config(json.loads(header["config"]))
         epoch, history = int(header["epoch"]), from_json(list[Record], header["history"])
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"The header of {path} is damaged: {error}") from error

@@ -64,16 +64,16 @@ def draw_still(rng: np.random.Generator, frames: int) -> Chance:
 def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Chance:
     """Draw surface roughness, noise and reverberation for one recording of `frames` samples.
 
-    No room is quite diffuse, and no surface scatters quite by Lambert's law. With `vary`, 15 in 100 recordings have no
-    late reverberation, and the others up to 5 dB less or 12 dB more than the formula says; it comes in more or fewer
-    reflections, and in bursts. One in eight has no scattered sound, and the others up to 10 dB less or 4 dB more.
+    No room is quite diffuse, and no surface scatters quite by Lambert's law. With `vary`, a quarter of the recordings
+    have no late reverberation, and the others up to 8 dB less or 6 dB more than the formula says; it comes in more or
+    fewer reflections, and in bursts. One in eight has no scattered sound, and the others up to 10 dB less or 4 dB more.
     """
     still = draw_still(rng, frames)
     if not vary:
         field, rank = draw_late(rng, frames, burst_level=0.0)
         return replace(still, field=field, rank=rank)
     field, rank = draw_late(rng, frames, burst_level=float(rng.uniform(0, BURST_LEVEL)))
-    late = 10 ** (rng.uniform(-5, 12) / 20) if rng.random() < 0.85 else 0.0
+    late = 10 ** (rng.uniform(-8, 6) / 20) if rng.random() < 0.75 else 0.0
     scattered = 10 ** (rng.uniform(-10, 4) / 20) if rng.random() < 0.875 else 0.0
     density = float(10 ** rng.uniform(-1.0, 0.7))
     return Chance(scattered * still.roughness, still.noise, late * field, rank, density)

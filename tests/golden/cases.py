@@ -59,9 +59,8 @@ def front_ends() -> Values:
         "spectrogram": {"front_end": "spectrogram"},
         "mel": {"front_end": "mel"},
         "waveform": {"front_end": "waveform"},
-        "matched, chirp": {"front_end": "matched", "template": "chirp", "contrast": False},
-        "matched, direct": {"front_end": "matched", "template": "direct", "contrast": False},
-        "matched, contrast": {"front_end": "matched"},
+        "matched, chirp": {"front_end": "matched", "template": "chirp"},
+        "matched, direct": {"front_end": "matched", "template": "direct"},
     }
     heard = inputs.echoes(small(), 2)
     values = {}
