@@ -11,31 +11,31 @@ from base_residual.simulation.rooms import Array, Material
 BANDS = np.array([300.0, 900.0, 2000.0, 4000.0, 6500.0, 9500.0, 13500.0, 18000.0])
 """Centres of the frequency bands, in Hz. A linear sweep has most of its energy above 4 kHz, and so has most bands."""
 
-OCTAVES = np.array([250.0, 500.0, 1000.0, 2000.0, 4000.0])
+OCTAVES = np.array([125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0])
 SPREAD = 0.3  # of an absorption coefficient, as a standard deviation of its logarithm: laboratories and samples differ
 
 # Random-incidence absorption coefficients in the octave bands, as handbooks list them (Everest and Pohlmann, Master
 # Handbook of Acoustics, 5th edition, 2009, appendix). Above 4 kHz the last value is taken to hold on.
 ABSORPTION: dict[str, tuple[float, ...]] = {
-    "brick": (0.01, 0.02, 0.02, 0.02, 0.03),
-    "concrete block": (0.05, 0.06, 0.07, 0.09, 0.08),
-    "plaster": (0.015, 0.02, 0.03, 0.04, 0.05),
-    "gypsum board": (0.10, 0.05, 0.04, 0.07, 0.09),
-    "wood panel": (0.22, 0.17, 0.09, 0.10, 0.11),
-    "window": (0.25, 0.18, 0.12, 0.07, 0.04),
-    "heavy glass": (0.06, 0.04, 0.03, 0.02, 0.02),
-    "light curtain": (0.04, 0.11, 0.17, 0.24, 0.35),
-    "heavy curtain": (0.35, 0.55, 0.72, 0.70, 0.65),
-    "tiles": (0.01, 0.01, 0.01, 0.02, 0.02),
-    "linoleum": (0.03, 0.03, 0.03, 0.03, 0.02),
-    "parquet": (0.04, 0.07, 0.06, 0.06, 0.07),
-    "wood floor": (0.11, 0.10, 0.07, 0.06, 0.07),
-    "thin carpet": (0.06, 0.14, 0.37, 0.60, 0.65),
-    "thick carpet": (0.24, 0.57, 0.69, 0.71, 0.73),
-    "acoustic ceiling": (0.93, 0.83, 0.99, 0.99, 0.94),
-    "upholstery": (0.37, 0.56, 0.67, 0.61, 0.59),
-    "people": (0.35, 0.42, 0.46, 0.50, 0.50),
-    "sky": (1.0, 1.0, 1.0, 1.0, 1.0),
+    "brick": (0.01, 0.01, 0.02, 0.02, 0.02, 0.03),
+    "concrete block": (0.10, 0.05, 0.06, 0.07, 0.09, 0.08),
+    "plaster": (0.013, 0.015, 0.02, 0.03, 0.04, 0.05),
+    "gypsum board": (0.29, 0.10, 0.05, 0.04, 0.07, 0.09),
+    "wood panel": (0.28, 0.22, 0.17, 0.09, 0.10, 0.11),
+    "window": (0.35, 0.25, 0.18, 0.12, 0.07, 0.04),
+    "heavy glass": (0.18, 0.06, 0.04, 0.03, 0.02, 0.02),
+    "light curtain": (0.03, 0.04, 0.11, 0.17, 0.24, 0.35),
+    "heavy curtain": (0.14, 0.35, 0.55, 0.72, 0.70, 0.65),
+    "tiles": (0.01, 0.01, 0.01, 0.01, 0.02, 0.02),
+    "linoleum": (0.02, 0.03, 0.03, 0.03, 0.03, 0.02),
+    "parquet": (0.04, 0.04, 0.07, 0.06, 0.06, 0.07),
+    "wood floor": (0.15, 0.11, 0.10, 0.07, 0.06, 0.07),
+    "thin carpet": (0.02, 0.06, 0.14, 0.37, 0.60, 0.65),
+    "thick carpet": (0.08, 0.24, 0.57, 0.69, 0.71, 0.73),
+    "acoustic ceiling": (0.76, 0.93, 0.83, 0.99, 0.99, 0.94),
+    "upholstery": (0.19, 0.37, 0.56, 0.67, 0.61, 0.59),
+    "people": (0.25, 0.35, 0.42, 0.46, 0.50, 0.50),
+    "sky": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
 }
 WALLS = ("brick", "concrete block", "plaster", "plaster", "gypsum board", "gypsum board", "wood panel", "window")
 SOFT_WALLS = ("light curtain", "heavy curtain", "acoustic ceiling")
