@@ -20,7 +20,7 @@ from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
 from base_residual.simulation.reverberation import late_energy, measures, reflections_per_second
 from base_residual.simulation.rigs import RIGS, Camera, Recorder, Rig, draw_rig, varied
 from base_residual.simulation.rooms import Box, Cylinder, Material, Pose, Room, is_inside
-from base_residual.simulation.spaces import PLANS, draw_space, shelf, tall_cabinet, two_rooms
+from base_residual.simulation.spaces import PLANS, _columns, draw_space, shelf, tall_cabinet, two_rooms
 
 AIR = Air()
 
@@ -287,6 +287,11 @@ def test_round_columns_carry_the_ceiling_and_belong_to_the_building(many: list[R
             assert all(
                 0.2 * side < place < 0.8 * side for side, place in zip(room.size[:2], column.center, strict=False)
             )
+
+
+def test_there_are_one_to_four_columns_where_there_are_any() -> None:
+    drawn = [[*_columns(np.random.default_rng(seed), (5.0, 4.0, 3.0), material(0.1))] for seed in range(50)]
+    assert {len(columns) for columns in drawn} == {1, 2, 3, 4}
 
 
 def test_curtains_scatter_more_than_walls(many: list[Room]) -> None:
