@@ -13,6 +13,7 @@ from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.emission import direct_sound, find_emission, find_onset, loudest_ear
 from base_residual.acoustics.framing import cut, echo_frames, resample
 from base_residual.acoustics.front_end import EchoFrontEnd, _moving_mean, mel_filters
+from base_residual.acoustics.hearing import lead_frames
 from base_residual.acoustics.matched_filter import analytic_weights, compress
 from base_residual.acoustics.recordings import read_echo
 from base_residual.config.schema import AudioConfig
@@ -141,6 +142,35 @@ def test_the_matched_level_equals_correlation_and_hilbert_envelope_by_scipy() ->
     expected = 1 - 2 * np.log(envelope / envelope.max() + 1e-4) / np.log(1e-4)
     found = front_end("matched", emission="first", template="chirp")(torch.from_numpy(echo)[None].float())[0, :2]
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("louder", [3.0, 300.0])
+@pytest.mark.parametrize("name", ["matched", "spectrogram", "mel"])
+def test_levels_are_relative_to_the_direct_sound_however_loud_an_echo_is(name: str, louder: float) -> None:
+    chirp, lead = torch.from_numpy(ChirpDesign().waveform()).float(), lead_frames(44_100)
+    echo = torch.zeros(1, 2, 2000)
+    echo[..., lead : lead + len(chirp)] = chirp
+    plain = front_end(name)(echo)
+    echo[..., 1200 : 1200 + len(chirp)] = louder * chirp
+    features = front_end(name)(echo)
+    alone = slice(lead - 8, lead + 8) if name == "matched" else slice(0, 12)  # steps that hold the direct sound alone
+    torch.testing.assert_close(features[:, :2, ..., alone], plain[:, :2, ..., alone], rtol=0, atol=0.1)
+    assert 0.94 < float(plain[:, :2].max()) < 1.001
+    assert float((features - plain)[:, :2].max()) > 0.45 * np.log10(louder)
+    assert float(features[:, :2].max()) == pytest.approx(float(plain[:, :2].max()) + 0.5 * np.log10(louder), abs=0.1)
+
+
+@pytest.mark.parametrize(("given", "own"), [({}, True), ({"emission": "first"}, False), ({"template": "chirp"}, False)])
+def test_the_template_is_as_long_as_the_emitted_sound_or_its_gate(given: dict[str, str], own: bool) -> None:
+    made = front_end("matched", **given)
+    assert made.template_frames == len(made.gate if own else made.template)
+    assert len(made.gate) == len(made.template) + 9 + 31
+
+
+def test_a_front_end_stays_in_full_precision() -> None:
+    made = front_end("matched").half()
+    assert {buffer.dtype for buffer in made.buffers()} == {torch.float32}
+    assert torch.equal(made.template, front_end("matched").template)
 
 
 @pytest.mark.parametrize("delay", [0, 7, 250])
