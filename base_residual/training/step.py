@@ -112,24 +112,28 @@ class TrainingStep:
 
     def _go_through(self, part: int, changed: Augmented, shares: Tensor, epoch: int) -> Tensor:
         """Add the gradients of a part of a batch to the weights'; return its share of the loss and its terms, (4,)."""
-
-        def loss_of(network: nn.Module, lane: int) -> tuple[Tensor, Tensor]:
-            piece = part + lane * self.parts
-            waveform, gt, size, emitted = (values[piece :: self.pieces] for values in changed)
-            features = self.model.features(waveform)
-            if self.config.data.stretch:
-                features = stretch(features, size, emitted)
-            with mixed_precision(self.config.trainer.precision, self.device):
-                decomposition = network(features, self.detaches(epoch))
-            total, terms = self.loss(*decomposition, gt)
-            return total * shares[piece], torch.stack([total, *terms]).detach() * shares[piece]
-
+        pieces = range(part, self.pieces, self.parts)  # one for each lane
         if self.lanes:
-            return self.lanes.backward(loss_of)
+            return self.lanes.backward(
+                lambda network, lane: self._loss_of(network, pieces[lane], changed, shares, epoch)
+            )
         with self._gradients_stay_here(part):
-            loss, sums = loss_of(self.network, 0)
+            loss, sums = self._loss_of(self.network, part, changed, shares, epoch)
             loss.backward()
         return sums
+
+    def _loss_of(
+        self, network: nn.Module, piece: int, changed: Augmented, shares: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return a piece's share of the batch's loss, and of it and its terms without gradients, (4,)."""
+        waveform, gt, size, emitted = (values[piece :: self.pieces] for values in changed)
+        features = self.model.features(waveform)
+        if self.config.data.stretch:
+            features = stretch(features, size, emitted)
+        with mixed_precision(self.config.trainer.precision, self.device):
+            decomposition = network(features, self.detaches(epoch))
+        total, terms = self.loss(*decomposition, gt)
+        return total * shares[piece], torch.stack([total, *terms]).detach() * shares[piece]
 
     def _augmented(self, batch: EchoBatch, epoch: int, step: int) -> Augmented:
         """Bring a share to the device and change it at random, as the places of its recordings in the batch decide."""
