@@ -20,8 +20,7 @@ class Faults:
     """
 
     def __init__(self, model: nn.Module, processes: Processes = ALONE) -> None:
-        norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self._statistics = norm_statistics(model)
         self._before: list[Tensor] = []
         self._processes = processes
         self._suspects: list[tuple[Tensor, list[str]]] = []  # whether a step was at fault, and its recordings
@@ -51,3 +50,8 @@ class Faults:
         found = [ids for fault, ids in self._suspects if fault]
         self._suspects = []
         return found
+
+
+def norm_statistics(model: nn.Module) -> list[Tensor]:
+    """Return what the batch norms of a model have learned beside their weights, always in the same order."""
+    return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()]

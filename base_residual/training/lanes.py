@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from base_residual.models.network import twin_of
+from base_residual.training.faults import norm_statistics
 
 SMALLEST = 8  # recordings in a lane, at least: batch norm takes its statistics from them
 
@@ -31,7 +32,7 @@ class Lanes:
 
     def __init__(self, model: nn.Module, count: int, threads: int) -> None:
         self._model, self._twins = model, [twin_of(model, _own_statistics) for _ in range(count)]
-        self._statistics = [*zip(_statistics(model), *map(_statistics, self._twins), strict=True)]
+        self._statistics = [*zip(norm_statistics(model), *map(norm_statistics, self._twins), strict=True)]
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,))
 
@@ -73,7 +74,3 @@ def _own_statistics(module: nn.Module) -> None:
         module._buffers = {
             name: buffer if buffer is None else buffer.clone() for name, buffer in module._buffers.items()
         }
-
-
-def _statistics(model: nn.Module) -> list[Tensor]:
-    return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers()]
