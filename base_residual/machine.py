@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -102,7 +103,7 @@ def standard_torch() -> Iterator[None]:
         yield
 
 
-def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
+def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Compute in bf16 within the context: when asked, or by itself on devices that have it in hardware."""
     native = precision == "bf16"
     if precision == "auto":

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("command", ["mypy", "ruff check .", "ruff format --check ."])
+PYREFLY = f"pyrefly check --python-interpreter-path {sys.executable}"
+
+
+@pytest.mark.parametrize("command", [PYREFLY, "ruff check .", "ruff format --check ."], ids=["types", "lint", "format"])
 def test_nothing_is_found(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False

@@ -50,7 +50,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         if not path.is_file():
             raise DataError(f"The recording {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
         # As bytes, which any name has, also where the system's encoding lacks some of its characters.
-        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as file:  # pyrefly: ignore[bad-argument-type]
             yield file
     except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError, UnicodeError) as error:
         raise DataError(f"The recording {path} is not a readable sound file.") from error
@@ -90,7 +90,7 @@ def read_echo(path: Path) -> tuple[EchoHeader, Tensor]:
         raise DataError(
             f"The recording {path} says that it has {header.frames} frames, and {len(samples)} can be read."
         )
-    _check_samples(samples, path)
+    _check_samples(samples, path)  # pyrefly: ignore[bad-argument-type]
     return header, torch.from_numpy(samples.T.copy())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+import yaml.composer
 
 
 def as_yaml(value: Any) -> str:

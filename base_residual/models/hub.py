@@ -49,7 +49,7 @@ class HubModel(
         model, config = self.model, without_paths(self.config)
         save_checkpoint(save_directory / WEIGHTS, model, model.provenance.epoch, model.provenance.history, config)
 
-    def generate_model_card(self, evaluation: Evaluation | None = None) -> ModelCard:
+    def generate_model_card(self, evaluation: Evaluation | None = None) -> ModelCard:  # pyrefly: ignore[bad-override]
         """Return the card with the metadata that a hub reads, and an evaluation's figures if there are any."""
         about = copy.copy(self._hub_mixin_info.model_card_data)
         if evaluation is not None:

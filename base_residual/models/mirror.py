@@ -48,7 +48,7 @@ class MirrorLinear(nn.Module):
     def __init__(self, make: Callable[[], nn.Linear | nn.Conv1d]) -> None:
         super().__init__()
         self.common, self.apart = make(), make()
-        self.apart.bias = None  # a bias of the difference would tell an echo from its image
+        self.apart.bias = None  # pyrefly: ignore[bad-assignment] # a bias of the difference would tell an echo from its image
 
     def forward(self, both: Tensor) -> Tensor:
         """Apply the layer to echoes and images, (2B, ...)."""

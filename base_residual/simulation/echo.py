@@ -101,7 +101,7 @@ def draw_late(rng: np.random.Generator, frames: int, burst_level: float) -> tupl
     later = np.round(BETWEEN_EARS * side).astype(int).repeat(length, axis=1)[:, None, :frames]
     moment = (np.arange(frames) + later * [[[0], [1]]]) % frames  # in the left ear, of what the right one hears
     noise, rank = (
-        np.take_along_axis(of[:, None].repeat(2, axis=1), moment, axis=2)
+        np.take_along_axis(of[:, None].repeat(2, axis=1), moment, axis=2)  # pyrefly: ignore[bad-argument-type]
         for of in (rng.standard_normal((STREAMS, frames)), rng.random((STREAMS, frames)))
     )
     return noise * (swell[:, None] * louder).repeat(length, axis=2)[..., :frames], rank

@@ -252,9 +252,9 @@ def _parts(responses: Array) -> list[Array]:
 
 def _neighbours(directions: Array) -> tuple[NDArray[np.intp], Array]:
     """Return for each direction of the table the measured ones near it, (directions, k), and their weights."""
-    from scipy.spatial import cKDTree  # slow to import
+    from scipy.spatial import KDTree  # slow to import
 
-    chord, nearest = cKDTree(directions).query(TABLE, NEIGHBOURS)
+    chord, nearest = KDTree(directions).query(TABLE, NEIGHBOURS)
     square = (chord**2 - chord[:, :1] ** 2) / BLUR**2
     weights = np.exp(-square / 2)
     return nearest, weights / weights.sum(axis=1, keepdims=True)

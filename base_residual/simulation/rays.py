@@ -98,7 +98,7 @@ def crossings(room: Room, origin: Array, rays: Sequence[Array]) -> Crossings:
     middle, height = np.array(extents).reshape(-1, 2).T[..., None]
     over, under = slab(middle - origin[2], height, z)
     enter, leave, across = (np.concatenate(pair) for pair in zip(boxes, cylinders, strict=True))
-    return Crossings(enter, leave, over, under, across)
+    return Crossings(enter, leave, over, under, across)  # pyrefly: ignore[bad-argument-type]
 
 
 def slab(middle: Array, thickness: Array, component: Array) -> tuple[Array, Array]:

@@ -49,6 +49,7 @@ class _NormOverAll(torch.autograd.Function):
     """
 
     @staticmethod
+    # pyrefly: ignore[bad-override]
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, around: Tensor, eps: float) -> tuple[Tensor, ...]:
         mean, variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
         # The squares are summed around the running mean, the same in all processes: around 0, those of a mean far from
@@ -63,6 +64,7 @@ class _NormOverAll(torch.autograd.Function):
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
 
     @staticmethod
+    # pyrefly: ignore[bad-override]
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
         inverse = (variance + ctx.eps).rsqrt()
