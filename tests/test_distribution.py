@@ -85,8 +85,7 @@ def test_the_same_files_give_the_same_archives(archives: list[dict[str, Path]]) 
         assert path.read_bytes() == second[kind].read_bytes()
 
 
-@pytest.mark.parametrize("kind", [".whl", ".gz"])
-def test_each_archive_works_on_its_own(archives: list[dict[str, Path]], kind: str, tmp_path: Path) -> None:
+def test_the_wheel_works_on_its_own(archives: list[dict[str, Path]], tmp_path: Path) -> None:
     install = [
         sys.executable,
         "-m",
@@ -98,7 +97,7 @@ def test_each_archive_works_on_its_own(archives: list[dict[str, Path]], kind: st
         "--no-build-isolation",
         "--no-compile",
     ]
-    subprocess.run([*install, "--target", str(tmp_path), str(archives[0][kind])], check=True, capture_output=True)
+    subprocess.run([*install, "--target", str(tmp_path), str(archives[0][".whl"])], check=True, capture_output=True)
     assert (tmp_path / "base_residual" / "py.typed").is_file()
     assert not list(tmp_path.rglob("test_*.py"))
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -118,7 +117,7 @@ def test_the_source_distribution_has_what_it_is_built_from(archives: list[dict[s
         assert (folder / name).exists(), name
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again")]
     subprocess.run(build, cwd=folder, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "again").iterdir()
+    (wheel,) = (tmp_path / "again").iterdir()  # the very wheel that works on its own
     assert wheel.read_bytes() == archives[0][".whl"].read_bytes()
 
 

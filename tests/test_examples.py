@@ -6,7 +6,6 @@ import base64
 import io
 import re
 import runpy
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,10 +30,16 @@ from base_residual.models.factory import create_model
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a script in this process, as it is run from a shell, and returns what it prints."""
+
+    def call(script: str, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return call
 
 
 @pytest.fixture
@@ -51,18 +56,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
-def test_the_real_recording_is_drawn_over_range(tmp_path: Path, real_root: Path) -> None:
-    place = real_root / "Sample_Location"
-    out = tmp_path / "envelope.png"
-    done = run(
-        "real_recording.py",
-        place / "audio" / "audio_47.wav",
-        "--depth",
-        place / "depth" / "depth_47.npy",
-        "--out",
-        out,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("drawn")
+def test_the_real_recording_is_drawn_over_range(tmp_path: Path, real_root: Path, run: Callable[..., str]) -> None:
+    place, out = real_root / "Sample_Location", tmp_path / "envelope.png"
+    echo, depth = place / "audio" / "audio_47.wav", place / "depth" / "depth_47.npy"
+    assert str(out) in run("real_recording.py", echo, "--depth", depth, "--out", out)
     with Image.open(out) as picture:
         assert picture.size[0] > 500
         assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 10
@@ -84,12 +82,14 @@ def test_a_depth_map_of_holes_says_nothing_of_range(
     assert refused(*given) == f"Error: The depth map {depth} is not a readable .npy file.\n"
 
 
-def test_a_scene_of_ones_own_is_seen_and_heard(tmp_path: Path, refused: Callable[..., str]) -> None:
+@pytest.mark.usefixtures("drawn")
+def test_a_scene_of_ones_own_is_seen_and_heard(
+    tmp_path: Path, run: Callable[..., str], refused: Callable[..., str]
+) -> None:
     trimesh = pytest.importorskip("trimesh")
     pytest.importorskip("embreex")
     out = tmp_path / "scene.png"
-    done = run("own_scene.py", "--out", out)
-    assert done.stdout == f"Scene: 5.00 x 4.00 x 2.60 m\nWritten: {out}\n", done.stderr
+    assert run("own_scene.py", "--out", out) == f"Scene: 5.00 x 4.00 x 2.60 m\nWritten: {out}\n"
     with Image.open(out) as picture:
         assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 10
     crate = tmp_path / "crate.stl"

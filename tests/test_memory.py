@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from nursery import Forked, Nursery
 
 MIB, PIECES, ROUNDS = 16, 4, 4
 WARM_UP = 8  # rounds until the heap has a place for the pieces
@@ -39,17 +40,27 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no C library that can be asked")
 
 
-def pages_given(**environment: str) -> int:
-    """Return how many pages the system gives for the same tensors, four times in a row."""
-    untuned = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, env=untuned | environment, check=True, capture_output=True, text=True)
-    return int(done.stdout)
+Pages = Callable[..., int]
 
 
-def test_training_asks_the_system_for_its_memory_once() -> None:
+@pytest.fixture
+def pages_given(nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pages:
+    """Tells how many pages the system gives for the same tensors, four times in a row."""
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+
+    def count(**environment: str) -> int:
+        done = Forked(nursery, tmp_path / "said", PROGRAM, environment=environment)
+        said, _ = done.communicate()
+        assert done.returncode == 0, said
+        return int(said)
+
+    return count
+
+
+def test_training_asks_the_system_for_its_memory_once(pages_given: Pages) -> None:
     assert pages_given() < PAGES / 10
 
 
-def test_the_environment_decides_where_it_tunes_the_c_library() -> None:
+def test_the_environment_decides_where_it_tunes_the_c_library(pages_given: Pages) -> None:
     assert pages_given(MALLOC_TRIM_THRESHOLD_="131072") >= PAGES / 2
