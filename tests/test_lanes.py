@@ -15,8 +15,9 @@ from base_residual.data.sample import EchoBatch
 from base_residual.models.factory import create_model
 from base_residual.training import lanes
 from base_residual.training.cost_estimate import _time_step
+from base_residual.training.distributed import ALONE, Processes
 from base_residual.training.optimisation import make_optimizer
-from base_residual.training.step import TrainingStep, make_step
+from base_residual.training.step import TrainingStep, _make_lanes, make_step
 
 MakeConfig = Callable[..., Config]
 
@@ -29,6 +30,18 @@ def batch(tiny: MakeConfig) -> EchoBatch:
 @pytest.fixture(autouse=True)
 def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("base_residual.training.step.SMALLEST", 2)
+
+
+class InOrder:
+    """An executor without threads, which a process that tests are forked from could not have."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.map = map
+
+
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "ThreadPoolExecutor", InOrder)
 
 
 def step_of(config: Config, threads: int, training: bool = True) -> TrainingStep:
@@ -54,6 +67,7 @@ def gradients(step: TrainingStep) -> list[torch.Tensor]:
         (4, {"recompute": True}, 0),
     ],
 )
+@pytest.mark.usefixtures("in_order")
 def test_there_are_as_many_as_threads_and_enough_recordings_for(
     tiny: MakeConfig, threads: int, trainer: Layer, count: int
 ) -> None:
@@ -61,6 +75,19 @@ def test_there_are_as_many_as_threads_and_enough_recordings_for(
     assert (len(made) if made else 0) == count
 
 
+@pytest.mark.usefixtures("in_order")
+@pytest.mark.parametrize(("compiled", "world"), [(True, 1), (False, 2)])
+def test_neither_several_processes_nor_a_compiled_network_have_any(
+    tiny: MakeConfig, compiled: bool, world: int
+) -> None:
+    config, processes = tiny({"trainer": {"compile": compiled}}), Processes(world=world)
+    torch.set_num_threads(4)
+    assert _make_lanes(create_model(config), config.trainer, 8, processes) is None
+    assert _make_lanes(create_model(config).to("meta"), tiny().trainer, 8, ALONE) is None
+    assert _make_lanes(create_model(config), tiny().trainer, 8, ALONE) is not None
+
+
+@pytest.mark.usefixtures("in_order")
 def test_lanes_learn_what_the_same_parts_one_after_the_other_learn(tiny: MakeConfig, batch: EchoBatch) -> None:
     together, apart = step_of(tiny(), 2), step_of(tiny({"trainer": {"accumulate": 2}}), 1)
     torch.testing.assert_close(together.update(batch, 1, 0), apart.update(batch, 1, 0))
@@ -68,6 +95,7 @@ def test_lanes_learn_what_the_same_parts_one_after_the_other_learn(tiny: MakeCon
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
 
+@pytest.mark.usefixtures("in_order")
 def test_lanes_in_parts_have_the_gradient_of_the_whole(tiny: MakeConfig, batch: EchoBatch) -> None:
     batch.depth[0, :, 3:] = 0
     config = tiny({"trainer": {"grad_clip": 1e6}})
@@ -79,7 +107,12 @@ def test_lanes_in_parts_have_the_gradient_of_the_whole(tiny: MakeConfig, batch: 
     assert torch.stack(apart).norm() < 0.01 * total
 
 
-def test_the_same_seed_gives_the_same_numbers_and_means_of_statistics(tiny: MakeConfig, batch: EchoBatch) -> None:
+@pytest.mark.parametrize("ordered", [False, True])
+def test_the_same_seed_gives_the_same_numbers_and_means_of_statistics(
+    tiny: MakeConfig, batch: EchoBatch, ordered: bool, request: pytest.FixtureRequest
+) -> None:
+    if ordered:
+        request.getfixturevalue("in_order")
     ends = []
     for _ in range(2):
         step = step_of(tiny(), 3)
