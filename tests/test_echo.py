@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
-from base_residual.simulation.echo import Arrivals, _spectrum, band_weights
+from base_residual.simulation.echo import Arrivals, _spectrum, band_weights, draw_chance, draw_still
 from base_residual.simulation.materials import BANDS
 
 LENGTH, LATENCY = 4320, 0.001
@@ -37,3 +37,18 @@ def test_a_pulse_after_the_last_sample_is_left_out_and_one_at_the_first_is_whole
     pulse = np.fft.irfft(_spectrum((first,), 0.0, 3000, LENGTH), LENGTH)
     assert pulse.argmax() == 0
     assert np.isclose(pulse[0], 1, atol=0.05)
+
+
+def test_some_recordings_have_no_late_and_some_no_scattered_sound() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [draw_chance(rng, 64) for _ in range(1500)]
+    assert abs(np.mean([not chance.field.any() for chance in drawn]) - 0.25) < 0.05
+    assert abs(np.mean([not chance.roughness.any() for chance in drawn]) - 0.125) < 0.04
+
+
+def test_chance_without_ranks_has_an_image_in_the_mirror_too() -> None:
+    still = draw_still(np.random.default_rng(0), 8)
+    image = still.mirrored()
+    assert image.rank is None
+    assert np.array_equal(image.noise, still.noise[::-1])
+    assert np.array_equal(image.mirrored().roughness, still.roughness)
