@@ -41,6 +41,10 @@ class InOrder:
 
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes one after the other, and threads that are counted and not there."""
+    asked = [1]
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: asked.__setitem__(0, count))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked[0])
     monkeypatch.setattr(lanes, "ThreadPoolExecutor", InOrder)
 
 
