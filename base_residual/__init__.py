@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from base_residual.models.decomposition import DepthDecomposition
     from base_residual.models.factory import create_base_residual_model, load_model
     from base_residual.models.network import BaseResidualNet
+    from base_residual.training.fine_tuning import fine_tuning_config
     from base_residual.training.trainer import Trainer
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Trainer",
     "create_base_residual_model",
     "evaluate",
+    "fine_tuning_config",
     "load_model",
     "make_config",
     "open_dataset",
@@ -54,6 +56,7 @@ _HOMES = {
     "Trainer": "training.trainer",
     "create_base_residual_model": "models.factory",
     "evaluate": "evaluation",
+    "fine_tuning_config": "training.fine_tuning",
     "load_model": "models.factory",
     "make_config": "config",
     "open_dataset": "data",

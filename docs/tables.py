@@ -226,6 +226,17 @@ def carryover() -> str:
     return _ruled(rows)
 
 
+def released() -> str:
+    """How the released models do on worlds that they have not been trained on."""
+    models = json.loads((HERE.parent / "base_residual" / "weights" / "models.json").read_text())
+    rows = [["model", "map", "up to", "tried on", "rmse (m)", "hears nothing (m)"]]
+    for name, model in models.items():
+        about = [f"`{name}`", f"{model['output_size']} x {model['output_size']}", f"{model['max_depth']:g} m"]
+        for world, (rmse, blind) in model["rmse"].items():
+            rows.append([*about, ELSEWHERE[world], f"{rmse:.3f}", f"{blind:.3f}"])
+    return _ruled(rows)
+
+
 def moved() -> str:
     """By how much a depth map moves when an echo is stored in another way."""
     changes = read("carry_over")["worlds"]["changes"]
@@ -259,7 +270,21 @@ def resize() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     each.__name__: each
-    for each in (result, targets, accuracy, ablations, carryover, moved, speed, sizes, growth, kills, mutation, resize)
+    for each in (
+        result,
+        targets,
+        accuracy,
+        ablations,
+        carryover,
+        moved,
+        released,
+        speed,
+        sizes,
+        growth,
+        kills,
+        mutation,
+        resize,
+    )
 }
 
 

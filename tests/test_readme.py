@@ -32,10 +32,10 @@ def test_the_readme_commands_run_in_this_order(
 ) -> None:
     """Without the installation, which CI does in new environments, and on rooms that render in seconds."""
     lines = [line.split("&& ")[-1] for line in commands() if "brdepth" in line]
-    assert [line.split()[1] for line in lines] == ["train", "visualize", "eval"]
+    assert [line.split()[1] for line in lines] == ["predict", "train", "visualize", "eval"]
     # The run folder is named after batch size and learning rate, which keep their defaults.
     named = make_config().run_name
-    assert all(named in line for line in lines[1:])
+    assert all(named in line for line in lines[2:])
     monkeypatch.chdir(tmp_path)
     for line in lines:
         small = [option for option in SMALL if "batch_size" not in option] if line == "brdepth train" else []
@@ -43,6 +43,7 @@ def test_the_readme_commands_run_in_this_order(
         assert done.exit_code == 0, done.output
         assert done.stderr == caplog.text == ""
     assert (tmp_path / "results" / named / "best_test_decomposition.png").exists()
+    assert (tmp_path / "predictions" / "room_depth.png").exists()
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))

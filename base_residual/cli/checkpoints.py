@@ -126,8 +126,15 @@ def visualize(
 
 @app.command(cls=Command)
 def predict(
-    checkpoint: CheckpointArgument,
-    echoes: Annotated[list[Path], typer.Argument(metavar="ECHO.wav", help="Two-channel recordings, left ear first.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[CHECKPOINT|NAME] ECHO.wav",
+            help="Two-channel recordings, left ear first, after the checkpoint or the name of a released model, if it "
+            "is not to be small. (default: a recording that comes with the package)",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the depth maps and pictures.")] = Path("predictions"),
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -136,16 +143,36 @@ def predict(
     """Predict depth for recordings of your own: a .npy map in metres and a picture each."""
     from base_residual.deploy.predict import write_predictions
     from base_residual.machine import cpu_threads, few_threads
+    from base_residual.models.released import DEFAULT, find_released, sample
 
-    printer = Printer(as_json, quiet)
+    printer, echoes, checkpoint, truths = Printer(as_json, quiet), files or [], find_released(DEFAULT), None
+    if echoes and (echoes[0].suffix.lower() in (".safetensors", ".onnx", "") and not _is_sound(echoes[0])):
+        checkpoint, *echoes = echoes
+    if not echoes:
+        echo, truth = sample()
+        echoes, truths = [echo], [truth]
     with cpu_threads(few_threads()):
-        written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out)
+        written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out, truths)
     rows = [
         {"recording": echo, "depth": one.depth, "picture": one.picture} | _opinion(one.emission, one.doubts)
         for echo, one in zip(echoes, written, strict=True)
     ]
     printer.json({"predictions": rows})
     printer.show(*(f"{one.depth}  {one.picture}" for one in written))
+
+
+@app.command(cls=Command)
+def models(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """List the models that come with the package: what they are, were trained on, and reach."""
+    from rich.text import Text
+
+    from base_residual.cli.tables import models_table
+    from base_residual.models.released import released
+
+    printer, known = Printer(as_json, quiet), released()
+    printer.json({name: model._asdict() for name, model in known.items()})
+    lines = [f"{name}: {model.about}" for name, model in known.items()]
+    printer.show(models_table(known), *map(Text, [*lines, "Beside each rmse that of a depth map which hears nothing."]))
 
 
 @app.command(cls=Command)
@@ -191,6 +218,11 @@ def benchmark(
     printer.show(cost_table(cost, checkpoint.name))
     if note := busy(cost.load):
         printer.show(note)
+
+
+def _is_sound(path: Path) -> bool:
+    """Return whether a file without an ending is there: a recording, as checkpoints have one."""
+    return not path.suffix and path.is_file()
 
 
 def _opinion(emission: float | None, doubts: list[str]) -> dict[str, Any]:

@@ -21,7 +21,10 @@ def completing(known: Iterable[str]) -> Callable[[], list[str]] | None:
 
 
 CheckpointArgument = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file that a run has written.")
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT|NAME", help="A .safetensors file that a run has written, or a released model's name."
+    ),
 ]
 DeviceOption = Annotated[
     str, typer.Option(metavar="NAME", help="auto, cpu, mps, cuda or cuda:N.", autocompletion=completing(DEVICES))

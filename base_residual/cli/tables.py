@@ -17,6 +17,7 @@ from base_residual.plots.tables import Table
 
 if TYPE_CHECKING:
     from base_residual.data.download import RemoteFile
+    from base_residual.models.released import Released
     from base_residual.training.cost_estimate import Estimate
 
 FEW_RUNS = 3  # of which each has a column of its own in 80 characters
@@ -36,6 +37,21 @@ def cost_table(cost: Cost, title: str) -> Table:
         ("threads for one echo, for batches", f"{cost.threads_for_one}, {cost.threads}"),
     ]
     return Table(title, ("", ""), rows, right=(1,))
+
+
+def models_table(models: dict[str, Released]) -> Table:
+    """Return the released models and their rmse on worlds that none was trained on, beside what hears nothing."""
+    worlds = list(dict.fromkeys(world for model in models.values() for world in model.rmse))
+    rows = [
+        (
+            name,
+            f"{model.output_size} x {model.output_size}",
+            f"{model.max_depth:g} m",
+            *("{:.3f} m of {:.3f}".format(*model.rmse[world]) if world in model.rmse else "" for world in worlds),
+        )
+        for name, model in models.items()
+    ]
+    return Table("Models in the package", ("name", "map", "up to", *worlds), rows)
 
 
 def estimate_lines(estimate: Estimate) -> list[str]:

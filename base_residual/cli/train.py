@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +76,12 @@ def train(
     ] = None,
     config: ConfigOption = None,
     assign: AssignOption = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT|NAME", help="Begin with these weights, or with a released model's; see brdepth models."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this run's saved state ends.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run of the same name.")] = False,
     dry_run: Annotated[
@@ -95,7 +102,12 @@ def train(
     from base_residual.config.resolve import make_config
 
     file, assigned = settings_beneath(config, assign)
-    settings = make_config(*assigned, given, preset=preset, size=size, file=file)
+    resolve = make_config
+    if init is not None:
+        from base_residual.training.fine_tuning import fine_tuning_config
+
+        resolve = partial(fine_tuning_config, init)
+    settings = resolve(*assigned, given, preset=preset, size=size, file=file)
     if "warmup_epochs" in given.get("loss", {}) and not (settings.loss.adaptive or settings.loss.curriculum):
         log.warning("--warmup-epochs does nothing without --adaptive or --curriculum.")
     printer = Printer(as_json, quiet)
@@ -107,7 +119,7 @@ def train(
     from base_residual.training.trainer import Trainer
 
     trackers = [] if quiet else [terminal_tracker(printer.progress, live)]
-    result = Trainer(settings, resume=resume, overwrite=overwrite, trackers=trackers).fit()
+    result = Trainer(settings, resume=resume, overwrite=overwrite, init=init, trackers=trackers).fit()
     if is_first_process():
         _show_result(result, printer)
 
@@ -124,6 +136,7 @@ def _show_result(result: FitResult, printer: Printer) -> None:
         result.test.table(f"Test split, weights of epoch {result.best_epoch}"),
         Text(result.test.protocol_line()),
         *map(Text, result.sentences()),
+        *([Text(f"It began with the weights of {result.start}.")] if result.start else []),
         criteria_table(result.criteria),
         f"Run folder: {result.run_dir}",
         f"Picture:    {result.picture}",

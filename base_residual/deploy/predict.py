@@ -13,6 +13,7 @@ from torch import Tensor
 
 from base_residual.acoustics.doubts import Examined, joined
 from base_residual.acoustics.recordings import check_echo, read_echo
+from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.data.sample import EchoSample, abbreviate_names, collate
 from base_residual.errors import DataError, PredictionError
 from base_residual.files.atomic import write_whole
@@ -98,13 +99,16 @@ class Written(NamedTuple):
     doubts: list[str]
 
 
-def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list[Written]:
+def write_predictions(
+    model: DepthNet, paths: Sequence[Path], out: Path, truths: Sequence[Path] | None = None
+) -> list[Written]:
     """Write a `.npy` map in metres and a picture for each sound file, as soon as it is predicted.
 
     Args:
         model: a network with a front end.
         paths: two-channel recordings.
         out: folder for the results; files are named after the recordings.
+        truths: depth maps of the same places in millimetres, `.npy`, to be drawn beside the predictions.
 
     Returns:
         What was written for each recording.
@@ -121,9 +125,11 @@ def write_predictions(model: DepthNet, paths: Sequence[Path], out: Path) -> list
             f"Two recordings are called '{twice[0]}'; their results would overwrite each other. "
             "Predict them into two folders."
         )
+    seen = [resize_depth(read_depth(path, model.max_depth), model.output_size) for path in truths or []]
     written: list[Written] = []
     for parts, examined in predict_batches(model, paths):
-        rows = panels(parts, None, names[len(written) : len(written) + len(parts.final)])
+        some = slice(len(written), len(written) + len(parts.final))
+        rows = panels(parts, seen[some] or None, names[some])
         depths = parts.final[:, 0].cpu().numpy()
         for panel, depth, emission, doubts in zip(rows, depths, examined.emission, examined.doubts, strict=True):
             array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"

@@ -19,6 +19,7 @@ from base_residual.files.atomic import read_at_most
 from base_residual.files.json import from_json
 from base_residual.losses import LOSS_NAMES
 from base_residual.metrics import Evaluation
+from base_residual.models.checkpoint import Start
 from base_residual.plots.tables import Table
 
 BASELINES = {"unet": "U-Net baseline", "plain": "plain baseline"}  # the first is preferred as the reference
@@ -41,6 +42,7 @@ class FinishedRun:
         history: one record per epoch, as in metrics.jsonl.
         test: figures of its best weights on the test split.
         blind: test rmse of the predictions that hear nothing, in metres.
+        start: the checkpoint whose weights it began with, if it did.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class FinishedRun:
     history: list[Record]
     test: Evaluation
     blind: dict[str, float]
+    start: Start | None = None
 
     @property
     def val_rmse(self) -> list[float]:
@@ -108,9 +111,10 @@ class Comparison:
     def differing(self) -> dict[str, list[Any]]:
         """Return the settings that are not the same in all runs, by their dotted name: the value in each run.
 
-        `UNUSED` where a run does nothing with a setting: a baseline has no parts that a loss could hold apart.
+        `UNUSED` where a run does nothing with a setting: a baseline has no parts that a loss could hold apart. With
+        them comes `start`, the checkpoint that a run began with.
         """
-        settings = [used_settings(run.config) for run in self.runs]
+        settings = [used_settings(run.config) | {"start": str(run.start or "random weights")} for run in self.runs]
         names = dict.fromkeys(name for setting in settings for name in setting)
         values = {name: [setting.get(name, UNUSED) for setting in settings] for name in names}
         used = {name: [value for value in given if value != UNUSED] for name, given in values.items()}
@@ -147,6 +151,8 @@ class Comparison:
             return f"it is a {BASELINES[baseline]} as well"
         if _budget(run) != _budget(self.reference):
             return f"not the same budget: {_budget(run)}, the baseline {_budget(self.reference)}"
+        if (run.start and run.start.sha256) != (self.reference.start and self.reference.start.sha256):
+            return "the baseline did not begin with the same weights"
         if not _on_the_same_maps(run, self.reference):
             return "the baseline has learnt from other depth maps, or was tested on others"
         return None
@@ -199,6 +205,13 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class _Started:
+    """The start that evaluation.json names."""
+
+    start: Start | None = None
+
+
 def read_run(folder: Path) -> FinishedRun:
     """Read a run's folder.
 
@@ -212,6 +225,7 @@ def read_run(folder: Path) -> FinishedRun:
         noted = read_at_most(report, MAX_FILE)
         test: Evaluation = from_json(Evaluation, noted)
         blind: Blind = from_json(Blind, noted)
+        start: Start | None = from_json(_Started, noted).start
         history = [from_json(Record, line) for line in read_at_most(metrics, MAX_FILE).splitlines()]
         test.check()
         if not history:
@@ -224,7 +238,7 @@ def read_run(folder: Path) -> FinishedRun:
             raise ValueError(f"a figure that cannot be, {wrong[0]}")
     except (OSError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
-    return FinishedRun(folder, make_config(load_layer(folder / CONFIG)), history, test, blind.blind_rmse)
+    return FinishedRun(folder, make_config(load_layer(folder / CONFIG)), history, test, blind.blind_rmse, start)
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:

@@ -60,15 +60,16 @@ def read_tensors(path: Path, required: Mapping[str, Tensor], optional: Mapping[s
         for name in sorted(required.keys() | names):
             came = file.get_slice(name) if name in names else None
             wanted = allowed.get(name)
-            if came is None or wanted is None or (came.get_shape(), came.get_dtype()) != _kind(wanted):
+            if came is None or wanted is None or (came.get_shape(), came.get_dtype()) not in _kinds(wanted):
                 raise CheckpointError(f"The weights in {path} do not fit the network that they are for ({name}).")
         # Copies, because a mapped tensor keeps the disk space of a file that has been replaced.
-        return {name: file.get_tensor(name).clone() for name in names}
+        return {name: file.get_tensor(name).to(allowed[name].dtype, copy=True) for name in names}
 
 
-def _kind(tensor: Tensor) -> tuple[list[int], str]:
-    """Return the shape of a tensor, and its type as a file names it."""
-    return list(tensor.shape), KINDS[tensor.dtype]
+def _kinds(tensor: Tensor) -> list[tuple[list[int], str]]:
+    """Return the shape of a tensor and the types that it may have in a file, where numbers may have half precision."""
+    kinds = [KINDS[tensor.dtype], *(["F16"] if tensor.dtype == torch.float32 else [])]
+    return [(list(tensor.shape), kind) for kind in kinds]
 
 
 @contextmanager

@@ -107,7 +107,8 @@ def _training(model: StoredNet, config: Config) -> str:
     lambdas = f"{loss.lambda_recon:g}, {loss.lambda_base:g}, {loss.lambda_sparse:g}"
     weights = f"adaptive, in proportion to {lambdas}" if loss.adaptive else lambdas
     terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.has_residual else ""
-    return (
+    start = model.provenance.start
+    return (f"It began with the weights of {start}. " if start else "") + (
         f"{trainer.epochs} epochs, these are the weights after epoch {model.provenance.epoch}. {trainer.optimizer}, "
         f"batch size {trainer.batch_size}, learning rate {trainer.learning_rate:g}, seed {trainer.seed}{terms}."
     )

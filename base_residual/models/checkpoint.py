@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,22 @@ from base_residual.version import __version__
 FORMAT = "base-residual-depth/1"
 
 
+class Start(NamedTuple):
+    """The checkpoint whose weights a training began with.
+
+    Attributes:
+        name: of a released model, or of the file.
+        sha256: of the file.
+    """
+
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.name} (sha256 {self.sha256[:12]})"
+
+
 @dataclass(frozen=True)
 class Provenance:
     """The training that a network's weights come from.
@@ -31,10 +47,12 @@ class Provenance:
     Attributes:
         epoch: after which they were saved, from 1; 0 where they were never in a checkpoint.
         history: one record per epoch until then, as in metrics.jsonl.
+        start: what it began with; None for weights drawn at random.
     """
 
     epoch: int = 0
     history: list[Record] = field(default_factory=list)
+    start: Start | None = None
 
 
 class StoredNet(nn.Module):
@@ -73,7 +91,12 @@ class Checkpoint(Generic[Net]):
 
 
 def save_checkpoint(
-    path: Path, model: StoredNet, epoch: int, history: list[Record], config: Config | None = None
+    path: Path,
+    model: StoredNet,
+    epoch: int,
+    history: list[Record],
+    config: Config | None = None,
+    start: Start | None = None,
 ) -> None:
     """Write a model's weights, with its settings and its history in the header.
 
@@ -83,6 +106,7 @@ def save_checkpoint(
         epoch: after which it is saved, from 1; 0 for one that has not been trained.
         history: one record per epoch, as in metrics.jsonl.
         config: settings to write instead of the model's own.
+        start: what the training began with.
 
     Raises:
         RunError: the file cannot be written.
@@ -96,6 +120,8 @@ def save_checkpoint(
         "config": config.model_dump_json(),
         "history": as_json(history),
     }
+    if start is not None:
+        header["start"] = as_json(start._asdict())
     write_tensors(path, model.state_dict(), header)
 
 
@@ -122,6 +148,7 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
     try:
         config = make_config(json.loads(header["config"]))
         epoch, history = int(header["epoch"]), from_json(list[Record], header["history"])
+        start = from_json(Start, header["start"]) if "start" in header else None
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"The header of {path} is damaged: {error}") from error
     with torch.device("meta"):  # takes no memory, whatever the header says
@@ -132,5 +159,5 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
         model = create(config)
     model.load_state_dict(tensors)
-    model.provenance = Provenance(epoch, history)
+    model.provenance = Provenance(epoch, history, start)
     return Checkpoint(model.to(device).eval(), config, epoch, history, header.get("version", "unknown"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
+from base_residual.files.paths import expand_home
 from base_residual.machine import prefers_channels_last
 from base_residual.models import checkpoint
-from base_residual.models.checkpoint import Checkpoint
+from base_residual.models.checkpoint import Checkpoint, Start
 from base_residual.models.network import BaseResidualNet, DepthNet, PlainNet
+from base_residual.models.released import find_weights
 from base_residual.models.unet import UNetDecoder, UNetEncoder
 
 
@@ -30,26 +33,45 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     """Read a checkpoint; the file alone is enough.
 
     Args:
-        path: a `.safetensors` file that a run has written.
+        path: a `.safetensors` file that a run has written, or the name of a released model.
         device: where the model goes.
 
     Raises:
         CheckpointError: the file is missing, broken, or no checkpoint of this package.
     """
-    return checkpoint.load(path, create_model, device)
+    return checkpoint.load(find_weights(path), create_model, device)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DepthNet:
     """Load a trained network, ready for `predict` from a waveform.
 
     Args:
-        path: a checkpoint.
+        path: a checkpoint, or the name of a released model, such as "small".
         device: where the model goes.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
     return load_checkpoint(path, device).model
+
+
+def load_start(init: str | Path) -> tuple[DepthNet, Start]:
+    """Load the network that a training begins with.
+
+    Args:
+        init: a checkpoint, or the name of a released model.
+
+    Returns:
+        The network, on the CPU, and what a run notes of it.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    path = find_weights(init)
+    model = load_model(path)
+    name = str(init) if path != expand_home(init) else f"{path.resolve().parent.name}/{path.name}"
+    printable = "".join(character if character.isprintable() else "?" for character in name)
+    return model, Start(printable, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def create_base_residual_model(config: Config | None = None, **overrides: Any) -> BaseResidualNet:

@@ -47,7 +47,8 @@ class HubModel(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         model, config = self.model, without_paths(self.config)
-        save_checkpoint(save_directory / WEIGHTS, model, model.provenance.epoch, model.provenance.history, config)
+        known = model.provenance
+        save_checkpoint(save_directory / WEIGHTS, model, known.epoch, known.history, config, known.start)
 
     def generate_model_card(self, evaluation: Evaluation | None = None) -> ModelCard:  # pyrefly: ignore[bad-override]
         """Return the card with the metadata that a hub reads, and an evaluation's figures if there are any."""

@@ -13,6 +13,7 @@ from base_residual.evaluation import Criterion, criteria_table
 from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.elsewhere import Tried
 from base_residual.metrics import Evaluation
+from base_residual.models.checkpoint import Start
 from base_residual.plots.display import show
 from base_residual.plots.figures import as_png
 from base_residual.training.curves import history_figure
@@ -32,6 +33,7 @@ class FitResult:
         picture: the last decomposition picture.
         title: what the run is, in words.
         elsewhere: how a model of simulated rooms did on others.
+        start: the checkpoint whose weights it began with, if it did.
     """
 
     run_dir: Path
@@ -43,6 +45,7 @@ class FitResult:
     picture: Path
     title: str = ""
     elsewhere: list[Tried] = field(default_factory=list)
+    start: Start | None = None
 
     @property
     def best(self) -> Record:
@@ -67,6 +70,7 @@ class FitResult:
             "blind_rmse": self.blind,
             "criteria": [criterion._asdict() for criterion in self.criteria],
             "elsewhere": [tried._asdict() for tried in self.elsewhere],
+            "start": self.start and self.start._asdict(),
         }
 
     def sentences(self) -> list[str]:

@@ -90,15 +90,16 @@ def begin_run(config: Config, position: Position, overwrite: bool) -> None:
         remove_run(run_dir)
     if position.epoch <= config.trainer.epochs:  # a run that goes on is not finished, whatever it was before
         discard(run_dir / EVALUATION)
-    write_whole(run_dir / CONFIG, config.to_yaml())
+    began = f"# It began with the weights of {position.start}.\n" if position.start else ""
+    write_whole(run_dir / CONFIG, began + config.to_yaml())
 
 
 def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
     """Save the weights of the epoch that has just ended as the last ones, and as the best if they are."""
     epoch = len(position.history)
     if position.best_epoch == epoch:
-        save_checkpoint(run_dir / BEST, model, epoch, position.history)
-    save_checkpoint(run_dir / LAST, model, epoch, position.history)
+        save_checkpoint(run_dir / BEST, model, epoch, position.history, start=position.start)
+    save_checkpoint(run_dir / LAST, model, epoch, position.history, start=position.start)
 
 
 def save_picture(run_dir: Path, model: DepthNet, val: EchoDataset, epoch: int) -> Path:

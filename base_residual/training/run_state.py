@@ -23,6 +23,7 @@ from base_residual.errors import ConfigError, RunError
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
 from base_residual.losses import LOSS_NAMES
+from base_residual.models.checkpoint import Start
 from base_residual.models.network import DepthNet
 from base_residual.training.distributed import Processes, is_first_process
 from base_residual.training.optimizer_state import optimizer_outline, optimizer_tensors, restore_optimizer
@@ -49,7 +50,8 @@ SUMS = len(LOSS_NAMES) + 1  # the loss, its terms, and how many steps they are t
 class Position:
     """Hold where a run stands: the epoch at work (from 1), its finished steps and their losses, what came before.
 
-    `data` is what each split holds: a run goes on with the recordings that it was begun with.
+    `data` is what each split holds: a run goes on with the recordings that it was begun with. `start` is the checkpoint
+    whose weights it was begun with, if it was.
     """
 
     epoch: int
@@ -57,11 +59,12 @@ class Position:
     sums: Tensor  # (SUMS,)
     history: list[Record]
     data: dict[str, SplitIdentity]
+    start: Start | None = None
 
     @classmethod
-    def at_start(cls, data: dict[str, SplitIdentity]) -> Self:
+    def at_start(cls, data: dict[str, SplitIdentity], start: Start | None = None) -> Self:
         """Return where a run begins."""
-        return cls(1, 0, torch.zeros(SUMS), [], data)
+        return cls(1, 0, torch.zeros(SUMS), [], data, start)
 
     def end_epoch(self, record: Record) -> None:
         """Go to the beginning of the next epoch."""
@@ -83,6 +86,7 @@ class _Place(BaseModel):
     step: int = Field(ge=0)
     history: list[Record]
     data: dict[str, SplitIdentity]
+    start: Start | None = None
 
 
 def save_state(
@@ -156,7 +160,7 @@ def restore_state(
         for part, network in networks.items():
             network.load_state_dict({name: tensors[f"{part}.{name}"] for name in network.state_dict()})
         restore_optimizer(optimizer, tensors)
-        return Position(place.epoch, place.step, tensors["sums"], place.history, data)
+        return Position(place.epoch, place.step, tensors["sums"], place.history, data, place.start)
     except (AttributeError, ConfigError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise RunError(f"The saved state {path} is damaged ({error}). Start anew with --overwrite.") from error
 
@@ -197,7 +201,8 @@ def check_alike(position: Position, config: Config, processes: Processes) -> Non
     """Refuse processes of which one goes on where another begins, or that have other settings, data or folders."""
     there = config.run_dir.is_dir()  # the first one has made it
     counts = [split.recordings for split in position.data.values()]
-    own = torch.tensor([[position.epoch, position.step, there, settings_hash(config), *counts]])
+    start = int(position.start.sha256[:12], 16) if position.start else 0
+    own = torch.tensor([[position.epoch, position.step, there, settings_hash(config), start, *counts]])
     alike = len(processes.gathered(own).unique(dim=0)) == 1
     if alike:  # so that all have as many figures
         figures = torch.tensor([[pair for split in position.data.values() for pair in split.samples]])

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from base_residual.config.resolve import make_config
-from base_residual.config.run_layout import BEST, STATE, Record, val_rmse
+from base_residual.config.run_layout import BEST, CONFIG, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.loading import end_unguarded_script, read_batches, readers_in_words
@@ -27,7 +28,8 @@ from base_residual.evaluation.elsewhere import try_elsewhere
 from base_residual.losses import LOSS_NAMES
 from base_residual.machine import cpu_threads, many_threads, resolve_device, standard_torch
 from base_residual.metrics import Evaluation
-from base_residual.models.factory import create_model, load_checkpoint
+from base_residual.models.adopt import adopt, require_alike
+from base_residual.models.factory import create_model, load_checkpoint, load_start
 from base_residual.models.network import DepthNet
 from base_residual.training.batches import Batches, make_loader
 from base_residual.training.distributed import ALONE, is_first_process, local_device, process_group
@@ -63,10 +65,13 @@ class Trainer:
         test: the same, to test on.
         resume: go on where the run's saved state ends; begin where there is none.
         overwrite: remove what an earlier run of the same name has left, once this one can begin.
+        init: begin with the weights of this checkpoint, or of the released model of this name. The settings have to be
+            those of its network but for the map's side and the largest depth; `fine_tuning_config` gives them.
         trackers: told how the run goes, beside those that the configuration asks for; default: one for the terminal.
 
     Raises:
         ConfigError: the device is not there.
+        RunError: a run cannot begin anew and go on.
     """
 
     def __init__(
@@ -78,13 +83,19 @@ class Trainer:
         test: EchoDataset | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        init: str | Path | None = None,
         trackers: Sequence[Tracker] | None = None,
     ) -> None:
         self.config = config or make_config()
+        if resume and init is not None:
+            raise RunError(
+                "--init begins a run, and --resume goes on with one, whose weights are saved; give one of them. What "
+                f"goes on is {_how_to_go_on(self.config, True)}."
+            )
         self.device = local_device(resolve_device(self.config.trainer.device))
         self._processes = ALONE
         self._given = {"train": train, "val": val, "test": test}
-        self._resume, self._overwrite = resume, overwrite
+        self._resume, self._overwrite, self._init = resume, overwrite, init
         if trackers is None:
             from base_residual.training.terminal import terminal_tracker  # what draws in a terminal is slow to import
 
@@ -129,13 +140,16 @@ class Trainer:
     def _fit(self) -> FitResult:
         """Open the data, make the network, train and validate in every epoch, and test at the end."""
         config, settings, run_dir, processes = self.config, self.config.trainer, self.config.run_dir, self._processes
+        first, start = (None, None) if self._init is None else load_start(self._init)
+        if first is not None:
+            require_alike(config, first.config)  # before there is anything to wait for
         train, val, test = opened = [self._open(split) for split in self._given]
         identities = {name: self._look(name, dataset) for name, dataset in zip(self._given, opened, strict=True)}
-        model = self._make_network(train)
+        model = self._make_network(train, first)
         optimizer = make_optimizer(model, settings)
         batches = Batches(len(train), settings.batch_size, settings.seed, processes)
         step = make_step(model, optimizer, config, len(batches), batches.least, processes)
-        position = Position.at_start(identities)
+        position = Position.at_start(identities, start)
         if self._resume:
             position = resumed(config, step.networks, optimizer, position)
         check_alike(position, config, processes)
@@ -182,12 +196,16 @@ class Trainer:
         for tracker in self._trackers:
             tracker.preparing(what, done, total)
 
-    def _make_network(self, train: EchoDataset) -> DepthNet:
-        """Make the untrained network on the run's device; it begins at the mean depth."""
+    def _make_network(self, train: EchoDataset, first: DepthNet | None) -> DepthNet:
+        """Make the network on the run's device; it begins at the mean depth, or with the weights of another."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.trainer.seed)
             model = create_model(self.config)
-        model.initialise_depth(mean_depth(train, self.config.data.max_depth))
+        depth = mean_depth(train, self.config.data.max_depth)
+        if first is None:
+            model.initialise_depth(depth)
+        else:
+            adopt(model, first, depth)
         model.to(self.device)
         if self._processes.world > 1:
             synchronise_batch_norms(model)
@@ -220,7 +238,7 @@ class Trainer:
                 self._processes.wait()  # until all is saved: the end of one process ends the others
                 raise TrainingInterrupted(
                     f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is saved in "
-                    f"{self.config.run_dir}; the same command with --resume (resume=True) goes on from there."
+                    f"{self.config.run_dir}; {_how_to_go_on(self.config, bool(position.start))} goes on from there."
                 )
 
     def _mean_losses(self, step: TrainingStep, position: Position) -> list[float]:
@@ -286,12 +304,28 @@ class Trainer:
         picture = last_picture(run_dir, len(position.history))
         elsewhere = try_elsewhere(best.model) if self._processes.leads else []
         result = FitResult(
-            run_dir, position.history, best.epoch, found, blind, criteria, picture, config.in_words, elsewhere
+            run_dir,
+            position.history,
+            best.epoch,
+            found,
+            blind,
+            criteria,
+            picture,
+            config.in_words,
+            elsewhere,
+            position.start,
         )
         if self._processes.leads:
             save_evaluation(result)
         self._processes.wait()  # until all is written: the end of one process would end the others
         return result
+
+
+def _how_to_go_on(config: Config, initialised: bool) -> str:
+    """Return the command that goes on with a run; --init implied settings that are noted in its folder."""
+    if initialised:
+        return f"brdepth train --config {config.run_dir / CONFIG} --resume"
+    return "the same command with --resume (resume=True)"
 
 
 @contextmanager

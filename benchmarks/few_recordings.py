@@ -1,0 +1,142 @@
+"""How much a released model is worth where recordings are few.
+
+    python benchmarks/few_recordings.py choose --recordings 120 --seeds 1   # to choose by
+    python benchmarks/few_recordings.py exam                                # to report
+
+Trains on the first recordings of a world of `carry_over.py`, from scratch and from the released model, with the same
+settings but for the learning rate, and tests on the world's test rooms. Each run is kept in a folder and
+not repeated. The best rate is chosen by the validation rmse, and so is the epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from carry_over import WORLDS, rendered, world_figures
+from reporting import HERE, RESULTS, parser, positive, provenance, run_script, whole, write
+
+from base_residual.config.presets import Layer
+from base_residual.config.run_layout import BEST, EVALUATION, val_rmse
+from base_residual.models.factory import load_checkpoint
+from base_residual.models.released import DEFAULT, released
+from base_residual.plots.figures import save_figure, standard_style
+from base_residual.training.fine_tuning import fine_tuning_config
+from base_residual.training.trainer import Trainer
+
+STARTS = ("scratch", DEFAULT)
+RATES = {"scratch": (0.001, 0.002, 0.004), DEFAULT: (0.0005, 0.001, 0.002)}
+VALIDATED = 60  # recordings by which epoch and rate are chosen
+STEPS, LEAST_EPOCHS = 300, 15  # steps of 32 recordings, and epochs, that every run has at least
+Row = dict[str, Any]
+
+
+def some_of(root: Path, count: int, out: Path) -> Path:
+    """Make a dataset of the first training recordings of a world, and of all its others; it links to the files."""
+    folder = out / f"first_{count}"
+    for location in (path for path in root.iterdir() if path.is_dir()):
+        (folder / location.name).mkdir(parents=True, exist_ok=True)
+        for part in location.iterdir():
+            target = folder / location.name / part.name
+            if part.is_dir() and not target.exists():
+                target.symlink_to(part.resolve())
+            elif part.suffix == ".csv":
+                rows = part.read_text().splitlines()
+                kept = rows[: 1 + count] if part.stem == "train" else rows
+                target.write_text("\n".join(kept) + "\n")
+    return folder
+
+
+def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path) -> Row:
+    """Train once, or read what has been trained; return validation and test rmse of the best epoch, in metres."""
+    steps = -(-count // 32)
+    known = released()[DEFAULT].sha256[:8]  # another model makes other runs
+    layer: Layer = {
+        "data": {"name": "batvisionv2", "root": str(world), "follow_links": True},
+        "trainer": {
+            "epochs": max(LEAST_EPOCHS, STEPS // steps),
+            "learning_rate": rate,
+            "seed": seed,
+            "picture_every": 1000,
+        },
+        "tracking": {"results_dir": str(out), "experiment_name": f"{start}-{count}-{rate:g}-{seed}-{known}"},
+    }
+    config = fine_tuning_config(DEFAULT, layer)
+    folder = config.run_dir
+    if not (folder / EVALUATION).exists():
+        Trainer(config, init=None if start == "scratch" else DEFAULT, overwrite=True, trackers=[]).fit()
+    best = load_checkpoint(folder / BEST)
+    found = {
+        "val": min(val_rmse(best.history)),
+        "test": json.loads((folder / EVALUATION).read_text())["metrics"]["rmse"],
+    }
+    print(f"{start}, {count} recordings, rate {rate:g}, seed {seed}: {found}", flush=True)
+    return {"start": start, "recordings": count, "rate": rate, "seed": seed, **found}
+
+
+def over_seeds(rows: list[Row]) -> Row:
+    """Return mean and spread of the test rmse at the rate that validates best on average."""
+    by_rate: dict[float, list[Row]] = {}
+    for row in rows:
+        by_rate.setdefault(row["rate"], []).append(row)
+    rate = min(by_rate, key=lambda rate: statistics.fmean(row["val"] for row in by_rate[rate]))
+    values = [row["test"] for row in by_rate[rate]]
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"rate": rate, "mean": statistics.fmean(values), "std": spread, "seeds": len(values)}
+
+
+def curve_figure(points: list[Row], blind: float, zero: float) -> Any:
+    """Draw rmse over the number of recordings."""
+    from matplotlib.figure import Figure
+
+    with standard_style():
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        for start in STARTS:
+            own = [point for point in points if point["start"] == start]
+            means, spreads = ([point[name] for point in own] for name in ("mean", "std"))
+            axes.errorbar([point["recordings"] for point in own], means, spreads, marker="o", capsize=3, label=start)
+        axes.axhline(blind, color="grey", linestyle=":", label="hears nothing")
+        axes.axhline(zero, color="grey", linestyle="--", label=f"{DEFAULT} as it is")
+        axes.set(xscale="log", xlabel="recordings of the new world", ylabel="test rmse (m)")
+        axes.legend()
+    return figure
+
+
+def main() -> None:
+    asked = parser(__doc__)
+    asked.add_argument("world", choices=WORLDS, help="whose recordings stand in for a robot's")
+    asked.add_argument("--recordings", nargs="+", type=whole, default=[0, 30, 120, 480, 1900])
+    asked.add_argument("--seeds", type=positive, default=3)
+    for start, rates in RATES.items():
+        asked.add_argument(f"--{start}-rates", nargs="+", type=float, default=rates, help="default: %(default)s")
+    asked.add_argument("--work", type=Path, default=Path("few"), help="folder of the runs")
+    asked.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared", help="head and real recording")
+    asked.add_argument(
+        "--out", type=Path, default=RESULTS / "few_recordings.json", help="JSON; the figure goes beside it"
+    )
+    given = asked.parse_args()
+    counts = {"train": max(200, *given.recordings), "val": VALIDATED, "test": 200}
+    worlds = argparse.Namespace(worlds=[given.world], seed=0, data=given.work / "worlds", shared=given.shared, **counts)
+    root = rendered(worlds)[given.world]
+    zero = world_figures(load_checkpoint(DEFAULT), root)
+    points: list[Row] = []
+    for count in (count for count in given.recordings if count):
+        some = some_of(root, count, given.work / given.world)
+        for start in STARTS:
+            rows = [
+                train(some, start, count, rate, seed, given.work / given.world)
+                for rate in getattr(given, f"{start}_rates")
+                for seed in range(given.seeds)
+            ]
+            points.append({"start": start, "recordings": count, **over_seeds(rows)})
+    result = {"world": given.world, "blind": zero["blind"], "as it is": zero["rmse"], "points": points}
+    write(given.out, {**provenance(), **result})
+    print(f"Wrote {save_figure(curve_figure(points, zero['blind'], zero['rmse']), given.out.with_suffix('.png'))}.")
+
+
+if __name__ == "__main__":
+    run_script(main)
