@@ -35,8 +35,8 @@ def small_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
 class InOrder:
     """An executor without threads, which a process that tests are forked from could not have."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        self.map = map
+    def __init__(self, count: int, initializer: Callable[[int], None], initargs: tuple[int]) -> None:
+        self.asked, self.map = (count, initializer, initargs), map
 
 
 @pytest.fixture
@@ -109,6 +109,21 @@ def test_lanes_in_parts_have_the_gradient_of_the_whole(tiny: MakeConfig, batch: 
     total = torch.stack([gradient.norm() for gradient in gradients(whole)]).norm()
     apart = [(a - b).norm() for a, b in zip(gradients(parts), gradients(whole), strict=True)]
     assert torch.stack(apart).norm() < 0.01 * total
+
+
+@pytest.mark.usefixtures("in_order")
+def test_threads_are_shared_out_and_a_lane_has_enough_recordings(tiny: MakeConfig) -> None:
+    assert lanes.Lanes(create_model(tiny()), 2, 5)._pool.asked == (2, torch.set_num_threads, (2,))
+    assert lanes.SMALLEST == 8  # the numbers of a training follow from it
+
+
+@pytest.mark.usefixtures("in_order")
+def test_what_a_loss_does_not_need_gets_no_gradient_and_a_norm_needs_no_statistics() -> None:
+    model = torch.nn.ModuleList([torch.nn.BatchNorm1d(3, track_running_stats=False), torch.nn.Linear(3, 1)])
+    made = lanes.Lanes(model, 2, 2)
+    assert made.backward(lambda twin, lane: (twin[0].weight.sum() * (lane + 1), torch.ones(4))).tolist() == [2.0] * 4
+    assert model[0].weight.grad.tolist() == [3.0] * 3
+    assert model[1].weight.grad is None
 
 
 @pytest.mark.parametrize("ordered", [False, True])
