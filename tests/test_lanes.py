@@ -92,8 +92,12 @@ def test_neither_several_processes_nor_a_compiled_network_have_any(
 
 
 @pytest.mark.usefixtures("in_order")
-def test_lanes_learn_what_the_same_parts_one_after_the_other_learn(tiny: MakeConfig, batch: EchoBatch) -> None:
-    together, apart = step_of(tiny(), 2), step_of(tiny({"trainer": {"accumulate": 2}}), 1)
+@pytest.mark.parametrize("loss", [{}, {"curriculum": True, "warmup_epochs": 0}])
+def test_lanes_learn_what_the_same_parts_one_after_the_other_learn(
+    tiny: MakeConfig, batch: EchoBatch, loss: Layer
+) -> None:
+    together = step_of(tiny({"loss": loss}), 2)
+    apart = step_of(tiny({"loss": loss, "trainer": {"accumulate": 2}}), 1)
     torch.testing.assert_close(together.update(batch, 1, 0), apart.update(batch, 1, 0))
     for mine, theirs in zip(gradients(together), gradients(apart), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
