@@ -17,7 +17,6 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import TINY
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -134,6 +133,8 @@ simulated.own_cores, elsewhere.MOST, run_folder.PICTURED = lambda: 1, 1, 1
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> NotebookNode:
     """The quickstart from its first cell to its last, on tiny rooms."""
+    from nbclient import NotebookClient  # slow to import, and one process of the tests needs it
+
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (place,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     settings = merge(TINY, {"tracking": {"experiment_name": "quickstart"}, "trainer": {"epochs": 1}})

@@ -84,7 +84,7 @@ def test_new_stages_pass_on_what_they_get_while_they_train_too(small: DepthNet, 
     adopt(other, small, 3.0)
     before, added = len(small.residual_decoder.stages), other.residual_decoder.stages
     norm = added[before - 2]
-    normal = torch.randn(16, len(norm.weight), 64, 32)
+    normal = torch.randn(8, len(norm.weight), 32, 32)
     given = torch.relu(norm.bias[:, None, None] + norm.weight.abs()[:, None, None] * normal)
     for training in (False, True):
         passed = torch.nn.Sequential(*added[before:]).train(training)(given)
@@ -318,16 +318,13 @@ def test_the_released_models_are_listed() -> None:
         assert f"{name}: {about.about}" in " ".join(said.split())
 
 
-def test_a_released_model_is_scored_drawn_and_timed_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_released_model_is_scored_and_drawn_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = write_batvision(tmp_path / "own", count=2)
     data = ("--dataset", "batvisionv2", "--data-root", root)
     assert json.loads(brdepth("eval", DEFAULT, *data, "--json"))["checkpoint"] == DEFAULT
     picture = json.loads(brdepth("visualize", DEFAULT, *data, "--count", "1", "--json"))["picture"]
     assert (tmp_path / picture).is_file()
-    assert json.loads(brdepth("benchmark", DEFAULT, "--batch-size", "1", "--json"))["parameters"] > 1_000_000
 
 
 # How the released models are made, and what they are worth where recordings are few.
