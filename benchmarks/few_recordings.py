@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from carry_over import WORLDS, rendered, world_figures
-from reporting import HERE, RESULTS, parser, positive, provenance, run_script, whole, write
+from reporting import HERE, RESULTS, parser, positive, provenance, run_script, write
 
 from base_residual.config.presets import Layer
 from base_residual.config.run_layout import BEST, EVALUATION, val_rmse
@@ -109,7 +109,7 @@ def curve_figure(points: list[Row], blind: float, zero: float) -> Any:
 def main() -> None:
     asked = parser(__doc__)
     asked.add_argument("world", choices=WORLDS, help="whose recordings stand in for a robot's")
-    asked.add_argument("--recordings", nargs="+", type=whole, default=[0, 30, 120, 480, 1900])
+    asked.add_argument("--recordings", nargs="+", type=positive, default=[30, 120, 480, 1900])
     asked.add_argument("--seeds", type=positive, default=3)
     for start, rates in RATES.items():
         asked.add_argument(f"--{start}-rates", nargs="+", type=float, default=rates, help="default: %(default)s")
@@ -124,7 +124,7 @@ def main() -> None:
     root = rendered(worlds)[given.world]
     zero = world_figures(load_checkpoint(DEFAULT), root)
     points: list[Row] = []
-    for count in (count for count in given.recordings if count):
+    for count in given.recordings:
         some = some_of(root, count, given.work / given.world)
         for start in STARTS:
             rows = [

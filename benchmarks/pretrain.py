@@ -36,6 +36,13 @@ from base_residual.plots.figures import save_figure, standard_style
 WEIGHTS = HERE.parent / "base_residual" / "weights"
 SAMPLE = "test_000003_0"  # of the rooms with this seed
 SAMPLE_SEED = 7
+OPTIONS = {  # of `brdepth simulate`, by setting
+    "train_rooms": "--rooms",
+    "val_rooms": "--val-rooms",
+    "test_rooms": "--test-rooms",
+    "poses": "--poses",
+    "seed": "--seed",
+}
 LARGEST = 128  # side of the rendered maps, in pixels
 
 
@@ -74,17 +81,8 @@ def brdepth(*words: object) -> None:
 def render(recipe: Recipe, root: Path) -> None:
     """Render the rooms, or go on rendering them."""
     if not (root / "rooms.json").exists():
-        rooms, side = recipe.rooms, LARGEST
-        counts = (
-            "--rooms",
-            rooms["train_rooms"],
-            "--val-rooms",
-            rooms["val_rooms"],
-            "--test-rooms",
-            rooms["test_rooms"],
-        )
-        shape = ("--poses", rooms["poses"], "--seed", rooms["seed"], "--output-size", side)
-        brdepth("simulate", root, *counts, *shape, "--max-depth", recipe.max_depth)
+        rooms = [word for name, value in recipe.rooms.items() for word in (OPTIONS[name], value)]
+        brdepth("simulate", root, *rooms, "--output-size", LARGEST, "--max-depth", recipe.max_depth)
 
 
 def train(stage: Stage, root: Path, runs: Path, first: Path | None) -> Path:
@@ -117,8 +115,9 @@ def release(name: str, recipe: Recipe, best: Path) -> Path:
     return path
 
 
-def describe(name: str, recipe: Recipe, path: Path, echoes: dict[str, int]) -> Released:
+def describe(recipe: Recipe, path: Path) -> Released:
     """Note what a released model is, and how it does on worlds that it has not been trained on."""
+    echoes = {"train": 200, "val": 20, "test": 200}
     asked = argparse.Namespace(worlds=list(WORLDS), seed=0, data=None, shared=HERE.parents[1] / "shared", **echoes)
     loaded = load_checkpoint(path)
     figures = {world: world_figures(loaded, root) for world, root in rendered(asked).items()}
@@ -132,8 +131,8 @@ def describe(name: str, recipe: Recipe, path: Path, echoes: dict[str, int]) -> R
     )
 
 
-def curves_figure(histories: dict[int, list[Record]]) -> Any:
-    """Draw validation rmse over recordings heard."""
+def curves_figure(histories: dict[int, list[Record]], recordings: int) -> Any:
+    """Draw validation rmse over epochs of so many recordings."""
     from matplotlib.figure import Figure
 
     with standard_style():
@@ -144,7 +143,7 @@ def curves_figure(histories: dict[int, list[Record]]) -> Any:
             epochs = range(start + 1, start + len(history) + 1)
             axes.plot(epochs, val_rmse(history), marker="o", label=f"maps of {size} x {size}")
             start += len(history)
-        axes.set(xlabel="epochs of 40,000 recordings", ylabel="validation rmse (m)")
+        axes.set(xlabel=f"epochs of {recordings:,} recordings", ylabel="validation rmse (m)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     return figure
@@ -182,12 +181,13 @@ def main() -> None:
         histories[stage.output_size] = load_checkpoint(best.with_name("last.safetensors")).history
     assert best is not None
     path = release(given.model, recipe, best)
-    about = describe(given.model, recipe, path, {"train": 200, "val": 20, "test": 200})
+    about = describe(recipe, path)
     listed = WEIGHTS / "models.json"
     known = json.loads(listed.read_text()) if listed.exists() else {}
     write_whole(listed, json.dumps(known | {given.model: about._asdict()}, indent=2) + "\n")
     write(RESULTS / "pretrain.json", {**provenance(), "recipe": recipe._asdict(), "histories": histories})
-    print(f"Wrote {save_figure(curves_figure(histories), RESULTS / 'pretrain.png')}.")
+    figure = curves_figure(histories, recipe.rooms["train_rooms"] * recipe.rooms["poses"])
+    print(f"Wrote {save_figure(figure, RESULTS / 'pretrain.png')}.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -109,6 +111,13 @@ def nursery() -> Iterator[Nursery]:
     one = Nursery(EMPTY_SHEETS)
     yield one
     one.process.communicate(timeout=60)  # it ends when there is nothing more to read
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Gives a benchmark as a module."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module
 
 
 @pytest.fixture

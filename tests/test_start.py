@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import signal
@@ -331,16 +330,15 @@ def test_a_released_model_is_scored_and_drawn_by_its_name(tmp_path: Path, monkey
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+def world_script(script: Callable[[str], ModuleType]) -> Callable[[str], ModuleType]:
     pytest.importorskip("pyroomacoustics", reason="the exam's rooms are those of pyroomacoustics")
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    return importlib.import_module
+    return script
 
 
 def test_a_trained_network_is_released_in_half_precision_without_its_folders(
-    script: Callable[[str], ModuleType], first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world_script: Callable[[str], ModuleType], first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretrain = script("pretrain")
+    pretrain = world_script("pretrain")
     monkeypatch.setattr(pretrain, "WEIGHTS", tmp_path)
     trained, recipe = load_checkpoint(first / "best.safetensors"), pretrain.RECIPES[DEFAULT]
     path = pretrain.release("own", recipe, first / "best.safetensors")
@@ -354,19 +352,19 @@ def test_a_trained_network_is_released_in_half_precision_without_its_folders(
 
 
 def test_the_first_recordings_of_a_world_are_a_dataset_beside_all_that_validates_and_tests(
-    script: Callable[[str], ModuleType], tmp_path: Path
+    world_script: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     root = write_batvision(tmp_path / "world", count=4)
-    some = script("few_recordings").some_of(root, 2, tmp_path)
+    some = world_script("few_recordings").some_of(root, 2, tmp_path)
     config = make_config({"data": {"name": "batvisionv2", "root": some, "follow_links": True, "prepare": False}})
     counts = [len(open_dataset("batvisionv2", some, split, config)) for split in ("train", "val", "test")]
     assert counts == [2, 4, 4]
 
 
-def test_the_rate_that_validates_best_is_reported(script: Callable[[str], ModuleType]) -> None:
+def test_the_rate_that_validates_best_is_reported(world_script: Callable[[str], ModuleType]) -> None:
     rows = [
         {"rate": rate, "val": val, "test": test}
         for rate, val, test in [(0.1, 1.0, 5.0), (0.1, 3.0, 7.0), (0.2, 1.9, 2.0), (0.2, 1.9, 4.0), (0.3, 9.0, 0.1)]
     ]
-    found = script("few_recordings").over_seeds(rows)
+    found = world_script("few_recordings").over_seeds(rows)
     assert found == {"rate": 0.2, "mean": 3.0, "std": pytest.approx(2**0.5), "seeds": 2}

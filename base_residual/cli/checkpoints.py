@@ -146,7 +146,7 @@ def predict(
     from base_residual.models.released import DEFAULT, find_released, sample
 
     printer, echoes, checkpoint, truths = Printer(as_json, quiet), files or [], find_released(DEFAULT), None
-    if echoes and (echoes[0].suffix.lower() in (".safetensors", ".onnx", "") and not _is_sound(echoes[0])):
+    if echoes and _is_checkpoint(echoes[0]):
         checkpoint, *echoes = echoes
     if not echoes:
         echo, truth = sample()
@@ -220,9 +220,9 @@ def benchmark(
         printer.show(note)
 
 
-def _is_sound(path: Path) -> bool:
-    """Return whether a file without an ending is there: a recording, as checkpoints have one."""
-    return not path.suffix and path.is_file()
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a path stands for a checkpoint, by its ending; without one, a file is a recording, else a name."""
+    return path.suffix.lower() in (".safetensors", ".onnx") if path.suffix else not path.is_file()
 
 
 def _opinion(emission: float | None, doubts: list[str]) -> dict[str, Any]:

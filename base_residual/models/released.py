@@ -58,10 +58,11 @@ def find_released(name: str) -> Path:
     Raises:
         CheckpointError: there is none, or the file has been changed.
     """
-    if name not in released():
-        raise CheckpointError(f"There is no checkpoint {name}. The released models are {listed(name, released())}")
+    known = released()
+    if name not in known:
+        raise CheckpointError(f"There is no checkpoint {name}. The released models are {listed(name, known)}")
     file = _folder() / f"{name}.safetensors"
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != released()[name].sha256:
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != known[name].sha256:
         raise CheckpointError(f"{file} is not the file that was released. Install the package again.")
     return file
 
