@@ -164,7 +164,7 @@ def test_the_notebook_trains_and_compares(executed: NotebookNode) -> None:
 
 
 def test_the_notebook_shows_what_it_says(executed: NotebookNode) -> None:
-    for code in ("result.plot()", "prediction.show(", "show(figure)", "show(comparison_figure"):
+    for code in ("small.predict(", "result.plot()", "prediction.show(", "show(figure)", "show(comparison_figure"):
         with Image.open(io.BytesIO(base64.b64decode(outputs(executed, code)["image/png"]))) as picture:
             assert picture.width > 500, code
             assert len(picture.convert("RGB").getcolors(1_000_000) or []) > 10, code
