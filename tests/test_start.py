@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.deploy import predict
 from base_residual.errors import CheckpointError, ConfigError, RunError, TrainingInterrupted
 from base_residual.evaluation.comparison import compare_runs
+from base_residual.evaluation.elsewhere import OTHER_ROOMS
 from base_residual.files.tensors import read_header
 from base_residual.models import released
 from base_residual.models.adopt import adopt
@@ -274,14 +276,6 @@ def test_weights_of_half_the_precision_are_read(tiny: MakeConfig, tmp_path: Path
         torch.testing.assert_close(tensor, exact[name], rtol=1e-3, atol=1e-4)
 
 
-def test_own_recordings_are_learned_from_the_released_model(tmp_path: Path) -> None:
-    root = write_batvision(tmp_path / "own", count=4)
-    out = ("--results-dir", tmp_path / "runs", "--epochs", 1, "--batch-size", 2, "--json", "--quiet")
-    said = json.loads(brdepth("train", "--init", DEFAULT, "--dataset", "batvisionv2", "--data-root", root, *out))
-    assert said["start"]["name"] == DEFAULT
-    assert load_checkpoint(said["checkpoint"]).config.data.max_depth == load_model(DEFAULT).max_depth
-
-
 def test_without_a_checkpoint_the_released_model_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     soundfile.write("a.wav", *soundfile.read(sample()[0]), subtype="FLOAT")
@@ -317,13 +311,37 @@ def test_the_released_models_are_listed() -> None:
         assert f"{name}: {about.about}" in " ".join(said.split())
 
 
-def test_a_released_model_is_scored_and_drawn_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_ones_own_robot_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/robot.md but the last two, whose network is the one before, on rooms of another program."""
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "robot.md").read_text(encoding="utf-8")
+    commands = "".join(re.findall(r"^```bash\n(.*?)^```$", page, re.M | re.S)).splitlines()
     monkeypatch.chdir(tmp_path)
-    root = write_batvision(tmp_path / "own", count=2)
-    data = ("--dataset", "batvisionv2", "--data-root", root)
-    assert json.loads(brdepth("eval", DEFAULT, *data, "--json"))["checkpoint"] == DEFAULT
-    picture = json.loads(brdepth("visualize", DEFAULT, *data, "--count", "1", "--json"))["picture"]
-    assert (tmp_path / picture).is_file()
+    own_robot(tmp_path / "robot")
+    shutil.copy(sample()[0], "echo.wav")
+    shutil.copy(sample()[1], "depth.npy")
+    said = {}
+    for command in commands:
+        words = command.split()
+        if words[0] == "brdepth" and words[1] not in ("export", "benchmark"):
+            few = ("--epochs", "1", "--quiet") if words[1] == "train" else ()
+            said[" ".join(words[1:3])] = brdepth(*words[1:], *few, *(("--json",) if words[1] != "check-data" else ()))
+    assert json.loads(said["predict echo.wav"])["predictions"][0]["depth"] == "predictions/echo_depth.npy"
+    assert json.loads(said["eval small"])["checkpoint"] == DEFAULT
+    trained = json.loads(said["train --init"])
+    assert trained["start"]["name"] == DEFAULT
+    assert trained["checkpoint"] in commands[-1]
+    assert load_checkpoint(trained["checkpoint"]).config.data.max_depth == load_model(DEFAULT).max_depth
+    assert json.loads(said[f"eval {trained['checkpoint']}"])["metrics"]["rmse"] < 1.5
+    assert Path(json.loads(said[f"visualize {trained['checkpoint']}"])["picture"]).is_file()
+
+
+def own_robot(root: Path) -> None:
+    """Lay out recordings as the page says, with the tables that it shows."""
+    shutil.copytree(OTHER_ROOMS / "Exam", root / "Home", ignore=shutil.ignore_patterns("*.csv"))
+    header, *rows = (OTHER_ROOMS / "Exam" / "test.csv").read_text().replace("Exam", "Home").splitlines()
+    for split, part in (("train", rows[:6]), ("val", rows[6:9]), ("test", rows[9:12])):
+        (root / "Home" / f"{split}.csv").write_text("\n".join([header, *part]) + "\n")
 
 
 # How the released models are made, and what they are worth where recordings are few.
