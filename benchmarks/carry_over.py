@@ -2,15 +2,16 @@
 
     python benchmarks/carry_over.py BEST.safetensors [...]   # several: one model, trained with several seeds
     python benchmarks/carry_over.py BEST.safetensors [...] --at-home STANDARD.safetensors [...]
-    python benchmarks/carry_over.py BEST.safetensors --worlds choose   # what decisions may be taken by
+    python benchmarks/carry_over.py BEST.safetensors --worlds choose heads   # what decisions may be taken by
     python benchmarks/carry_over.py --simulated ROOT         # renders the worlds, and draws the envelopes of all
     python benchmarks/carry_over.py --bundle                 # renders the rooms that the package tries its models on
 
 `exam`: rooms of pyroomacoustics with plans of many shapes, furniture, materials of its table, image sources and its ray
 tracer, heard by a measured head. Nothing is chosen by it. `choose`: shoeboxes of the same program with other materials,
-heard by two microphones. `real`: one recording of BatVision V2, which proves nothing by itself. `standard`: the
-package's own shoeboxes, and beside them what models trained on those alone reach there. `changes`: what happens to a
-depth map when an echo of the exam is stored in another way.
+heard by two microphones. `heads`: such shoeboxes and L shapes, heard by heads that are drawn. `real`: one recording of
+BatVision V2, which proves nothing by itself. `standard`: the package's own shoeboxes, and beside them what models
+trained on those alone reach there. `changes`: what happens to a depth map when an echo of the exam is stored in another
+way.
 
 Rooms are rendered once, into the cache: 420 echoes of a world take some five minutes on a core. Needs pyroomacoustics
 and h5py, and the folder `shared` with the head and the real recording.
@@ -27,7 +28,7 @@ from typing import Any
 
 from exam_changes import measure_changes
 from exam_envelopes import envelopes_figure
-from exam_worlds import CHOOSE, EXAM, VERSION, World, write_bundle, write_world
+from exam_worlds import CHOOSE, EXAM, HEADS, VERSION, World, write_bundle, write_world
 from reporting import HERE, RESULTS, parser, positive, provenance, run_script, write
 
 from base_residual.config.resolve import make_config
@@ -44,7 +45,7 @@ from base_residual.plots.console import plain_console
 from base_residual.plots.figures import save_figure
 from base_residual.plots.tables import Table
 
-WORLDS: dict[str, World] = {world.name: world for world in (EXAM, CHOOSE)}
+WORLDS: dict[str, World] = {world.name: world for world in (EXAM, CHOOSE, HEADS)}
 PARTS = (*WORLDS, "real", "standard", "changes")
 STANDARD = {"style": "standard", "rig": "ideal", "scene": None, "head": None, "train_rooms": 100, "val_rooms": 1}
 SAMPLE = Path("batvision_v2_sample/BatvisionV2")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from exam_echoes import RATE, RAYS, Rig, draw_head_rig, draw_spaced_rig, kemar, record
+from exam_heads import drawn_head
 from exam_rooms import Pose, Room, draw_pose, draw_room, render_depth
 
 from base_residual.config.presets import SPLITS
@@ -32,22 +33,25 @@ class World:
         plans: kinds of plans.
         boxes: most pieces of furniture in a room.
         database: whether its materials come from pyroomacoustics' table.
-        head: whether a measured head listens; else two microphones.
+        listens: `measured` for the measured head, `head` for another one in each place, `microphones` for two of them.
     """
 
     name: str
     plans: tuple[str, ...]
     boxes: int
     database: bool
-    head: bool
+    listens: str
 
     def rig(self, rng: np.random.Generator, shared: Path) -> Rig:
         """Draw a rig; the measured head lies in the shared folder."""
-        return draw_head_rig(rng, kemar(shared / HEAD)) if self.head else draw_spaced_rig(rng)
+        if self.listens == "microphones":
+            return draw_spaced_rig(rng)
+        return draw_head_rig(rng, kemar(shared / HEAD) if self.listens == "measured" else drawn_head(rng))
 
 
-EXAM = World("exam", ("box", "box", "L", "T", "trapezoid", "corridor"), 5, database=True, head=True)
-CHOOSE = World("choose", ("box",), 3, database=False, head=False)
+EXAM = World("exam", ("box", "box", "L", "T", "trapezoid", "corridor"), 5, database=True, listens="measured")
+CHOOSE = World("choose", ("box",), 3, database=False, listens="microphones")
+HEADS = World("heads", ("box", "L"), 4, database=False, listens="head")
 
 
 def max_order(room: Room) -> int:
@@ -100,7 +104,7 @@ def write_world(
     Raises:
         DataError: the measured head is not there.
     """
-    if world.head and not (shared / HEAD).is_file():
+    if world.listens == "measured" and not (shared / HEAD).is_file():
         raise DataError(f"There is no measured head at {shared / HEAD}. Name the folder that holds it with --shared.")
     place = root / world.name.capitalize()
     for split, count in counts.items():

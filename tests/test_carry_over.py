@@ -25,9 +25,9 @@ from base_residual.models.factory import create_model
 pytest.importorskip("pyroomacoustics", reason="the exam's rooms are those of pyroomacoustics")
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    exam_rooms, exam_echoes, exam_worlds, exam_changes, exam_envelopes, carry_over = map(
+    exam_rooms, exam_echoes, exam_heads, exam_worlds, exam_changes, exam_envelopes, carry_over = map(
         importlib.import_module,
-        ("exam_rooms", "exam_echoes", "exam_worlds", "exam_changes", "exam_envelopes", "carry_over"),
+        ("exam_rooms", "exam_echoes", "exam_heads", "exam_worlds", "exam_changes", "exam_envelopes", "carry_over"),
     )
 Box, Pose, Room, Surface, BANDS = (getattr(exam_rooms, n) for n in ("Box", "Pose", "Room", "Surface", "BANDS"))
 
@@ -36,7 +36,7 @@ SHARED = next((p / "shared" for p in Path(__file__).parents if (p / "shared" / e
 HARD, DEAD = (Surface(np.full(len(BANDS), share), np.full(len(BANDS), 0.02)) for share in (0.05, 0.999))
 
 
-@pytest.fixture(params=["head", "spaced"])
+@pytest.fixture(params=["head", "drawn head", "spaced"])
 def rig(request: pytest.FixtureRequest) -> exam_echoes.Rig:
     """Gives a rig without latency and noise, with a loudspeaker in the middle."""
     rng = np.random.default_rng(0)
@@ -45,6 +45,8 @@ def rig(request: pytest.FixtureRequest) -> exam_echoes.Rig:
         if not (SHARED / exam_worlds.HEAD).is_file():
             pytest.skip("the measured head is not there")
         drawn = exam_echoes.draw_head_rig(rng, exam_echoes.kemar(SHARED / exam_worlds.HEAD))
+    elif request.param == "drawn head":
+        drawn = exam_echoes.draw_head_rig(rng, exam_heads.drawn_head(rng))
     else:
         drawn = exam_echoes.draw_spaced_rig(rng)
     flat = np.zeros(8)
@@ -138,7 +140,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exam_worlds, "RAYS", 100)
         exam_worlds.write_world(exam_worlds.CHOOSE, root / "choose", TINY, Path())
-        for name in ("exam", carry_over.SAMPLE):
+        for name in ("exam", "heads", carry_over.SAMPLE):
             shutil.copytree(root / "choose", root / name)
         yield root
 
@@ -189,7 +191,8 @@ def test_the_command_reports_every_world_in_80_columns(
     tried = [change for change in exam_changes.changes() if change.subtype == "PCM_16" or change.flips]
     monkeypatch.setattr(exam_changes, "changes", lambda: tried)
     monkeypatch.setattr(carry_over, "TRIED", 1)
-    monkeypatch.setitem(carry_over.WORLDS, "exam", exam_worlds.CHOOSE)
+    for name in ("exam", "heads"):
+        monkeypatch.setitem(carry_over.WORLDS, name, exam_worlds.CHOOSE)
     monkeypatch.setattr(carry_over, "STANDARD", carry_over.STANDARD | {"train_rooms": 2, "test_rooms": 2})
     counts = [f"--{split}={count}" for split, count in TINY.items()]
     words = [f"--data={worlds}", f"--shared={worlds}", f"--simulated={worlds / 'exam'}", f"--out={tmp_path / 'o.json'}"]
@@ -202,6 +205,7 @@ def test_the_command_reports_every_world_in_80_columns(
     shown = [
         "exam",
         "choose",
+        "heads",
         "real, as it is",
         "real, camera's view",
         "standard",
@@ -210,7 +214,7 @@ def test_the_command_reports_every_world_in_80_columns(
     ]
     assert list(found) == shown
     assert found["standard, trained there"]["rmse"]["values"] == found["standard"]["rmse"]["values"][:1]
-    for name in ("exam", "choose"):
+    for name in ("exam", "choose", "heads"):
         assert len(found[name]["rmse"]["values"]) == 2
         assert found[name]["share"]["values"][0] == found[name]["rmse"]["values"][0] / found[name]["blind"]["values"][0]
     assert len(found["changes"]) == 2
