@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import tomllib
@@ -193,3 +194,38 @@ def test_the_lowest_versions_are_those_of_the_project(script: Callable[[str], Mo
     own = tomllib.loads((BENCHMARKS.parent / "pyproject.toml").read_text())["project"]
     assert {"torch", "typer", "bokeh", "onnxruntime", "sounddevice"} <= lowest.lower_ends(own).keys()
     assert "benchmarks/lowest.py" in (BENCHMARKS.parent / "CONTRIBUTING.md").read_text()
+
+
+def test_what_other_work_costs_is_measured_beside_that_work_and_told_for_one_thread_and_many(
+    tmp_path: Path,
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    busy, started = script("busy"), list[subprocess.Popen[bytes]]()
+    start = subprocess.Popen
+
+    def follow(*words: object, **options: object) -> subprocess.Popen[bytes]:
+        started.append(start(*words, **options))  # type: ignore[call-overload]
+        return started[-1]
+
+    def child(*words: object, **environment: str) -> float:
+        others = sum(process.poll() is None for process in started)
+        return 100.0 * int(environment["OMP_NUM_THREADS"]) / (1 + others)
+
+    monkeypatch.setattr(busy.subprocess, "Popen", follow)
+    monkeypatch.setattr(busy, "BUSY", "import time; time.sleep(60)")
+    monkeypatch.setattr(busy, "child", child)
+    monkeypatch.setattr(busy, "own_cores", lambda: 2)
+    monkeypatch.setattr(sys, "argv", ["busy.py", "--quick", "--turns=2", f"--out={tmp_path / 'busy.json'}"])
+    busy.main()
+    assert all(process.poll() is not None for process in started)
+    found = json.loads((tmp_path / "busy.json").read_text())
+    assert found["samples_per_s"] == {
+        "idle, one thread": [100.0] * 2,
+        "idle, a thread per core": [200.0] * 2,
+        "busy, one thread": [100 / 3] * 2,
+        "busy, a thread per core": [200 / 3] * 2,
+    }
+    assert found["time_over_one_thread"] == {"idle": 0.5, "busy": 0.5}
+    assert "busy: with a thread for each core, a step takes 0.50 times as long" in capsys.readouterr().out
