@@ -61,6 +61,7 @@ VARIANTS = {
 ELSEWHERE = {
     "exam": "another program's rooms, heard by a measured head (`exam`)",
     "choose": "its shoeboxes, heard by two microphones (`choose`)",
+    "heads": "such rooms, heard by heads that are drawn (`heads`)",
     "real, as it is": "one real recording, the map as it is",
     "real, camera's view": "the same, cut to the camera's view",
     "standard": "shoeboxes of the style `standard`",

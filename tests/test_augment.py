@@ -11,7 +11,20 @@ from base_residual.acoustics.emission import find_emission
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import fit_echo, lead_frames
 from base_residual.config.schema import AudioConfig, DataConfig
-from base_residual.data.augment import Augmented, add_noise, augment, damp, enlarge, mirror, stretch
+from base_residual.data.augment import (
+    COPIES,
+    LATEST,
+    STEADY,
+    Augmented,
+    add_noise,
+    augment,
+    colour,
+    damp,
+    draw_copies,
+    enlarge,
+    mirror,
+    stretch,
+)
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_still, render_echo
@@ -26,11 +39,14 @@ def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:
         chances = [torch.Generator().manual_seed(seed) for seed in range(6)]
         return augment(waveform, depth, AudioConfig(), DataConfig(**{"stretch": 0.0} | settings), chances)
 
-    everything = {"noise": 0.1, "damping": 6.0, "stretch": 0.2}
+    everything = {"noise": 0.1, "damping": 6.0, "stretch": 0.2, "coloration": 0.5}
     for one, other in zip(changed(**everything), changed(**everything), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(changed(noise=0.1).waveform, changed().waveform)
     assert not torch.equal(changed(damping=6.0).waveform, changed().waveform)
+    plain, coloured, twice = (changed(coloration=share).waveform for share in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(twice - plain, 2 * (coloured - plain))
+    assert (coloured - plain).abs().max() > 0.01
     resized = changed(stretch=0.2)
     assert len(resized.size.unique()) == 6
     torch.testing.assert_close(resized.depth, changed().depth * resized.size[:, None, None, None])
@@ -45,6 +61,34 @@ def test_damping_takes_as_many_decibels_off_the_end_as_it_says() -> None:
     damped = damp(torch.ones(2, 2, 101), torch.tensor([0.0, 20.0]))
     torch.testing.assert_close(damped[0], torch.ones(2, 101))
     torch.testing.assert_close(damped[1, 0, [0, 50, 100]], torch.tensor([1.0, 10**-0.5, 0.1]))
+
+
+def test_an_ear_adds_copies_that_change_from_one_reflection_to_the_next() -> None:
+    waveform = torch.zeros(1, 2, 4 * STEADY)
+    sounds = STEADY * torch.tensor([0, 2, 3])
+    waveform[..., sounds] = torch.tensor([1.0, -2.0, 1.0])
+    shares = torch.zeros(1, 2, 2, 5)
+    shares[0, 0, 0], shares[0, 1, 1] = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0]), 0.25
+    coloured = colour(waveform, shares, torch.tensor([[5, 9]]))
+    left, right = (coloured - waveform)[0]
+    assert torch.nonzero(right)[:, 0].tolist() == (sounds + 9).tolist()
+    torch.testing.assert_close(right[sounds + 9], torch.tensor([0.25, -0.5, 0.25]))
+    assert torch.nonzero(left)[:, 0].tolist() == (sounds[1:] + 5).tolist()  # nothing is added to the first
+    assert -1.3 < float(left[sounds[1] + 5]) < -1.0  # halfway from one share to the next
+    torch.testing.assert_close(left[sounds[2] + 5], torch.tensor(1.0))
+
+
+def test_copies_are_drawn_with_any_strength_and_come_before_the_next_reflection() -> None:
+    drawn = [draw_copies(torch.Generator().manual_seed(seed), 1000) for seed in range(300)]
+    strength = torch.stack([shares.std() for shares, _ in drawn])
+    assert strength.min() < 0.1
+    assert 0.9 < strength.max() < 1.2
+    assert 0.45 < strength.mean() < 0.55
+    lags = torch.stack([lags for _, lags in drawn])
+    assert lags.shape == (300, COPIES)
+    assert lags.unique().tolist() == list(range(1, LATEST))
+    assert drawn[0][0].shape == (2, COPIES, 1000 // STEADY + 2)
+    assert (drawn[0][0][0] - drawn[0][0][1]).abs().max() > 0  # the ears differ
 
 
 def test_noise_is_relative_to_the_loudest_sample() -> None:

@@ -24,6 +24,7 @@ from base_residual.errors import ConfigError
 from base_residual.files.atomic import read_at_most
 
 MAX_FILE = 2**16  # bytes of a configuration
+COLORATION = 0.5  # in rich rooms, whose rigs the next robot's is not among
 LOWPASS_SHARE = 1 / 16  # side of the low-pass box, of the map's: 16 of 256 pixels
 
 
@@ -61,9 +62,10 @@ def make_config(
 def resolve(*layers: Mapping[str, Any]) -> Config:
     """Lay settings over each other, lay what they imply beneath them, and validate the result.
 
-    Beneath what is given lies what its front end implies, then its model, then its dataset. Three defaults follow from
-    other settings: ears that differ do not hear the mirrored room, the low-pass box is a share of the map's side, and
-    adaptive weights come with the curriculum.
+    Beneath what is given lies what its front end implies, then its model, then its dataset. Some defaults follow from
+    other settings: rooms of the style `rich` are heard by any rig, and by ears that are coloured in training; ears that
+    differ do not hear the mirrored room; the low-pass box is a share of the map's side; adaptive weights come with the
+    curriculum.
 
     Args:
         layers: nested mappings; later ones win.
@@ -86,9 +88,13 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     given = merge(*implied, given)
     typed = Config.model_validate(given)  # each value is of its field's type from here on
     share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
+    rich = typed.simulation.style == "rich"
     follows = {
-        "simulation": {"rig": "varied" if typed.simulation.style == "rich" else "ideal"},
-        "data": {"mirror": typed.model.symmetric},
+        "simulation": {"rig": "varied" if rich else "ideal"},
+        "data": {
+            "mirror": typed.model.symmetric,
+            "coloration": COLORATION if rich and typed.data.name == "simulated" else 0.0,
+        },
         "audio": {"template": "direct" if typed.audio.emission == "found" else "chirp"},
         "loss": {
             "lowpass_kernel": max(1, round(share * typed.data.output_size)),

@@ -84,6 +84,13 @@ class DataConfig(Section):
     damping: float = Field(
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
+    coloration: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Largest share of short copies that each ear adds in training, as pinnae and cases do.",
+        json_schema_extra={"implied": "0.5 in rich simulated rooms"},
+    )
     stretch: float = Field(
         0.25, ge=0, le=1, description="Largest share by which rooms are made larger in training, and as often smaller."
     )

@@ -1,4 +1,4 @@
-"""Augmentation of a training batch: mirrored, in rooms of other sizes and walls, with noisier microphones."""
+"""Augmentation of a training batch: mirrored, by other ears, in rooms of other sizes and walls, with more noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from base_residual.acoustics.emission import find_emission
@@ -15,6 +16,8 @@ from base_residual.acoustics.hearing import lead_frames
 from base_residual.config.schema import AudioConfig, DataConfig
 
 MIN_NOISE = 1 / 30  # of the largest noise; levels are drawn uniformly in dB between the two
+COPIES, LATEST = 3, 16  # of a sound that an ear adds to it, and samples until the last: 0.4 ms, as from a pinna
+STEADY = 96  # samples, 2 ms, after which other reflections arrive, and are coloured otherwise
 CLIPPED = 0.999  # of the largest depth; resizing may bring a pixel that was clipped to it a little nearer
 
 
@@ -37,7 +40,7 @@ class Augmented(NamedTuple):
 def augment(
     waveform: Tensor, depth: Tensor, audio: AudioConfig, config: DataConfig, chances: Sequence[torch.Generator]
 ) -> Augmented:
-    """Mirror, damp, resize and add noise to the recordings of a training batch.
+    """Mirror, colour, damp, resize and add noise to the recordings of a training batch.
 
     Args:
         waveform: (B, 2, T).
@@ -54,6 +57,10 @@ def augment(
     draws = _to_device(torch.stack([torch.rand(3, generator=chance) for chance in chances]), device)  # (B, 3)
     if config.mirror:
         waveform, depth = mirror(waveform, depth, draws[:, 0] < 0.5)
+    if config.coloration:
+        copies = [draw_copies(chance, waveform.shape[-1]) for chance in chances]
+        shares, lags = (_to_device(torch.stack(drawn), device) for drawn in zip(*copies, strict=True))
+        waveform = colour(waveform, config.coloration * shares, lags)
     if config.damping:
         waveform = damp(waveform, config.damping * draws[:, 1])
     if config.noise:
@@ -97,6 +104,40 @@ def mirror(waveform: Tensor, depth: Tensor, which: Tensor) -> tuple[Tensor, Tens
         torch.where(which[:, None, None], waveform.flip(1), waveform),
         torch.where(which[:, None, None, None], depth.flip(-1), depth),
     )
+
+
+def draw_copies(chance: torch.Generator, frames: int) -> tuple[Tensor, Tensor]:
+    """Draw the shares (2, `COPIES`, knots), a knot every `STEADY` samples, and lags (`COPIES`,) for `colour`.
+
+    The shares of one recording are normal, with a standard deviation from 0 to 1.
+    """
+    strength = torch.rand(1, generator=chance)
+    shares = strength * torch.randn(2, COPIES, frames // STEADY + 2, generator=chance)
+    return shares, torch.randint(1, LATEST, (COPIES,), generator=chance)
+
+
+def colour(waveform: Tensor, shares: Tensor, lags: Tensor) -> Tensor:
+    """Add copies to echoes that come a little later, as from the folds of a pinna, a case or the robot itself.
+
+    A copy's share of the sound changes over time, because each reflection comes from another direction. It differs
+    between the ears. The direct sound is coloured, too.
+
+    Args:
+        waveform: (B, 2, T).
+        shares: (B, 2, copies, knots) of the amplitude, linear between the knots.
+        lags: (B, copies) in samples.
+
+    Returns:
+        (B, 2, T).
+    """
+    frames = waveform.shape[-1]
+    over_time = F.interpolate(shares.flatten(1, 2), size=shares.shape[-1] * STEADY, mode="linear")[..., :frames]
+    place = torch.arange(frames, device=waveform.device) - lags[..., None]  # (B, copies, T)
+    coloured = waveform
+    for copy, share in enumerate(over_time.unflatten(1, shares.shape[1:3]).unbind(2)):
+        earlier = waveform.gather(2, place[:, None, copy].clamp(min=0).expand_as(waveform))
+        coloured = coloured + share * torch.where(place[:, None, copy] >= 0, earlier, 0)
+    return coloured
 
 
 def damp(waveform: Tensor, decibels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from base_residual.config.schema import Config
 from base_residual.models.adopt import require_alike
 from base_residual.models.factory import load_model
 
+KEPT = ("output_size", "max_depth", "noise", "damping", "coloration", "stretch")
 FEW_RECORDINGS: Layer = {"trainer": {"epochs": 40, "learning_rate": 0.001, "batch_size": 32}}
 """What is right for some hundred recordings, from weights that know echoes."""
 
@@ -42,7 +43,7 @@ def fine_tuning_config(
     config = load_model(init).config
     assert config is not None
     kept = config.model_dump(mode="json")
-    data = {name: kept["data"][name] for name in ("output_size", "max_depth", "noise", "damping", "stretch")}
+    data = {name: kept["data"][name] for name in KEPT}
     beneath = {"model": kept["model"], "audio": kept["audio"], "data": data}
     found = make_config(*layers, preset=preset, size=size, file=merge(beneath, FEW_RECORDINGS, file or {}))
     require_alike(found, config)

@@ -33,7 +33,7 @@ from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import fit_echo, hear, shift
 from base_residual.config.presets import Layer
 from base_residual.config.schema import AudioConfig
-from base_residual.data.augment import add_noise, augment, damp, enlarge, mirror, stretch
+from base_residual.data.augment import add_noise, augment, colour, damp, draw_copies, enlarge, mirror, stretch
 from base_residual.data.depth_maps import clean_depth, resize_depth
 from base_residual.evaluation import evaluate, success_criteria
 from base_residual.evaluation.blind import BlindGuess
@@ -196,9 +196,12 @@ def augmentations() -> Values:
     features = EchoFrontEnd(config.audio, config.data.output_size)(waveform)
     changed = augment(waveform, depth, config.audio, config.data, [generator(5, place) for place in range(4)])
     drawn = augment(waveform, depth, config.audio, config.data, [generator(6, place) for place in range(4)])
+    draws = [draw_copies(generator(7, place), waveform.shape[-1]) for place in range(4)]
+    shares, lags = map(torch.stack, zip(*draws, strict=True))
     values = {
         "mirror, waveform": mirrored[0],
         "mirror, depth": mirrored[1],
+        "colour": colour(waveform, shares, lags),
         "damp": damp(waveform, torch.tensor([0.0, 3.0, 12.0, 30.0])),
         "hiss": add_noise(waveform, torch.tensor([0.0, 0.001, 0.01, 0.1]), noise),
         "enlarge": enlarge(depth, sizes, config.data.max_depth),
@@ -207,7 +210,7 @@ def augmentations() -> Values:
     for name, whole in {"augment": changed, "augment with other chances": drawn}.items():
         values |= {f"{name}, {field}": value for field, value in whole._asdict().items()}
     # The noise that is added, by itself: of a recording that nothing else has changed.
-    alone = config.data.model_copy(update={"mirror": False, "damping": 0.0, "stretch": 0.0})
+    alone = config.data.model_copy(update={"mirror": False, "damping": 0.0, "coloration": 0.0, "stretch": 0.0})
     hissed = augment(waveform, depth, config.audio, alone, [generator(5, place) for place in range(4)]).waveform
     added = (hissed - waveform).square().mean(dim=(1, 2)).sqrt() / waveform.abs().amax(dim=(1, 2))
     return values | {"augment, level of the noise in dB": 20 * added.log10()}
