@@ -57,8 +57,9 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBa
     batch = EchoBatch(batch.waveform[:7], batch.depth[:7].clone(), batch.ids[:7])
     batch.depth[0, :, 3:] = 0
     batch.depth[1] = 0.6  # a wall nearer than a metre
+    data = {"coloration": 0.0, "stretch": most}  # with copies, rounding turns the sign of an error that is nearly 0
     whole, parts, other = (
-        gradients(tiny({"trainer": {"accumulate": count, "grad_clip": 1e6}, "data": {"stretch": most}}), batch)
+        gradients(tiny({"trainer": {"accumulate": count, "grad_clip": 1e6}, "data": data}), batch)
         for count in (1, 4, 100)
     )
     total = torch.stack([gradient.norm() for gradient in whole]).norm()
@@ -68,7 +69,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tiny: MakeConfig, batch: EchoBa
 
 
 def test_the_network_hears_rooms_as_large_as_their_maps(tiny: MakeConfig, batch: EchoBatch) -> None:
-    config = tiny({"data": {"mirror": False, "noise": 0.0, "damping": 0.0, "stretch": 0.3}})
+    config = tiny({"data": {"mirror": False, "noise": 0.0, "damping": 0.0, "coloration": 0.0, "stretch": 0.3}})
     model = create_model(config)
     heard: list[torch.Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
