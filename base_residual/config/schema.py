@@ -88,7 +88,7 @@ class DataConfig(Section):
         0.0,
         ge=0,
         le=2,
-        description="Largest share of short copies that each ear adds in training, as pinnae and cases do.",
+        description="Spread of the shares of short copies that ears add in training, as pinnae do, at its largest.",
         json_schema_extra={"implied": "0.5 in rich simulated rooms"},
     )
     stretch: float = Field(

@@ -94,7 +94,7 @@ def _augmentation(config: Config) -> str:
     changes = {
         "half of the recordings mirrored": data.mirror,
         f"noise of up to {data.noise:g} of the loudest sample": data.noise,
-        f"short copies of up to {data.coloration:g} of the sound in each ear": data.coloration,
+        f"short copies in each ear, their shares spread by up to {data.coloration:g}": data.coloration,
         f"an echo that decays faster, by up to {data.damping:g} dB at its end": data.damping,
         f"rooms made up to {1 + data.stretch:g} times as large or as small": data.stretch,
     }
