@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import write_batvision
 from torch.utils.data import DataLoader
@@ -70,6 +71,21 @@ def test_a_prepared_set_gives_what_the_files_hold(cache: Path, root: Path) -> No
         torch.testing.assert_close(stored.waveform, read.waveform, rtol=2**-11, atol=2**-24)
         torch.testing.assert_close(stored.depth, read.depth, rtol=0, atol=0.0005001)
         assert torch.equal(stored.depth > 0, read.depth > 0)
+
+
+def test_recordings_read_together_are_as_read_alone(root: Path) -> None:
+    audio = root / "Attic" / "audio"
+    samples, rate = soundfile.read(audio / "audio_2.wav")
+    soundfile.write(audio / "audio_2.wav", samples[: len(samples) // 2], rate)
+    samples, rate = soundfile.read(audio / "audio_3.wav")
+    soundfile.write(audio / "audio_3.wav", samples, 48_000)
+    source = files(root)
+    order = [4, 2, 0, 3, 1]
+    for index, sample in zip(order, source.__getitems__(order), strict=True):
+        alone = source[index]
+        assert sample.id == alone.id
+        torch.testing.assert_close(sample.waveform, alone.waveform, rtol=0, atol=1e-6)
+        assert torch.equal(sample.depth, alone.depth)
 
 
 def test_depth_keeps_its_unit_where_millimetres_do_not_reach(cache: Path, tmp_path: Path) -> None:
@@ -219,9 +235,9 @@ def test_a_killed_preparing_goes_on_where_it_ended(
     read: list[int] = []
     reader = prepared._read
 
-    def counted(source: BatVisionV2, place: int, unit: float) -> object:
-        read.append(place)
-        return reader(source, place, unit)
+    def counted(source: BatVisionV2, places: range, unit: float) -> object:
+        read.extend(places)
+        return reader(source, places, unit)
 
     monkeypatch.setattr(prepared, "_read", counted)
     found = prepared.prepared(files(root))

@@ -19,7 +19,7 @@ from base_residual.acoustics.recordings import EchoHeader, echo_header, read_ear
 from base_residual.config.presets import SPLITS
 from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import read_depth
-from base_residual.data.sample import EchoSample, fit_sample
+from base_residual.data.sample import EchoSample, Recorded, fit_samples
 from base_residual.errors import DataError
 from base_residual.files.atomic import no_links, read_at_most, writable
 
@@ -154,10 +154,16 @@ class BatVision:
         return len(self.recordings)
 
     def __getitem__(self, index: int) -> EchoSample:
-        recording = self.recordings[index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[EchoSample]:
+        """Read several samples; PyTorch's loader calls this method by name."""
+        return fit_samples([self._read(self.recordings[index]) for index in indices], self.data, self.audio)
+
+    def _read(self, recording: Recording) -> Recorded:
         depth = read_depth(recording.depth, self.data.max_depth)
         header, waveform = recording.read_audio()
-        return fit_sample(recording.id, waveform, header.sample_rate, depth, self.data, self.audio)
+        return Recorded(waveform, header.sample_rate, depth, recording.id)
 
 
 class BatVisionV1(BatVision):

@@ -12,7 +12,7 @@ from torch import Tensor
 from base_residual.acoustics.recordings import as_float32, as_waveform, checked_rate
 from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import check_unit, clean_depth
-from base_residual.data.sample import EchoSample, fit_sample
+from base_residual.data.sample import EchoSample, Recorded, fit_samples
 from base_residual.errors import DataError
 
 
@@ -69,7 +69,7 @@ class OwnDataset:
         check_unit(depth, self.data.max_depth, f"The depth map of recording {index}", "metres")
         clean = clean_depth(depth, self.data.max_depth)
         whole = checked_rate(rate, f"Recording {index}")
-        return fit_sample(f"{index}", echo, whole, clean, self.data, self.audio)
+        return fit_samples([Recorded(echo, whole, clean, f"{index}")], self.data, self.audio)[0]
 
 
 def _check_methods(recordings: object) -> None:

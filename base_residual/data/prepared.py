@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ VERSION = 2
 MILLIMETRE = 0.001
 MAX_STAMPS = 768  # bytes in the index for the two stamps of a recording
 AT_ONCE = 64  # recordings in memory at a time
+TOGETHER = 16  # of them that a thread reads and hears together; one by one takes three times as long
 INDEX_WRITES = 50  # times that the index of a set is written while the set is made
 
 
@@ -283,8 +285,9 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
             stack.enter_context(layout.open(partial / name, done)) for name, layout in _layouts(source).items()
         )
         next_write = done
-        for places in _chunks(range(done, count)):
-            for row in pool.map(lambda place: _read(source, place, index.depth_unit), places):
+        for places in _chunks(range(done, count), AT_ONCE):
+            read = pool.map(lambda part: _read(source, part, index.depth_unit), _chunks(places, TOGETHER))
+            for row in chain.from_iterable(read):
                 waveforms.write(row.waveform.tobytes())
                 depths.write(row.depth.tobytes())
                 index.stamps.append(row.stamps)
@@ -308,18 +311,24 @@ class _Row(NamedTuple):
     stamps: tuple[Stamp, ...]
 
 
-def _read(source: BatVision, place: int, unit: float) -> _Row:
-    """Read a recording, its depth in units of `unit` metres."""
-    files = source.recordings[place].files
-    stamps = tuple(_stamp(path) if path.is_file() else Stamp(0, 0, 0, 0, "") for path in files)
-    sample = source[place]
-    depth = sample.depth.numpy()
-    # At least one step, because 0 means that nothing was measured.
-    steps = np.where(depth > 0, np.maximum(np.round(depth / unit), 1), 0)
-    return _Row(sample.waveform.half().numpy(), steps.astype(np.uint16), stamps)
+def _read(source: BatVision, places: range, unit: float) -> list[_Row]:
+    """Read recordings, their depth in units of `unit` metres."""
+    rows = []
+    stamps = [tuple(map(_stamp_of, source.recordings[place].files)) for place in places]
+    for sample, files in zip(source.__getitems__(places), stamps, strict=True):
+        depth = sample.depth.numpy()
+        # At least one step, because 0 means that nothing was measured.
+        steps = np.where(depth > 0, np.maximum(np.round(depth / unit), 1), 0)
+        rows.append(_Row(sample.waveform.half().numpy(), steps.astype(np.uint16), files))
+    return rows
 
 
-def _chunks(places: range) -> Iterator[range]:
-    """Split a range into ranges of at most `AT_ONCE` places."""
-    for start in range(0, len(places), AT_ONCE):
-        yield places[start : start + AT_ONCE]
+def _stamp_of(path: Path) -> Stamp:
+    """Return the stamp of a file; of one that is missing, one that no file has."""
+    return _stamp(path) if path.is_file() else Stamp(0, 0, 0, 0, "")
+
+
+def _chunks(places: range, size: int) -> Iterator[range]:
+    """Split a range into ranges of at most `size` places."""
+    for start in range(0, len(places), size):
+        yield places[start : start + size]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +32,22 @@ class EchoSample(NamedTuple):
 
     waveform: Tensor
     depth: Tensor
+    id: str
+
+
+class Recorded(NamedTuple):
+    """One recording as it was read.
+
+    Attributes:
+        waveform: float32 (2, T) in [-1, 1], left ear first.
+        rate: its rate, in Hz.
+        depth: (H, W) in metres, 0 where nothing was measured.
+        id: name of the recording within its dataset.
+    """
+
+    waveform: Tensor
+    rate: int
+    depth: NDArray[np.float32]
     id: str
 
 
@@ -117,18 +134,18 @@ def spread_indices(length: int, count: int) -> list[int]:
     return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
 
 
-def fit_sample(
-    name: str, waveform: Tensor, rate: int, depth: NDArray[np.float32], data: DataConfig, audio: AudioConfig
-) -> EchoSample:
-    """Bring a recording to the shapes that the settings ask for.
+def fit_samples(recorded: Sequence[Recorded], data: DataConfig, audio: AudioConfig) -> list[EchoSample]:
+    """Bring recordings to the shapes that the settings ask for; neighbours of one length and rate are heard together.
 
     Args:
-        name: of the recording.
-        waveform: (2, T) in [-1, 1].
-        rate: its rate, in Hz.
-        depth: (H, W) in metres, 0 where nothing was measured.
-        data: gives the depth map's side and the largest depth.
-        audio: gives the rate that the echo is brought to, and where in the recording it begins.
+        recorded: the recordings.
+        data: gives the depth maps' side and the largest depth.
+        audio: gives the rate that the echoes are brought to, and where in a recording they begin.
     """
-    fitted = fit_echo(waveform[None], rate, echo_frames(data.max_depth, audio.sample_rate), audio)
-    return EchoSample(fitted[0], torch.from_numpy(resize_depth(depth, data.output_size)), name)
+    frames, samples = echo_frames(data.max_depth, audio.sample_rate), []
+    for (rate, _), alike in groupby(recorded, lambda one: (one.rate, one.waveform.shape)):
+        together = list(alike)
+        heard = fit_echo(torch.stack([one.waveform for one in together]), rate, frames, audio)
+        for one, waveform in zip(together, heard, strict=True):
+            samples.append(EchoSample(waveform, torch.from_numpy(resize_depth(one.depth, data.output_size)), one.id))
+    return samples
