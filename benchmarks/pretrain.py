@@ -66,7 +66,7 @@ RECIPES = {
     "small": Recipe(
         {"train_rooms": 40_000, "val_rooms": 500, "test_rooms": 500, "poses": 1, "seed": 1000},
         12.0,
-        (Stage(64, 5, 0.002),),
+        (Stage(64, 4, 0.002), Stage(128, 1, 0.001)),
     )
 }
 

@@ -18,6 +18,7 @@ from base_residual.errors import CheckpointError, RunError, TrainingError
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
 from base_residual.models.checkpoint import FORMAT, save_checkpoint
 from base_residual.models.factory import create_model, load_checkpoint, load_model
+from base_residual.training.muon import Muon
 from base_residual.training.optimizer_state import optimizer_outline, optimizer_tensors, restore_optimizer
 
 
@@ -207,6 +208,32 @@ def test_what_an_optimizer_can_keep_is_known_before_it_has_stepped() -> None:
     found = optimizer_tensors(stepped(torch.optim.Adam, model))
     assert {name: value.shape for name, value in outline.items()} == {n: value.shape for n, value in found.items()}
     assert optimizer_tensors(torch.optim.Adam(model.parameters())) == {}
+
+
+def test_muon_goes_on_as_if_it_had_not_been_interrupted() -> None:
+    model, other = (nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 2, 3)) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    other.to(memory_format=torch.channels_last)
+    optimizers = []
+    for network in (model, other):
+        kernels, others = ([part for part in network.parameters() if (part.ndim > 1) is many] for many in (True, False))
+        optimizers.append(Muon(kernels, others, 0.1, 0.01))
+    for restored in (False, True, False):
+        if restored:
+            tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizers[0]).items()}
+            assert {name: tensor.shape for name, tensor in tensors.items()} == {
+                name: tensor.shape for name, tensor in optimizer_outline(optimizers[0]).items()
+            }
+            restore_optimizer(optimizers[1], tensors)
+            other.load_state_dict(model.state_dict())
+            with pytest.raises(ValueError, match="incomplete"):
+                restore_optimizer(optimizers[1], tensors | {"optimizer.0.exp_avg_sq": torch.ones(3, 2, 3, 3)})
+        for network, optimizer in zip((model, other), optimizers, strict=True):
+            for part in network.parameters():
+                part.grad = torch.ones_like(part)
+            optimizer.step()
+    for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_a_state_of_which_a_part_is_missing_is_refused() -> None:

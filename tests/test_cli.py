@@ -659,7 +659,7 @@ def test_a_quiet_dry_run_judges_the_settings_alone() -> None:
         ("train --model residual", "'base_residual', 'plain' or 'unet', not 'residual'; did you mean 'base_residual'?"),
         ("train --preset agressive", "Known presets are .*; did you mean 'aggressive'?"),
         ("train --size smal", "Known sizes are tiny, small, base, original; did you mean 'small'?"),
-        ("train --set trainer.optimizer=adamw", "'AdamW' or 'Adam', not 'adamw'; did you mean 'AdamW'?"),
+        ("train --set trainer.optimizer=adamw", "'Muon', 'AdamW' or 'Adam', not 'adamw'; did you mean 'AdamW'?"),
         ("simulate rooms --style standart", "did you mean 'standard'?"),
         ("download batvisionv3 data --yes", "Known are batvisionv2, batvisionv1; did you mean 'batvisionv"),
     ],

@@ -110,7 +110,7 @@ def test_a_run_leaves_behind_what_the_design_lists(tiny: MakeConfig) -> None:
         "last.safetensors",
         "training_state.safetensors",
     }
-    assert result.run_dir.name == "base_residual_simulated_BS8_Lr0.002_AdamW_first"
+    assert result.run_dir.name == "base_residual_simulated_BS8_Lr0.002_Muon_first"
     lines = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.history
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -560,7 +560,7 @@ def test_every_front_end_trains_on_both_datasets(
     assert 0 < result.test.metrics["rmse"] < 8
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "Adam"])
+@pytest.mark.parametrize("optimizer", ["Muon", "AdamW", "Adam"])
 def test_the_optimizer_is_the_one_asked_for(tiny: MakeConfig, optimizer: str) -> None:
     config = tiny({"trainer": {"epochs": 1, "optimizer": optimizer}})
     assert f"_{optimizer}_" in fit(config).run_dir.name

@@ -33,7 +33,7 @@ DATASET_DEFAULTS: dict[str, Layer] = {
     "simulated": {
         "data": {"output_size": 64, "max_depth": 12.0, "noise": 0.02, "damping": 12.0},
         "loss": {"warmup_epochs": 2},
-        "trainer": {"epochs": 4, "batch_size": 32, "learning_rate": 0.002},
+        "trainer": {"epochs": 4, "batch_size": 32, "learning_rate": 0.002, "optimizer": "Muon"},
     },
     "batvisionv2": {},
     "batvisionv1": {"data": {"max_depth": 12.0}},

@@ -241,7 +241,9 @@ class TrainerConfig(Section):
     lr_schedule: Literal["one_cycle", "constant"] = Field(
         "one_cycle", description="one_cycle: rise, then fall by a cosine."
     )
-    optimizer: Literal["AdamW", "Adam"] = Field("AdamW", description="Optimiser.")
+    optimizer: Literal["Muon", "AdamW", "Adam"] = Field(
+        "AdamW", description="Optimiser; Muon moves kernels and AdamW the rest."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of the optimiser.")
     average: float = Field(
         0.5, ge=0, le=1000, description="Epochs over which weights are averaged for validation and saving; 0: none."

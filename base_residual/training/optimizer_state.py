@@ -9,7 +9,8 @@ from torch import Tensor
 
 from base_residual.files.tensors import Tensors
 
-ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimiser keeps of each parameter
+ADAM = ("step", "exp_avg", "exp_avg_sq")  # what AdamW and Adam keep of each parameter
+MUON = ("step", "exp_avg")  # what Muon keeps of each kernel
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
@@ -25,12 +26,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 def optimizer_outline(optimizer: torch.optim.Optimizer) -> Tensors:
     """Return the names, and the shapes, of all that `optimizer_tensors` can give."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     scalar = torch.zeros(())
     return {
         f"optimizer.{number}.{key}": scalar if key == "step" else parameter
-        for number, parameter in enumerate(parameters)
-        for key in ADAM
+        for number, (parameter, keys) in enumerate(_parameters(optimizer))
+        for key in keys
     }
 
 
@@ -40,14 +40,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
     Raises:
         ValueError: a part of a parameter's state is missing.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             # A fused step runs through memory, in which a parameter's state has to lie as the parameter does.
-            like = tensor if key == "step" else torch.empty_like(parameters[int(number)]).copy_(tensor)
+            like = tensor if key == "step" else torch.empty_like(parameters[int(number)][0]).copy_(tensor)
             state.setdefault(int(number), {})[key] = like
-    if any(values.keys() != set(ADAM) for values in state.values()):
+    if any(values.keys() != set(parameters[number][1]) for number, values in state.items()):
         raise ValueError("the optimiser's state is incomplete")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, tuple[str, ...]]]:
+    """Return an optimiser's parameters in their order, and what it keeps of each."""
+    return [
+        (parameter, MUON if group.get("kernels") else ADAM)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]

@@ -66,7 +66,7 @@ class Run(NamedTuple):
 @cache
 def _run(name: str) -> Run:
     layer, epoch = RUNS[name]
-    model, updater, config = _updater({"trainer": {"grad_clip": 1e6}}, layer)
+    model, updater, config = _updater({"trainer": {"grad_clip": 1e6, "optimizer": "AdamW"}}, layer)
     losses = updater.update(inputs.batch(config), epoch, 1).tolist()
     weights = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
     statistics = {key: buffer for key, buffer in model.named_buffers() if "running" in key}
@@ -95,7 +95,14 @@ def schedules() -> Values:
 def steps() -> Values:
     """How far weights go in three updates, in learning rates, and where their running mean is then."""
     values = {}
-    for name, layer in {"default": {}, "strong decay": {"trainer": {"weight_decay": 5.0}}}.items():
+    decay = {"weight_decay": 5.0}
+    ways: dict[str, Layer] = {
+        "Muon": {},
+        "Muon, strong decay": {"trainer": decay},
+        "AdamW": {"trainer": {"optimizer": "AdamW"}},
+        "AdamW, strong decay": {"trainer": {"optimizer": "AdamW"} | decay},
+    }
+    for name, layer in ways.items():
         model, updater, config = _updater(layer)
         before = {key: weight.clone() for key, weight in model.state_dict().items()}
         mean, rates = updater.eval_model, 0.0
@@ -109,7 +116,7 @@ def steps() -> Values:
             f"{name}, rms distance in learning rates": moved.square().mean().sqrt() / rates,
             f"{name}, share of the way that the mean has gone": (between - start) @ moved / (moved @ moved),
         }
-        if layer:
+        if "decay" in name:
             values[f"{name}, share of the weights that is gone"] = -(moved @ start) / (start @ start)
     return values
 
