@@ -201,8 +201,14 @@ def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
     Returns:
         (B, C, H, W); before the first value it equals the first, and after the last value the last.
     """
-    place = torch.stack([2 * moments - 1, torch.zeros_like(moments)], dim=3)  # a series is an image of one row
-    return F.grid_sample(series[:, :, None], place, padding_mode="border", align_corners=False)
+    last = series.shape[-1] - 1
+    place = (moments.flatten(1).float() * (last + 1) - 0.5).clamp(0, last)[:, None]  # (B, 1, H * W) in steps
+    whole = place.long().clamp(0, last)  # NaN becomes any number, which would index memory outside the series
+    before, after = (
+        series.gather(2, step.expand(-1, series.shape[1], -1)) for step in (whole, (whole + 1).clamp(max=last))
+    )
+    between = before + (place - whole) * (after - before)
+    return between.to(series.dtype).unflatten(2, moments.shape[1:])
 
 
 def gating(template: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
