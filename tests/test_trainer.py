@@ -95,6 +95,35 @@ def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class Pictured(Tracker):
+    """Remembers the order of pictures and epochs."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def picture(self, epoch: int, path: Path) -> None:
+        assert path.name == f"epoch_{epoch:04}_decomposition.png"
+        assert path.exists()
+        self.told.append(f"picture {epoch}")
+
+    def epoch(self, history: list[Record]) -> None:
+        self.told.append(f"epoch {len(history)}")
+
+
+def test_a_long_first_epoch_has_a_picture_before_it_ends_which_changes_no_number(
+    tiny: MakeConfig, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("base_residual.training.trainer.FIRST_PICTURE", 0.0)
+    watch = Pictured()
+    run = Trainer(tiny(), trackers=[watch]).fit()
+    assert watch.told == ["picture 1", "epoch 1", "picture 1", "epoch 2", "picture 2"]
+    assert run.history == history(finished)
+    assert same(weights(run.run_dir), weights(finished))
+    later = Pictured()
+    Trainer(tiny({"trainer": {"epochs": 3}}), trackers=[later], resume=True).fit()
+    assert later.told == ["epoch 3", "picture 3"]
+
+
 def test_a_run_leaves_behind_what_the_design_lists(tiny: MakeConfig) -> None:
     config = tiny({"tracking": {"experiment_name": "first"}, "trainer": {"picture_every": 1}})
     result = fit(config)

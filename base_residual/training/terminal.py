@@ -39,7 +39,7 @@ class ConsoleTracker(Tracker):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or plain_console()
         self._told: set[str] = set()
-        self._picture: Path | None = None
+        self._pictured = False
         self._lost = False
 
     def preparing(self, what: str, done: int, total: int) -> None:
@@ -52,12 +52,12 @@ class ConsoleTracker(Tracker):
         self._print(f"Training in {run_dir}{going_on}")
 
     def picture(self, epoch: int, path: Path) -> None:
-        self._picture = path
+        if epoch == 1 and not self._pictured:  # something to look at while the other epochs are made
+            self._print(f"First picture: {path}")
+        self._pictured = True
 
     def epoch(self, history: list[Record]) -> None:
         self._print(epoch_line(history[-1]))
-        if len(history) == 1 and self._picture:  # something to look at while the other epochs are made
-            self._print(f"First picture: {self._picture}")
 
     def _print(self, line: str) -> None:
         """Print a line; a run goes on where that cannot be done, since all that it prints is in its folder, too."""

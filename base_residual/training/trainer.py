@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ from base_residual.training.trackers import Tracker, make_trackers
 log = logging.getLogger("base_residual")
 
 GO_ON, SAVE, STOP = range(3)  # what follows a step; of all processes' requests the highest counts
+FIRST_PICTURE = 20.0  # seconds of training after which there is something to look at, however long an epoch takes
 MEAN_FROM = 256  # training maps from which the mean depth is taken
 
 
@@ -103,6 +105,7 @@ class Trainer:
         trackers = [*make_trackers(self.config), *trackers]
         self._trackers = trackers if is_first_process() else []
         self._saved = 0.0  # when the state was last saved, by the monotonic clock
+        self._first_picture = math.inf  # when the first picture is due, if no epoch has ended before
 
     @standard_torch()
     def fit(self) -> FitResult:
@@ -159,22 +162,21 @@ class Trainer:
             tracker.start(config, run_dir, position.history)
         loader = make_loader(train, batches, config.data.num_workers, self.device, config.data.max_depth)
         self._saved = time.monotonic()
+        self._first_picture = math.inf if position.history else self._saved + FIRST_PICTURE
         with interruptible() as interrupted:
             for epoch in range(position.epoch, settings.epochs + 1):
-                self._train_epoch(step, batches, loader, position, interrupted)
+                self._train_epoch(step, batches, loader, position, interrupted, val)
                 losses = self._mean_losses(step, position)
                 found = self._score(step.eval_model, val, step.micro_batch, detach_base=step.detaches(epoch))
                 position.end_epoch(epoch_record(epoch, losses, step, found))
                 if processes.leads:
                     save_weights(run_dir, step.eval_model, position)
-                    if epoch % settings.picture_every == 0 or epoch in (1, settings.epochs):
-                        picture = save_picture(run_dir, step.eval_model, val, epoch)
-                        for tracker in self._trackers:
-                            tracker.picture(epoch, picture)
-                if epoch == settings.epochs:  # after all that a resumed run would not do again
-                    self._save(step, position)
                 for tracker in self._trackers:
                     tracker.epoch(position.history)
+                if epoch % settings.picture_every == 0 or epoch in (1, settings.epochs):
+                    self._draw(step, val, epoch)
+                if epoch == settings.epochs:  # after all that a resumed run would not do again
+                    self._save(step, position)
         return self._test(train, test, position, step.micro_batch)
 
     def _open(self, split: str) -> EchoDataset:
@@ -218,8 +220,9 @@ class Trainer:
         loader: DataLoader[Any],
         position: Position,
         interrupted: threading.Event,
+        val: EchoDataset,
     ) -> None:
-        """Take the steps of an epoch that are left; save in between when it is time, and stop when asked."""
+        """Take the steps of an epoch that are left; draw and save in between when it is time, and stop when asked."""
         epoch = position.epoch
         step.loss.set_epoch(epoch)
         batches.epoch, batches.first = epoch, position.step
@@ -230,6 +233,8 @@ class Trainer:
             position.step += 1
             for tracker in self._trackers:
                 tracker.step(epoch, position.step, len(batches))
+            if time.monotonic() >= self._first_picture:
+                self._draw(step, val, epoch)
             due = time.monotonic() >= self._saved + 60 * self.config.trainer.save_every
             request = self._processes.highest(STOP if interrupted.is_set() else SAVE if due else GO_ON)
             if request != GO_ON:
@@ -240,6 +245,14 @@ class Trainer:
                     f"Stopped in epoch {epoch} after {position.step} of {len(batches)} steps. All of it is saved in "
                     f"{self.config.run_dir}; {_how_to_go_on(self.config, bool(position.start))} goes on from there."
                 )
+
+    def _draw(self, step: TrainingStep, val: EchoDataset, epoch: int) -> None:
+        """Draw what the network makes of some validation recordings by now."""
+        self._first_picture = math.inf
+        if self._processes.leads:
+            picture = save_picture(self.config.run_dir, step.eval_model, val, epoch)
+            for tracker in self._trackers:
+                tracker.picture(epoch, picture)
 
     def _mean_losses(self, step: TrainingStep, position: Position) -> list[float]:
         """Return an epoch's mean loss and terms over all processes, in the order of `LOSS_NAMES`."""
