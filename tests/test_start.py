@@ -302,6 +302,17 @@ def test_the_picture_of_the_packages_recording_has_the_ground_truth(
     assert panels[0].gt.mean() == pytest.approx(truth[truth > 0].clip(max=8).mean(), rel=0.02)
 
 
+def test_a_released_model_is_scored_on_rooms_that_it_was_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = released.TRIED_ON["simulation"]
+    assert rooms["seed"] != load_checkpoint(DEFAULT).config.simulation.seed
+    monkeypatch.setitem(rooms, "train_rooms", 6)
+    monkeypatch.setitem(rooms, "test_rooms", 3)
+    found = json.loads(brdepth("eval", DEFAULT, "--json"))
+    assert found["metrics"]["images"] == 3
+    assert found["dataset"] == "simulated"
+    assert 0 < found["metrics"]["rmse"] < 3
+
+
 def test_the_released_models_are_listed() -> None:
     listed = json.loads(brdepth("models", "--json"))
     assert listed.keys() == released.released().keys()

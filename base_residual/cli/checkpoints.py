@@ -259,12 +259,17 @@ def _load(
     device: str,
     printer: Printer,
 ) -> tuple[Checkpoint[DepthNet], Config, EchoDataset]:
-    """Load a checkpoint, and a split of its dataset or of the one that is given, with the settings of that."""
+    """Load a checkpoint, and a split of its dataset or of the one that is given, with the settings of that.
+
+    A released model, whose own dataset is large, has rooms that it was not trained on instead.
+    """
     from base_residual.cli.progress import counting
     from base_residual.config.resolve import make_config
     from base_residual.data import open_again
+    from base_residual.models.released import TRIED_ON, is_released
 
     loaded = _load_checkpoint(path, device)
+    own = TRIED_ON if is_released(path) and dataset is None and data_root is None else {}
     given: Layer = {}
     if dataset is not None:
         given["name"] = dataset
@@ -272,6 +277,6 @@ def _load(
         given["root"] = data_root  # the run's folder holds another dataset
     if follow_links:
         given["follow_links"] = True
-    config = make_config(loaded.config.model_dump(mode="json"), {"data": given})
+    config = make_config(loaded.config.model_dump(mode="json"), own, {"data": given})
     with counting(printer.progress) as progress:
         return loaded, config, open_again(config, split=split, progress=progress)

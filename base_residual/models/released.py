@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from base_residual.config.names import listed
+from base_residual.config.presets import Layer
 from base_residual.errors import CheckpointError
 from base_residual.files.json import from_json
 from base_residual.files.paths import expand_home
 
 DEFAULT = "small"  # what is taken where no model is named
+TRIED_ON: Layer = {"simulation": {"train_rooms": 200, "val_rooms": 1, "test_rooms": 200, "poses": 1, "seed": 1}}
+"""Rooms that no released model was trained on, to score and draw one where no dataset is named; they take seconds."""
 
 
 class Released(NamedTuple):
@@ -65,6 +68,11 @@ def find_released(name: str) -> Path:
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != known[name].sha256:
         raise CheckpointError(f"{file} is not the file that was released. Install the package again.")
     return file
+
+
+def is_released(model: str | Path) -> bool:
+    """Return whether a checkpoint, or the model of a name, is one that comes with the package."""
+    return find_weights(model).parent == _folder()
 
 
 def sample() -> tuple[Path, Path]:
