@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import log, pi, radians, sqrt
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from base_residual.simulation.materials import BANDS
 from base_residual.simulation.rooms import Array
 
 SPEED = 343.0  # m/s, in the models of heads
-SHADOW_ANGLE = np.deg2rad(150.0)  # where a sphere's shadow is deepest, from the ear's axis
+SHADOW_ANGLE = radians(150.0)  # where a sphere's shadow is deepest, from the ear's axis
 SILENT = 1e-30  # a pattern at its zero, so that it has a logarithm
 SHADOW_LEVEL = 0.1  # of the amplitude that is left there at high frequencies
 
@@ -62,10 +63,10 @@ class Pattern:
     def gain(self, directions: Array) -> Array:
         """Return the amplitude for directions (N, 3), as (N, bands)."""
         facing = np.maximum(1 - self.p + self.p * (directions @ np.array(self.axis)), SILENT)
-        level = np.log(facing)[:, None] * self.order
+        level = np.outer(np.log(facing).astype(np.float32), np.array(self.order, np.float32))
         if self.deviation:
-            level = level + harmonics(directions) @ (np.array(self.deviation) * np.log(10) / 20)
-        gain: Array = np.exp(level, dtype=np.float32, casting="same_kind")
+            level = level + harmonics(directions).T @ (np.array(self.deviation, np.float32) * (log(10) / 20))
+        gain: Array = np.exp(level)
         return gain * sphere_shadow(directions[:, 1], self.head) if self.head else gain
 
     def delay(self, directions: Array) -> Array:
@@ -94,23 +95,24 @@ def sphere_shadow(cosine: Array, radius: float) -> Array:
     The model has one pole and one zero: Brown and Duda, "A structural model for binaural sound synthesis", IEEE
     Trans. Speech and Audio Processing 6(5), 1998.
     """
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    alpha = 1 + SHADOW_LEVEL / 2 + (1 - SHADOW_LEVEL / 2) * np.cos(np.minimum(angle / SHADOW_ANGLE, 1.2) * np.pi)
-    reduced = np.pi * BANDS * radius / SPEED  # frequency over twice c / radius
-    shadow: Array = np.sqrt((1 + (alpha[:, None] * reduced) ** 2) / (1 + reduced**2))
+    angle = np.arccos(np.clip(cosine, -1, 1)).astype(np.float32)
+    alpha = 1 + SHADOW_LEVEL / 2 + (1 - SHADOW_LEVEL / 2) * np.cos(np.minimum(angle / SHADOW_ANGLE, 1.2) * pi)
+    reduced = pi * BANDS * radius / SPEED  # frequency over twice c / radius
+    share = (reduced**2 / (1 + reduced**2)).astype(np.float32)
+    shadow: Array = np.sqrt(1 - share + np.outer(alpha * alpha, share))
     return shadow
 
 
 def harmonics(directions: Array) -> Array:
-    """Return the real spherical harmonics of orders 1 to 3 of directions (N, 3), with a mean square of 1, (N, 15)."""
-    x, y, z = np.ascontiguousarray(directions.T)
+    """Return the real spherical harmonics of orders 1 to 3 of directions (N, 3), with a mean square of 1, (15, N)."""
+    x, y, z = np.ascontiguousarray(directions.T, np.float32)  # the table is large
     xx, yy, zz = x * x, y * y, z * z
     first = [x, y, z]
-    second = [x * y, x * z, y * z, (xx - yy) / 2, (zz - 1 / 3) * np.sqrt(3) / 2]
-    third = [x * y * z, x * (5 * zz - 1) / np.sqrt(40), y * (5 * zz - 1) / np.sqrt(40), z * (5 * zz - 3) / np.sqrt(60)]
-    third += [x * (xx - 3 * yy) / np.sqrt(24), y * (3 * xx - yy) / np.sqrt(24), z * (xx - yy) / 2]
+    second = [x * y, x * z, y * z, (xx - yy) / 2, (zz - 1 / 3) * sqrt(3) / 2]
+    third = [x * y * z, x * (5 * zz - 1) / sqrt(40), y * (5 * zz - 1) / sqrt(40), z * (5 * zz - 3) / sqrt(60)]
+    third += [x * (xx - 3 * yy) / sqrt(24), y * (3 * xx - yy) / sqrt(24), z * (xx - yy) / 2]
     scaled = zip((first, second, third), (3, 15, 105), strict=True)
-    return np.stack([np.sqrt(square) * harmonic for order, square in scaled for harmonic in order], axis=1)
+    return np.stack([sqrt(square) * harmonic for order, square in scaled for harmonic in order])
 
 
 def _spiral(count: int) -> Array:
