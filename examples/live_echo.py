@@ -28,7 +28,7 @@ from base_residual.acoustics.recordings import SILENT_PEAK
 from base_residual.errors import BaseResidualError, DataError, MissingExtraError
 from base_residual.machine import few_threads
 from base_residual.plots.figures import decomposition_figure, panels, save_figure
-from base_residual.simulation.depth import render_depth
+from base_residual.simulation.depth import FIELD_OF_VIEW, render_depth
 from base_residual.simulation.draws import draw_pose
 from base_residual.simulation.echo import draw_chance, render_echo
 from base_residual.simulation.rays import cast_rays
@@ -97,13 +97,14 @@ class Walk:
 
     Args:
         seconds: to listen after the chirp.
-        size: side of the true depth map, in pixels.
+        model: whose camera sees the true depth maps.
         seed: decides the room, the way and the noise.
     """
 
-    def __init__(self, seconds: float, size: int, seed: int) -> None:
+    def __init__(self, seconds: float, model: br.BaseResidualNet, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.frames, self.size = round(seconds * SAMPLE_RATE), size
+        self.frames, self.size = round(seconds * SAMPLE_RATE), model.output_size
+        self.view = model.camera.field_of_view if model.camera else FIELD_OF_VIEW
         self.rig = varied(self.rng, 1.0)
         pose = None
         while pose is None:
@@ -114,7 +115,7 @@ class Walk:
     def listen(self) -> Heard:
         echo = render_echo(self.room, self.pose, self.rig, draw_chance(self.rng, self.frames), self.air)
         late = self.rng.integers(round(LATENCY * SAMPLE_RATE))  # as a sound card is, a little later every time
-        truth = render_depth(self.room, self.pose, self.size)
+        truth = render_depth(self.room, self.pose, self.size, self.view)
         self.go_on()
         return Heard(np.pad(echo, ((0, 0), (late, 0))), truth)
 
@@ -193,9 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         model = br.load_model(options.checkpoint)
         seconds = echo_frames(model.max_depth) / SAMPLE_RATE
-        robot = (
-            Walk(seconds, model.output_size, options.seed) if options.simulate else SoundCard(seconds, options.volume)
-        )
+        robot = Walk(seconds, model, options.seed) if options.simulate else SoundCard(seconds, options.volume)
         loop(model, robot, options.rounds, options.pause, options.out)
     except BaseResidualError as error:
         print(f"Error: {error}", file=sys.stderr)

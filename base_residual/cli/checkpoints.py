@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from base_residual.models.network import DepthNet
 
 FORMATS = ("onnx",)  # that a checkpoint is exported to
+CLOUDS = ("ply",)  # formats of point clouds
 
 app = typer.Typer()
 
@@ -136,15 +137,34 @@ def predict(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the depth maps and pictures.")] = Path("predictions"),
+    points: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(CLOUDS),
+            help="Write a point cloud, too: metres, x forward, y left, z up.",
+            autocompletion=completing(CLOUDS),
+        ),
+    ] = None,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Write a planar scan, too: JSON by the names of ROS' LaserScan.")
+    ] = False,
+    parts: Annotated[bool, typer.Option("--parts", help="Write base, residual and final as one .npz, too.")] = False,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="Draw nothing, which is most of the time.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Predict depth for recordings of your own: a .npy map in metres and a picture each."""
-    from base_residual.deploy.predict import write_predictions
+    """Predict depth for recordings of your own: a .npy map in metres and a picture each.
+
+    Metres are along the camera's axis, or along each pixel's ray where data.depth_along says so.
+    """
+    from base_residual.deploy.predict import Wanted, write_predictions
     from base_residual.machine import cpu_threads, few_threads
     from base_residual.models.released import DEFAULT, find_released, sample
 
+    if points is not None and points not in CLOUDS:
+        raise ConfigError(f"Unknown format '{points}'. Known are {listed(points, CLOUDS)}")
+    wanted = Wanted(not no_picture, points is not None, scan, parts)
     printer, echoes, checkpoint, truths = Printer(as_json, quiet), files or [], find_released(DEFAULT), None
     if echoes and _is_checkpoint(echoes[0]):
         checkpoint, *echoes = echoes
@@ -152,13 +172,13 @@ def predict(
         echo, truth = sample()
         echoes, truths = [echo], [truth]
     with cpu_threads(few_threads()):
-        written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out, truths)
+        written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out, truths, wanted)
     rows = [
-        {"recording": echo, "depth": one.depth, "picture": one.picture} | _opinion(one.emission, one.doubts)
+        {"recording": echo} | one.files | _opinion(one.emission, one.doubts)
         for echo, one in zip(echoes, written, strict=True)
     ]
     printer.json({"predictions": rows})
-    printer.show(*(f"{one.depth}  {one.picture}" for one in written))
+    printer.show(*("  ".join(map(str, one.files.values())) for one in written))
 
 
 @app.command(cls=Command)

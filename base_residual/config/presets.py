@@ -20,6 +20,15 @@ DATASET_WORDS = {
     "own": "own recordings",
 }
 
+# Angles of view of each rig's camera, across and upward, in degrees; rigs are named as the datasets that they are like.
+VIEWS: dict[str, tuple[float, float]] = {
+    "varied": (90.0, 90.0),
+    "ideal": (90.0, 90.0),
+    "batvisionv2": (86.0, 57.0),
+    "batvisionv1": (70.0, 70.0),
+    "replica": (90.0, 90.0),
+}
+
 # Settings that are gone. Files from before may hold the value that is left, which implies the layer beside it; the text
 # says what to do about another value.
 RETIRED: dict[str, tuple[Any, Layer, str]] = {

@@ -17,6 +17,7 @@ from base_residual.config.presets import (
     PRESETS,
     RETIRED,
     SIZES,
+    VIEWS,
     Layer,
 )
 from base_residual.config.schema import Config, setting_field
@@ -63,9 +64,9 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     """Lay settings over each other, lay what they imply beneath them, and validate the result.
 
     Beneath what is given lies what its front end implies, then its model, then its dataset. Some defaults follow from
-    other settings: rooms of the style `rich` are heard by any rig, and by ears that are coloured in training; ears that
-    differ do not hear the mirrored room; the low-pass box is a share of the map's side; adaptive weights come with the
-    curriculum.
+    other settings: a dataset has a camera; rich rooms are heard by any rig, and in training by ears that are coloured;
+    ears that differ do not hear the mirrored room; the low-pass box is a share of the map's side; adaptive weights come
+    with the curriculum.
 
     Args:
         layers: nested mappings; later ones win.
@@ -94,6 +95,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         "data": {
             "mirror": typed.model.symmetric,
             "coloration": COLORATION if rich and typed.data.name == "simulated" else 0.0,
+            "field_of_view": VIEWS.get(typed.simulation.rig if typed.data.name == "simulated" else typed.data.name),
         },
         "audio": {"template": "direct" if typed.audio.emission == "found" else "chirp"},
         "loss": {

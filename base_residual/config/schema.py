@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +22,8 @@ MAX_SPECTROGRAM = 2**23  # numbers that one echo becomes before it is an image; 
 MAX_MAPS = 2**26  # numbers in the widest maps of a network, for one echo
 SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
+
+Angle = Annotated[float, Field(gt=0, lt=180)]  # in degrees
 
 
 class Section(BaseModel):
@@ -73,6 +75,14 @@ class DataConfig(Section):
         256, ge=16, le=MAX_SIDE, multiple_of=16, description="Side of the square depth map, in pixels."
     )
     max_depth: float = Field(30.0, ge=0.5, le=1000, description="Largest depth, in metres; larger ones are cut to it.")
+    field_of_view: tuple[Angle, Angle] | None = Field(
+        None,
+        description="Angles that a depth map spans across and upward, in degrees: from pixels to points.",
+        json_schema_extra={"implied": "by the dataset; not known for recordings of one's own"},
+    )
+    depth_along: Literal["axis", "ray"] = Field(
+        "axis", description="What depth is measured along: the camera's axis (z-depth), or each pixel's ray (range)."
+    )
     mirror: bool = Field(
         True,
         description="Mirror half of the training samples: swap the ears, flip the depth.",

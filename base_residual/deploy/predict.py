@@ -15,10 +15,12 @@ from base_residual.acoustics.doubts import Examined, joined
 from base_residual.acoustics.recordings import check_echo, read_echo
 from base_residual.data.depth_maps import read_depth, resize_depth
 from base_residual.data.sample import EchoSample, abbreviate_names, collate
+from base_residual.deploy.spatial import cloud_bytes, parts_bytes, scan_message
 from base_residual.errors import DataError, PredictionError
 from base_residual.files.atomic import write_whole
+from base_residual.files.json import as_json
 from base_residual.files.npy import npy_bytes
-from base_residual.models.decomposition import DepthDecomposition
+from base_residual.models.decomposition import DepthDecomposition, require_camera
 from base_residual.models.network import ECHOES_AT_ONCE, DepthNet
 from base_residual.plots.figures import Panel, decomposition_figure, panels, save_figure
 
@@ -83,40 +85,62 @@ def predict_files(model: DepthNet, paths: Sequence[Path]) -> DepthDecomposition:
     return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True)))
 
 
+class Wanted(NamedTuple):
+    """What is written for each recording beside its depth map.
+
+    Attributes:
+        picture: a PNG file.
+        points: a point cloud, binary PLY.
+        scan: a planar scan, JSON by the names of ROS' LaserScan.
+        parts: base, residual and final, `.npz`.
+    """
+
+    picture: bool = True
+    points: bool = False
+    scan: bool = False
+    parts: bool = False
+
+
+PICTURES = Wanted()  # and nothing else
+
+
 class Written(NamedTuple):
     """What was written for a recording, and what is to be said about it.
 
     Attributes:
-        depth: the `.npy` map.
-        picture: the PNG file.
+        files: by kind: the `.npy` map as `depth`, and what else was wanted.
         emission: seconds at which the direct sound arrives in the recording; None where no chirp is found.
         doubts: why the prediction is not to be trusted, as ends of sentences.
     """
 
-    depth: Path
-    picture: Path
+    files: dict[str, Path]
     emission: float | None
     doubts: list[str]
 
 
 def write_predictions(
-    model: DepthNet, paths: Sequence[Path], out: Path, truths: Sequence[Path] | None = None
+    model: DepthNet, paths: Sequence[Path], out: Path, truths: Sequence[Path] | None = None, wanted: Wanted = PICTURES
 ) -> list[Written]:
-    """Write a `.npy` map in metres and a picture for each sound file, as soon as it is predicted.
+    """Write a `.npy` map in metres, and what else is wanted, for each sound file, as soon as it is predicted.
 
     Args:
         model: a network with a front end.
         paths: two-channel recordings.
         out: folder for the results; files are named after the recordings.
         truths: depth maps of the same places in millimetres, `.npy`, to be drawn beside the predictions.
+        wanted: beside the maps.
 
     Returns:
         What was written for each recording.
 
     Raises:
         DataError: a recording cannot be used, or two of them have the same name.
+        ConfigError: points or a scan are wanted, and the field of view of the network's maps is not known.
+        MissingExtraError: points are wanted, and what writes them is not installed.
         RunError: the folder cannot be written to.
     """
+    if wanted.points or wanted.scan:
+        require_camera(model.camera)
     names = [path.stem for path in paths]
     alike = [unicodedata.normalize("NFC", name).casefold() for name in names]  # as some disks tell names apart
     twice = sorted({name for name, same in zip(names, alike, strict=True) if alike.count(same) > 1})
@@ -130,13 +154,32 @@ def write_predictions(
     for parts, examined in predict_batches(model, paths):
         some = slice(len(written), len(written) + len(parts.final))
         rows = panels(parts, seen[some] or None, names[some])
-        depths = parts.final[:, 0].cpu().numpy()
-        for panel, depth, emission, doubts in zip(rows, depths, examined.emission, examined.doubts, strict=True):
-            array, picture = out / f"{panel.title}_depth.npy", out / f"{panel.title}_depth.png"
-            write_whole(array, npy_bytes(depth))
-            save_figure(decomposition_figure([panel], mark(doubts)), picture)
-            written.append(Written(array, picture, emission, doubts))
+        for row, (panel, emission, doubts) in enumerate(zip(rows, examined.emission, examined.doubts, strict=True)):
+            files = {}
+            for kind, (ending, content) in _contents(model, parts, row, wanted).items():
+                files[kind] = out / f"{panel.title}_{ending}"
+                write_whole(files[kind], content)
+            if wanted.picture:
+                picture = out / f"{panel.title}_depth.png"
+                files["picture"] = save_figure(decomposition_figure([panel], mark(doubts)), picture)
+            written.append(Written(files, emission, doubts))
     return written
+
+
+def _contents(
+    model: DepthNet, parts: DepthDecomposition, row: int, wanted: Wanted
+) -> dict[str, tuple[str, bytes | str]]:
+    """Return the files of a recording by kind: the ending of the name, and the content."""
+    depth, camera = parts.final[row, 0].cpu(), model.camera
+    files: dict[str, tuple[str, bytes | str]] = {"depth": ("depth.npy", npy_bytes(depth.numpy()))}
+    if wanted.points:
+        files["points"] = ("points.ply", cloud_bytes(require_camera(camera), depth.numpy()))
+    if wanted.scan:
+        scan = scan_message(require_camera(camera).scan(depth), model.max_depth)
+        files["scan"] = ("scan.json", as_json(scan, indent=2) + "\n")
+    if wanted.parts:
+        files["parts"] = ("parts.npz", parts_bytes(parts, row, camera))
+    return files
 
 
 def mark(doubts: Sequence[str]) -> str:

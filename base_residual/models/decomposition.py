@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.recordings import as_float32
+from base_residual.camera import DepthCamera, Scan
 from base_residual.data.sample import abbreviate_names
-from base_residual.errors import PredictionError, ShapeError
+from base_residual.errors import ConfigError, PredictionError, ShapeError
 from base_residual.plots.display import show
 from base_residual.plots.figures import Map, as_png, decomposition_figure, panels
 
@@ -73,6 +74,48 @@ class DepthDecomposition(NamedTuple):
             truth = list(given.reshape(count, size, size)[:ROWS])
         names = [""] if count == 1 else [f"{number} of {count}" for number in range(1, min(count, ROWS) + 1)]
         return decomposition_figure(panels((part[:ROWS] for part in self), truth, names))
+
+
+class Prediction(DepthDecomposition):
+    """A decomposition that a network predicts from recordings, with the camera that it sees by.
+
+    Attributes:
+        camera: None where the field of view is not known.
+    """
+
+    camera: DepthCamera | None = None
+
+    def points(self) -> Tensor:
+        """Return where each pixel lies, (S, S, 3) in metres for one echo, (B, S, S, 3) for several.
+
+        The axes are those of REP 103, from the camera: x forward, y left, z up.
+
+        Raises:
+            ConfigError: the field of view is not known.
+        """
+        points = require_camera(self.camera).points(self.final[:, 0])
+        return points[0] if len(points) == 1 else points
+
+    def scan(self) -> Scan:
+        """Return a planar scan of one echo: the nearest obstacle in each direction.
+
+        Raises:
+            ShapeError: there are several echoes.
+            ConfigError: the field of view is not known.
+        """
+        if len(self.final) != 1:
+            raise ShapeError(f"There are {len(self.final)} echoes; a scan is made of one.")
+        return require_camera(self.camera).scan(self.final[0, 0])
+
+
+def require_camera(camera: DepthCamera | None) -> DepthCamera:
+    """Return a camera; raise a ConfigError if there is none."""
+    if camera is None:
+        raise ConfigError(
+            "The field of view of this network's depth maps is not known. Train it with data.field_of_view, such as "
+            "--set data.field_of_view=[86,57] for a camera of 86 degrees across and 57 upward."
+        )
+    return camera
 
 
 def raise_unless_finite(finite: Sequence[bool], names: Sequence[str] = ()) -> None:

@@ -17,13 +17,14 @@ from base_residual.acoustics.doubts import Examined, examine, joined
 from base_residual.acoustics.framing import as_echo_batch, echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.recordings import checked_rate
+from base_residual.camera import DepthCamera
 from base_residual.config.schema import Config
 from base_residual.data.sample import abbreviate_names
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.metrics import Evaluation
 from base_residual.models.checkpoint import StoredNet, load
 from base_residual.models.code import EchoCode
-from base_residual.models.decomposition import DepthDecomposition, base_share, compose, raw_of
+from base_residual.models.decomposition import DepthDecomposition, Prediction, base_share, compose, raw_of
 from base_residual.models.parts import make_decoder, make_encoder
 
 log = logging.getLogger("base_residual")
@@ -114,7 +115,7 @@ class DepthNet(StoredNet):
             features: Tensor = front_end(waveform)
         return features
 
-    def predict(self, waveform: Tensor | NDArray[Any], sample_rate: int | None = None) -> DepthDecomposition:
+    def predict(self, waveform: Tensor | NDArray[Any], sample_rate: int | None = None) -> Prediction:
         """Predict depth from echoes as they were recorded, without gradients and in evaluation mode.
 
         Threads may share a network: nothing of it changes, and its mode does not matter. What makes a prediction
@@ -126,7 +127,8 @@ class DepthNet(StoredNet):
             sample_rate: its rate in Hz, if it is not the one of the training data.
 
         Returns:
-            base, residual and final, (B, 1, S, S) in metres, on the network's device; B = 1 for one echo.
+            base, residual and final, (B, 1, S, S) in metres, on the network's device; B = 1 for one echo. Its method
+            `points` gives them in space.
 
         Raises:
             ShapeError: the waveform has another shape.
@@ -148,7 +150,7 @@ class DepthNet(StoredNet):
 
     @torch.inference_mode(False)
     @torch.no_grad()  # inference mode would make tensors that nobody may change
-    def predict_examined(self, echoes: Tensor) -> DepthDecomposition:
+    def predict_examined(self, echoes: Tensor) -> Prediction:
         """Predict depth from echoes (B, 2, T) that `examine` has brought to what the network takes.
 
         Raises:
@@ -156,7 +158,16 @@ class DepthNet(StoredNet):
         """
         device, model = next(self.parameters()).device, evaluating(self)
         batches = [model.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
-        return DepthDecomposition(*map(torch.cat, zip(*batches, strict=True))).require_finite()
+        prediction = Prediction(*map(torch.cat, zip(*batches, strict=True))).require_finite()
+        prediction.camera = self.camera
+        return prediction
+
+    @property
+    def camera(self) -> DepthCamera | None:
+        """Return the camera that the depth maps of the training were seen by; None if its view is not known."""
+        if self.config is None or self.config.data.field_of_view is None:
+            return None
+        return DepthCamera(self.config.data.field_of_view, self.config.data.depth_along)
 
     def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
         """Write the network as `model.safetensors`, a checkpoint like any other, with a model card beside it.

@@ -120,6 +120,15 @@ def beyond(values: Map, low: float, high: float) -> Literal["neither", "min", "m
 
 
 @standard_style()
+def depth_colours(depth: Map) -> NDArray[np.uint8]:
+    """Return the colours (..., 4), red, green, blue and opacity, that pictures give to depths (...)."""
+    from matplotlib import colormaps
+
+    low, high = depth.min(), depth.max()
+    colours: NDArray[np.uint8] = colormaps[DEPTH_COLOURS]((depth - low) / max(high - low, 1e-6), bytes=True)
+    return colours
+
+
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     """Draw base, residual, final and ground truth in metres, one row per recording.
 

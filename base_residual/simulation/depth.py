@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from base_residual.config.presets import VIEWS
 from base_residual.simulation.rays import away_from_zero, crossings, wall_distances
 from base_residual.simulation.rooms import Array, Pose, Room
 
-FIELD_OF_VIEW = (90.0, 90.0)  # of the depth camera across and upward, in degrees
+FIELD_OF_VIEW = VIEWS["ideal"]  # of the depth camera across and upward, in degrees
 
 
 def render_depth(

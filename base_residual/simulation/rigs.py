@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from base_residual.acoustics.chirp import ChirpDesign
+from base_residual.config.presets import VIEWS
 from base_residual.simulation.depth import FIELD_OF_VIEW
 from base_residual.simulation.directivity import Directivity, Pattern
 from base_residual.simulation.draws import STYLES
@@ -186,8 +187,9 @@ def varied(rng: np.random.Generator, spread: float) -> Rig:
 
 def batvision_v2(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as BatVision V2's: two ears some 23 cm apart, and a wide stereo camera whose map is made square."""
+    across, upward = VIEWS["batvisionv2"]
     camera = Camera(
-        field_of_view=(_around(rng, 86.0, 4.0 * spread), _around(rng, 57.0, 3.0 * spread)),
+        field_of_view=(_around(rng, across, 4.0 * spread), _around(rng, upward, 3.0 * spread)),
         forward=_around(rng, 0.02, 0.08 * spread),
         up=_around(rng, 0.0, 0.1 * spread),
         nearest=0.3,
@@ -200,7 +202,7 @@ def batvision_v2(rng: np.random.Generator, spread: float) -> Rig:
 
 def batvision_v1(rng: np.random.Generator, spread: float) -> Rig:
     """Draw a rig as BatVision V1's: as V2's, with a camera whose map is square from the beginning."""
-    rig, angle = batvision_v2(rng, spread), _around(rng, 70.0, 10.0 * spread)
+    rig, angle = batvision_v2(rng, spread), _around(rng, VIEWS["batvisionv1"][0], 10.0 * spread)
     return replace(rig, camera=replace(rig.camera, field_of_view=(angle, angle)))
 
 
