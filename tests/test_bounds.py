@@ -43,7 +43,7 @@ TOO_MUCH: dict[str, Layers] = {
 def forged(path: Path, *layers: Layers) -> Path:
     """A checkpoint of a small network whose settings are changed, whatever their bounds."""
     config = make_config(TINY)
-    said: Layers = merge(config.model_dump(mode="json"), *layers)
+    said: Layers = merge(config.model_dump(), *layers)
     sections = {name: getattr(config, name).model_copy(update=section) for name, section in said.items()}
     save_checkpoint(path, create_model(config), 1, [], config.model_copy(update=sections))
     return path

@@ -90,6 +90,9 @@ def test_datasets_have_the_views_of_their_cameras() -> None:
     assert make_config({"data": {"name": "batvisionv2"}}).data.field_of_view == (86, 57)
     assert make_config({"data": {"name": "own"}}).data.field_of_view is None
     assert make_config({"data": {"name": "own", "field_of_view": [70, 50]}}).data.field_of_view == (70, 50)
+    for camera in ({"field_of_view": [70, 50]}, {"depth_along": "ray"}):
+        with pytest.raises(ConfigError, match=r"^The camera of simulated rooms is that of simulation\.rig\."):
+            make_config({"data": camera})
     for wrong in ([90], [0, 90], [90, 180]):
         with pytest.raises(ConfigError, match=r"data\.field_of_view"):
             make_config({"data": {"field_of_view": wrong}})

@@ -208,9 +208,9 @@ def test_the_loop_walks_through_a_simulated_room(
 
 
 def test_the_walk_stays_in_the_room(live: dict[str, Any]) -> None:
-    places = set()
+    places, model = set(), create_model(make_config(TINY))
     for seed in range(3):
-        walk = live["Walk"](0.01, 8, seed)
+        walk = live["Walk"](0.01, model, seed)
         for _ in range(60):
             walk.go_on()
             place = np.array(walk.pose.position)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx",)  # that a checkpoint is exported to
 CLOUDS = ("ply",)  # formats of point clouds
+CAMERA = ("field_of_view", "depth_along")  # settings of a dataset's camera
 
 app = typer.Typer()
 
@@ -297,6 +298,9 @@ def _load(
         given["root"] = data_root  # the run's folder holds another dataset
     if follow_links:
         given["follow_links"] = True
-    config = make_config(loaded.config.model_dump(mode="json"), own, {"data": given})
+    kept = loaded.config.model_dump(mode="json")
+    if "root" in given:  # another dataset has its own camera
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in CAMERA}
+    config = make_config(kept, own, {"data": given})
     with counting(printer.progress) as progress:
         return loaded, config, open_again(config, split=split, progress=progress)

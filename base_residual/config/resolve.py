@@ -72,7 +72,8 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         layers: nested mappings; later ones win.
 
     Raises:
-        ConfigError: a retired setting has another value than the one that is left.
+        ConfigError: a retired setting has another value than the one that is left, or simulated rooms are to have
+            another camera than their rig's.
         ValidationError: a setting is wrong.
     """
     given: Layer = {}
@@ -89,13 +90,19 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     given = merge(*implied, given)
     typed = Config.model_validate(given)  # each value is of its field's type from here on
     share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
-    rich = typed.simulation.style == "rich"
+    simulated, rich = typed.data.name == "simulated", typed.simulation.style == "rich"
+    view = VIEWS.get(typed.simulation.rig if simulated else typed.data.name)
+    if simulated and (typed.data.field_of_view or view, typed.data.depth_along) != (view, "axis"):
+        raise ConfigError(
+            "The camera of simulated rooms is that of simulation.rig. "
+            "Leave data.field_of_view and data.depth_along out."
+        )
     follows = {
         "simulation": {"rig": "varied" if rich else "ideal"},
         "data": {
             "mirror": typed.model.symmetric,
-            "coloration": COLORATION if rich and typed.data.name == "simulated" else 0.0,
-            "field_of_view": VIEWS.get(typed.simulation.rig if typed.data.name == "simulated" else typed.data.name),
+            "coloration": COLORATION if rich and simulated else 0.0,
+            "field_of_view": view,
         },
         "audio": {"template": "direct" if typed.audio.emission == "found" else "chirp"},
         "loss": {

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from base_residual.config.presets import VIEWS
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
@@ -28,8 +29,8 @@ from base_residual.models.network import DepthNet, evaluating
 log = logging.getLogger("base_residual")
 
 OTHER_ROOMS = Path(__file__).parent / "other_rooms"  # `benchmarks/carry_over.py --bundle` writes it
-BATVISION_VIEW = (86.0, 57.0)  # degrees across and upward, of BatVision V2's stereo camera; second-hand
-SQUARE_VIEW = ("varied", "ideal", "replica")  # rigs whose camera sees 90 x 90 degrees
+BATVISION_VIEW = VIEWS["batvisionv2"]
+SQUARE_VIEW = VIEWS["varied"]  # of the rooms of another program
 MOST = 200  # recordings of a dataset that are tried
 BATCH = 32
 
@@ -68,7 +69,7 @@ def try_elsewhere(model: DepthNet) -> list[Tried]:
         What came of it; nothing for a model that was trained on something else, or for a camera with another view.
     """
     config = model.config
-    if config is None or config.data.name != "simulated" or config.simulation.rig not in SQUARE_VIEW:
+    if config is None or config.data.name != "simulated" or config.data.field_of_view != SQUARE_VIEW:
         return []
     places: list[tuple[str | Path, str, tuple[float, float] | None]] = [(OTHER_ROOMS, "Rooms of another program", None)]
     if given := os.environ.get("BRDEPTH_DATA"):
