@@ -15,9 +15,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import TINY
 from nursery import Forked, Nursery
+from test_cli import brdepth
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY_SETTINGS = [f"{section}.{name}={value}" for section, settings in TINY.items() for name, value in settings.items()]
 
 
 @pytest.fixture
@@ -229,3 +232,28 @@ def test_what_other_work_costs_is_measured_beside_that_work_and_told_for_one_thr
     }
     assert found["time_over_one_thread"] == {"idle": 0.5, "busy": 0.5}
     assert "busy: with a thread for each core, a step takes 0.50 times as long" in capsys.readouterr().out
+
+
+def test_the_first_commands_stages_are_what_a_training_prints(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
+    first, readme = script("first_command"), (BENCHMARKS.parent / "README.md").read_text()
+    assert first.first_command(readme).endswith("&& brdepth train")
+    settings = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
+    printed = brdepth("train", *settings, "--results-dir", tmp_path / "results").splitlines()
+    now = iter(range(100))
+    reached = first.timeline(printed, lambda: next(now))
+    assert set(reached) == {*first.STAGES, "all of it"}
+    assert list(reached.values()) == sorted(reached.values())
+    assert first.timeline(["Error: no"], iter([5.0, 7.25]).__next__) == {"all of it": 2.2}
+
+
+def test_a_commit_that_is_not_there_is_one_sentence(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["first_command.py", "--commit", "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        script("first_command").main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "Error: There is no commit nowhere.\n"
