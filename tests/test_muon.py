@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.models.factory import create_model
 from base_residual.training.muon import BLOCK, Muon, orthogonal
@@ -96,6 +97,15 @@ def test_a_step_at_fault_changes_nothing() -> None:
     good, plain = stepped(0.5, fault=0.0, steps=2), stepped(0.5, steps=2)
     assert torch.equal(good[0], plain[0])
     assert torch.equal(good[1], plain[1])
+
+
+def test_very_large_kernels_stay_with_adamw() -> None:
+    config = make_config()
+    network = create_model(config)
+    hidden = {id(part) for part in make_optimizer(network, config.trainer).param_groups[0]["params"]}
+    sizes = {name: (part.numel(), id(part) in hidden) for name, part in network.named_parameters() if part.ndim > 1}
+    assert sizes["encoder.latent.0.common.weight"] == (384 * 2400, False)
+    assert sizes["residual_decoder.start.0.common.weight"] == (1024 * 384, True)
 
 
 @pytest.mark.parametrize("model", ["base_residual", "unet"])
