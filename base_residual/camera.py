@@ -57,17 +57,28 @@ class DepthCamera(NamedTuple):
     def scan(self, depth: Tensor, band: tuple[float, float] = BAND) -> Scan:
         """Return the nearest obstacle in as many directions as there are columns, at even steps of the angle.
 
+        Far away, a row of pixels is higher than the band. So the two rows in the middle always count.
+
         Args:
-            depth: (S, S) in metres.
+            depth: (S, S) in metres; 0 is an obstacle at the camera.
             band: metres below and above the camera; what lies lower or higher is no obstacle.
         """
         size = len(depth)
         x, y, z = self.points(depth).unbind(-1)
-        far = torch.where((z >= band[0]) & (z <= band[1]) & (depth > 0), torch.hypot(x, y), torch.inf)
-        nearest = far.amin(dim=0)  # (S,) by column
+        counts = (z >= band[0]) & (z <= band[1])
+        counts[size // 2 - 1 : size // 2 + 1] = True
+        nearest = torch.where(counts, torch.hypot(x, y), torch.inf).amin(dim=0)  # (S,) by column
         half = math.radians(self.field_of_view[0]) / 2
         step = 2 * half / size
-        angle = half - step * (torch.arange(size, device=depth.device) + 0.5)  # from left to right, as the columns
-        place = (1 - torch.tan(angle) / math.tan(half)) / 2 * size
-        ranges = nearest[place.long().clamp(0, size - 1)]
+        # A beam sees the column in its middle, and every column whose own middle lies in it.
+        columns = torch.arange(size, device=depth.device)
+        middle = half - step * (columns + 0.5)  # of the beams, from left to right as the columns
+        ranges = nearest[((1 - torch.tan(middle) / math.tan(half)) / 2 * size).long().clamp(0, size - 1)]
+        angle = torch.atan((1 - 2 * (columns + 0.5) / size) * math.tan(half))  # of the columns
+        beam = ((half - angle) / step).long().clamp(0, size - 1)
+        ranges = ranges.scatter_reduce(0, beam, nearest, "amin")
         return Scan(step / 2 - half, half - step / 2, step, ranges.flip(0))
+
+    def farthest(self, max_depth: float) -> float:
+        """Return the largest range in metres that a scan of depths up to `max_depth` has."""
+        return max_depth / math.cos(math.radians(self.field_of_view[0]) / 2) if self.along == "axis" else max_depth

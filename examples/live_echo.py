@@ -25,6 +25,7 @@ import base_residual as br
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.recordings import SILENT_PEAK
+from base_residual.camera import DepthCamera
 from base_residual.errors import BaseResidualError, DataError, MissingExtraError
 from base_residual.machine import few_threads
 from base_residual.plots.figures import decomposition_figure, panels, save_figure
@@ -97,14 +98,14 @@ class Walk:
 
     Args:
         seconds: to listen after the chirp.
-        model: whose camera sees the true depth maps.
+        model: whose depth maps the true ones are like.
         seed: decides the room, the way and the noise.
     """
 
     def __init__(self, seconds: float, model: br.BaseResidualNet, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.frames, self.size = round(seconds * SAMPLE_RATE), model.output_size
-        self.view = model.camera.field_of_view if model.camera else FIELD_OF_VIEW
+        self.camera = model.camera or DepthCamera(FIELD_OF_VIEW)
         self.rig = varied(self.rng, 1.0)
         pose = None
         while pose is None:
@@ -115,7 +116,8 @@ class Walk:
     def listen(self) -> Heard:
         echo = render_echo(self.room, self.pose, self.rig, draw_chance(self.rng, self.frames), self.air)
         late = self.rng.integers(round(LATENCY * SAMPLE_RATE))  # as a sound card is, a little later every time
-        truth = render_depth(self.room, self.pose, self.size, self.view)
+        truth = render_depth(self.room, self.pose, self.size, self.camera.field_of_view)
+        truth /= self.camera.rays(self.size)[..., 0].numpy()  # from along the axis to what the model's maps measure
         self.go_on()
         return Heard(np.pad(echo, ((0, 0), (late, 0))), truth)
 

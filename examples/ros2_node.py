@@ -31,11 +31,13 @@ from base_residual.models.decomposition import require_camera
 
 try:
     import rclpy
+    from rclpy.executors import ExternalShutdownException
     from rclpy.node import Node
+    from rclpy.utilities import remove_ros_args
     from sensor_msgs.msg import Image, LaserScan, PointCloud2, PointField
     from std_msgs.msg import Header
-except ImportError:
-    print("Error: There is no rclpy, which comes with ROS 2. Source its setup file first.", file=sys.stderr)
+except ImportError as error:
+    print(f"Error: ROS 2 is not there ({error}). Source its setup file, and use its Python.", file=sys.stderr)
     sys.exit(2)
 
 FRAME = "echo_camera"
@@ -104,6 +106,7 @@ class EchoNode(Node):
         super().__init__("echo_depth")
         self.model, self.robot, self.period = model, robot, period
         self.camera = require_camera(model.camera)
+        self.farthest = self.camera.farthest(model.max_depth)
         kinds: dict[str, Any] = {"depth": Image, "points": PointCloud2, "scan": LaserScan}
         self.topics = {name: self.create_publisher(kind, f"echo/{name}", 10) for name, kind in kinds.items()}
         self.timer = self.create_timer(period, self.round)
@@ -121,7 +124,7 @@ class EchoNode(Node):
         scan = self.camera.scan(depth)
         self.topics["depth"].publish(image_message(header, depth.numpy()))
         self.topics["points"].publish(cloud_message(header, self.camera.points(depth).numpy()))
-        self.topics["scan"].publish(scan_message(header, scan, self.model.max_depth, self.period))
+        self.topics["scan"].publish(scan_message(header, scan, self.farthest, self.period))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--period", type=float, default=0.5, help="seconds between two chirps (0.5)")
     parser.add_argument("--volume", type=float, default=0.5, help="of the chirp, at most 1 (0.5)")
     parser.add_argument("--seed", type=int, default=0, help="of the simulated room (0)")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(remove_ros_args(sys.argv if argv is None else ["", *argv])[1:])
     if options.seed < 0 or not (0 < options.period < 1e6 and 0 < options.volume <= 1):
         parser.error("expected are a period above 0, a seed of at least 0, and a volume above 0 that is at most 1")
     torch.set_num_threads(few_threads())
@@ -144,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BaseResidualError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):
         print("Stopped.")
     finally:
         rclpy.try_shutdown()

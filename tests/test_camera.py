@@ -60,13 +60,33 @@ def test_a_scan_measures_the_wall_ahead_and_neither_floor_nor_ceiling() -> None:
     # The wall ahead is 4 m away, that on the left 3.5 m and that on the right 1.5 m.
     expected = np.minimum(4 / np.cos(angles), np.where(angles > 0, 3.5, 1.5) / np.abs(np.sin(angles)))
     np.testing.assert_allclose(scan.ranges.numpy(), expected, rtol=0.05)
-    floor = torch.full((SIZE, SIZE), torch.inf)
-    floor[SIZE // 2 :] = 0.5 / -DepthCamera((90.0, 90.0)).rays(SIZE)[SIZE // 2 :, :, 2]  # half a metre below
-    assert not camera.scan(floor).ranges.isfinite().any()
-    floor[SIZE // 2 - 1, 3] = 1.0
-    found = camera.scan(floor).ranges
-    assert found.isfinite().sum() in (1, 2)
-    assert found.isfinite().nonzero().min() > SIZE // 2  # on the left
+    assert scan.ranges.max() <= camera.farthest(4.0)
+    floor = torch.full((SIZE, SIZE), 50.0)
+    floor[SIZE // 2 :] = 0.5 / -camera.rays(SIZE)[SIZE // 2 :, :, 2]  # half a metre below
+    assert camera.scan(floor).ranges.min() > 0.5 * SIZE - 1  # where the row below the middle meets it
+    assert camera.scan(floor, (-0.6, 0.3)).ranges.min() < 1
+
+
+@pytest.mark.parametrize(("across", "along"), [(90.0, "axis"), (120.0, "axis"), (60.0, "ray")])
+def test_no_column_is_overlooked_and_each_lies_where_it_is_seen(across: float, along: str) -> None:
+    camera = DepthCamera((across, 60.0), along)
+    assert camera.farthest(8.0) == pytest.approx(8.0 / math.cos(math.radians(across) / 2) if along == "axis" else 8.0)
+    for column in range(SIZE):
+        depth = torch.full((SIZE, SIZE), 8.0)
+        depth[SIZE // 3, column] = 0.5  # higher than the middle rows, within the band
+        scan = camera.scan(depth)
+        found = (scan.ranges < 2).nonzero().flatten()
+        assert len(found) >= 1
+        angles = scan.angle_min + scan.angle_increment * found
+        x, y, _ = camera.points(depth)[SIZE // 3, column].tolist()
+        assert (angles - math.atan2(y, x)).abs().max() <= 1.5 * scan.angle_increment + 1e-6
+        assert scan.ranges.min() == pytest.approx(math.hypot(x, y))
+
+
+def test_what_touches_the_camera_is_no_free_space_and_far_walls_are_seen_in_small_maps() -> None:
+    camera = DepthCamera((90.0, 90.0))
+    assert camera.scan(torch.zeros(SIZE, SIZE)).ranges.eq(0).all()
+    assert camera.scan(torch.full((16, 16), 30.0)).ranges.isfinite().all()
 
 
 def test_a_prediction_knows_its_camera_and_unpacks_as_before(tmp_path: Path) -> None:
@@ -90,6 +110,8 @@ def test_datasets_have_the_views_of_their_cameras() -> None:
     assert make_config({"data": {"name": "batvisionv2"}}).data.field_of_view == (86, 57)
     assert make_config({"data": {"name": "own"}}).data.field_of_view is None
     assert make_config({"data": {"name": "own", "field_of_view": [70, 50]}}).data.field_of_view == (70, 50)
+    written = make_config().model_dump(mode="json")
+    assert make_config(written, {"simulation": {"rig": "batvisionv2"}}).data.field_of_view == (86, 57)
     for camera in ({"field_of_view": [70, 50]}, {"depth_along": "ray"}):
         with pytest.raises(ConfigError, match=r"^The camera of simulated rooms is that of simulation\.rig\."):
             make_config({"data": camera})
@@ -121,7 +143,7 @@ def test_a_robots_files_hold_what_the_map_holds(tmp_path: Path) -> None:
     assert far[:3].tolist() == [253, 231, 36]
     scan = json.loads(Path(found["scan"]).read_text())
     np.testing.assert_allclose(scan["ranges"], camera.scan(torch.from_numpy(depth)).ranges, atol=1e-4)
-    assert scan["range_max"] == load_model(DEFAULT).max_depth
+    assert scan["range_max"] == pytest.approx(load_model(DEFAULT).max_depth * 2**0.5)
 
 
 def test_without_a_field_of_view_there_is_a_map_and_no_points(tmp_path: Path) -> None:

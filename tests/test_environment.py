@@ -22,7 +22,7 @@ from base_residual.cli.main import app
 from base_residual.config.schema import Config
 from base_residual.data.loading import read_batches, readers_in_words
 from base_residual.errors import DataError
-from base_residual.plots.figures import as_png, curves_figure
+from base_residual.plots.figures import Panel, as_png, curves_figure, decomposition_figure
 from base_residual.training.terminal import ConsoleTracker
 from base_residual.training.trackers import Tracker
 from base_residual.training.trainer import Trainer
@@ -90,8 +90,12 @@ def test_a_name_that_cannot_be_encoded_is_one_sentence(monkeypatch: pytest.Monke
 
 DRAW = """
 import hashlib, sys
-from base_residual.plots.figures import as_png, curves_figure
+import numpy as np
+from base_residual.plots.figures import Panel, as_png, curves_figure, decomposition_figure, depth_colours
+depth = np.linspace(1, 3, 16).reshape(4, 4)
+print(depth_colours(depth).tolist())
 print(hashlib.sha256(as_png(curves_figure({"total": [2, 1]}, {"final": [3.0, 1.5]}, "$a_b"))).hexdigest())
+print(hashlib.sha256(as_png(decomposition_figure([Panel(depth, depth - 2, depth, None, "$a_b")]))).hexdigest())
 print([name for name in sys.modules if "pyplot" in name])
 """
 
@@ -107,8 +111,11 @@ def test_no_setting_of_matplotlib_matters_to_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("drawn")
 def test_a_programs_own_style_is_neither_used_nor_changed() -> None:
+    depth = np.linspace(1, 3, 16).reshape(4, 4)
+
     def draw() -> bytes:
-        return as_png(curves_figure({"total": [2, 1]}, {"final": [3.0, 1.5]}))
+        curves = curves_figure({"total": [2, 1]}, {"final": [3.0, 1.5]})
+        return as_png(curves) + as_png(decomposition_figure([Panel(depth, depth - 2, depth, None, "a")]))
 
     plain = draw()
     with matplotlib.rc_context({"font.size": 40, "savefig.dpi": 7, "axes.grid": True}):

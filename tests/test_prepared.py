@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
-from base_residual.data import open_dataset, prepared
+from base_residual.data import open_dataset, prepared, sample
 from base_residual.data.batvision import BatVisionV2
 from base_residual.data.prepared import PreparedSet
 from base_residual.data.sample import EchoBatch, collate
@@ -57,6 +58,11 @@ def killer(after: int) -> Callable[[str, int, int], None]:
     return tell
 
 
+def two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"AT_ONCE": 2, "TOGETHER": 1, "own_cores": lambda: 2}.items():
+        monkeypatch.setattr(prepared, name, value)
+
+
 def contents(found: PreparedSet) -> dict[str, bytes]:
     return {name: (found.folder / name).read_bytes() for name in ("waveform.npy", "depth.npy")}
 
@@ -73,19 +79,31 @@ def test_a_prepared_set_gives_what_the_files_hold(cache: Path, root: Path) -> No
         assert torch.equal(stored.depth > 0, read.depth > 0)
 
 
-def test_recordings_read_together_are_as_read_alone(root: Path) -> None:
+def test_recordings_read_together_are_as_read_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = root / "Attic" / "audio"
     samples, rate = soundfile.read(audio / "audio_2.wav")
     soundfile.write(audio / "audio_2.wav", samples[: len(samples) // 2], rate)
     samples, rate = soundfile.read(audio / "audio_3.wav")
     soundfile.write(audio / "audio_3.wav", samples, 48_000)
-    source = files(root)
-    order = [4, 2, 0, 3, 1]
-    for index, sample in zip(order, source.__getitems__(order), strict=True):
+    source, heard = files(root), []
+    hearing = sample.fit_echo
+
+    def listening(waveform: torch.Tensor, *others: Any) -> torch.Tensor:
+        heard.append(len(waveform))
+        return hearing(waveform, *others)
+
+    monkeypatch.setattr(sample, "fit_echo", listening)
+    order = [4, 0, 2, 3, 1, 0, 4]
+    source.__getitems__(order)
+    monkeypatch.setattr(sample, "HEARD_AT_ONCE", 2 * len(samples))
+    source.__getitems__(order)
+    assert heard == [2, 1, 1, 3, 2, 1, 1, 2, 1]
+    monkeypatch.undo()
+    for index, found in zip(order, source.__getitems__(order), strict=True):
         alone = source[index]
-        assert sample.id == alone.id
-        torch.testing.assert_close(sample.waveform, alone.waveform, rtol=0, atol=1e-6)
-        assert torch.equal(sample.depth, alone.depth)
+        assert found.id == alone.id
+        torch.testing.assert_close(found.waveform, alone.waveform, rtol=0, atol=1e-6)
+        assert torch.equal(found.depth, alone.depth)
 
 
 def test_depth_keeps_its_unit_where_millimetres_do_not_reach(cache: Path, tmp_path: Path) -> None:
@@ -229,7 +247,7 @@ def test_a_killed_preparing_goes_on_where_it_ended(
 ) -> None:
     whole = contents(prepared.prepared(files(root)))
     shutil.rmtree(cache)
-    monkeypatch.setattr(prepared, "AT_ONCE", 2)
+    two_at_once(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         prepared.prepared(files(root), killer(4))
     read: list[int] = []
@@ -248,7 +266,7 @@ def test_a_killed_preparing_goes_on_where_it_ended(
 def test_a_recording_changed_in_between_is_not_mixed_in(
     cache: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared, "AT_ONCE", 2)
+    two_at_once(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         prepared.prepared(files(root), killer(4))
     np.save(root / "Attic" / "depth" / "depth_0.npy", np.full((24, 40), 2222, np.uint16))

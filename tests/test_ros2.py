@@ -26,6 +26,14 @@ TIME = STORE.types["builtin_interfaces/msg/Time"]
 Published = list[tuple[str, Any]]
 
 
+class ShutdownError(Exception):
+    """What spinning raises when the system ends the node."""
+
+
+def without_ros(arguments: list[str]) -> list[str]:
+    return arguments[: arguments.index("--ros-args")] if "--ros-args" in arguments else arguments
+
+
 class StandIn:
     """What the node asks of rclpy's Node; remembers what is published and logged."""
 
@@ -54,15 +62,18 @@ class StandIn:
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    """Modules by the names of ROS 2, whose messages are those of its definitions; spinning is three rounds."""
+    """Modules by the names of ROS 2, with the messages that it defines. Spinning is three rounds and an end."""
 
     def spin(node: Any) -> None:
         for _ in range(3):
             node.timer.callback()
+        raise ShutdownError
 
     modules: dict[str, dict[str, object]] = {
         "rclpy": {"init": lambda: None, "spin": spin, "try_shutdown": lambda: None},
+        "rclpy.executors": {"ExternalShutdownException": ShutdownError},
         "rclpy.node": {"Node": StandIn},
+        "rclpy.utilities": {"remove_ros_args": without_ros},
         "sensor_msgs": {},
         "sensor_msgs.msg": {
             name: STORE.types[f"sensor_msgs/msg/{name}"] for name in ("Image", "LaserScan", "PointCloud2", "PointField")
@@ -106,7 +117,7 @@ def on_the_wire(message: Any) -> bytes:
 def test_every_round_is_published_by_the_published_definitions(
     ros: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(monkeypatch, DEFAULT, "--simulate", "--period", "0.25")
+    run(monkeypatch, DEFAULT, "--simulate", "--period", "0.25", "--ros-args", "-r", "echo/scan:=scan")
     assert not ros.logged
     assert [topic for topic, _ in ros.published] == ["echo/depth", "echo/points", "echo/scan"] * 3
     model = load_model(DEFAULT)
@@ -138,7 +149,8 @@ def test_every_round_is_published_by_the_published_definitions(
         expected = camera.scan(torch.from_numpy(depth.copy()))
         np.testing.assert_allclose(scan.ranges, expected.ranges)
         assert len(scan.intensities) == 0
-        assert (scan.range_min, scan.range_max, scan.scan_time) == (0.0, model.max_depth, 0.25)
+        assert (scan.range_min, scan.scan_time) == (0.0, 0.25)
+        assert scan.range_max == pytest.approx(model.max_depth * 2**0.5, rel=1e-6)  # in the corners of 90 degrees
         assert scan.angle_min + scan.angle_increment * (side - 1) == pytest.approx(scan.angle_max, rel=1e-5)
 
 
@@ -163,4 +175,4 @@ def test_a_machine_without_ros_is_told_in_one_sentence(
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, DEFAULT)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("Error: There is no rclpy, which comes with ROS 2.")
+    assert capsys.readouterr().err.startswith("Error: ROS 2 is not there (")

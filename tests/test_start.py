@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
 from collections.abc import Callable
@@ -333,7 +334,7 @@ def test_the_page_of_ones_own_robot_runs_from_top_to_bottom(tmp_path: Path, monk
     shutil.copy(sample()[1], "depth.npy")
     said = {}
     for command in commands:
-        words = command.split()
+        words = shlex.split(command)
         if words[0] == "brdepth" and words[1] not in ("export", "benchmark"):
             few = ("--epochs", "1", "--quiet") if words[1] == "train" else ()
             said[" ".join(words[1:3])] = brdepth(*words[1:], *few, *(("--json",) if words[1] != "check-data" else ()))
@@ -342,7 +343,8 @@ def test_the_page_of_ones_own_robot_runs_from_top_to_bottom(tmp_path: Path, monk
     trained = json.loads(said["train --init"])
     assert trained["start"]["name"] == DEFAULT
     assert trained["checkpoint"] in commands[-1]
-    assert load_checkpoint(trained["checkpoint"]).config.data.max_depth == load_model(DEFAULT).max_depth
+    data = load_checkpoint(trained["checkpoint"]).config.data
+    assert (data.max_depth, data.field_of_view) == (load_model(DEFAULT).max_depth, (86, 57))
     assert json.loads(said[f"eval {trained['checkpoint']}"])["metrics"]["rmse"] < 1.5
     assert Path(json.loads(said[f"visualize {trained['checkpoint']}"])["picture"]).is_file()
 

@@ -150,7 +150,9 @@ def predict(
         bool, typer.Option("--scan", help="Write a planar scan, too: JSON by the names of ROS' LaserScan.")
     ] = False,
     parts: Annotated[bool, typer.Option("--parts", help="Write base, residual and final as one .npz, too.")] = False,
-    no_picture: Annotated[bool, typer.Option("--no-picture", help="Draw nothing, which is most of the time.")] = False,
+    no_picture: Annotated[
+        bool, typer.Option("--no-picture", help="Draw nothing; drawing takes most of the time.")
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,

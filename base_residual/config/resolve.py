@@ -92,7 +92,10 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
     share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
     simulated, rich = typed.data.name == "simulated", typed.simulation.style == "rich"
     view = VIEWS.get(typed.simulation.rig if simulated else typed.data.name)
-    if simulated and (typed.data.field_of_view or view, typed.data.depth_along) != (view, "axis"):
+    known = typed.data.field_of_view in (None, *VIEWS.values()) and typed.data.depth_along == "axis"
+    if simulated and known:  # perhaps in a file, where another rig implied it
+        given = merge(given, {"data": {"field_of_view": view}})
+    elif simulated:
         raise ConfigError(
             "The camera of simulated rooms is that of simulation.rig. "
             "Leave data.field_of_view and data.depth_along out."

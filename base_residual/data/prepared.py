@@ -35,8 +35,8 @@ VERSION = 2
 
 MILLIMETRE = 0.001
 MAX_STAMPS = 768  # bytes in the index for the two stamps of a recording
-AT_ONCE = 64  # recordings in memory at a time
-TOGETHER = 16  # of them that a thread reads and hears together; one by one takes three times as long
+AT_ONCE = 64  # recordings in memory at a time, or `TOGETHER` for each core, if these are more
+TOGETHER = 16  # recordings that a thread reads and hears together; one by one takes three times as long
 INDEX_WRITES = 50  # times that the index of a set is written while the set is made
 
 
@@ -285,7 +285,7 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
             stack.enter_context(layout.open(partial / name, done)) for name, layout in _layouts(source).items()
         )
         next_write = done
-        for places in _chunks(range(done, count), AT_ONCE):
+        for places in _chunks(range(done, count), max(AT_ONCE, TOGETHER * own_cores())):
             read = pool.map(lambda part: _read(source, part, index.depth_unit), _chunks(places, TOGETHER))
             for row in chain.from_iterable(read):
                 waveforms.write(row.waveform.tobytes())

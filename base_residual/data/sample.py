@@ -18,6 +18,7 @@ from base_residual.config.schema import AudioConfig, DataConfig
 from base_residual.data.depth_maps import check_unit, resize_depth
 from base_residual.errors import DataError
 
+HEARD_AT_ONCE = 2**19  # samples of each ear, of several recordings together: more of them take memory and no less time
 MAX_NAMED = 8  # recordings that a sentence names
 
 
@@ -142,10 +143,10 @@ def fit_samples(recorded: Sequence[Recorded], data: DataConfig, audio: AudioConf
         data: gives the depth maps' side and the largest depth.
         audio: gives the rate that the echoes are brought to, and where in a recording they begin.
     """
-    frames, samples = echo_frames(data.max_depth, audio.sample_rate), []
-    for (rate, _), alike in groupby(recorded, lambda one: (one.rate, one.waveform.shape)):
-        together = list(alike)
-        heard = fit_echo(torch.stack([one.waveform for one in together]), rate, frames, audio)
-        for one, waveform in zip(together, heard, strict=True):
-            samples.append(EchoSample(waveform, torch.from_numpy(resize_depth(one.depth, data.output_size)), one.id))
-    return samples
+    frames, waveforms = echo_frames(data.max_depth, audio.sample_rate), []
+    for (rate, shape), alike in groupby(recorded, lambda one: (one.rate, one.waveform.shape)):
+        together = torch.stack([one.waveform for one in alike])
+        for some in together.split(max(1, HEARD_AT_ONCE // shape[-1])):
+            waveforms += fit_echo(some, rate, frames, audio)
+    depths = (torch.from_numpy(resize_depth(one.depth, data.output_size)) for one in recorded)
+    return list(map(EchoSample, waveforms, depths, (one.id for one in recorded)))

@@ -175,7 +175,7 @@ def _contents(
     if wanted.points:
         files["points"] = ("points.ply", cloud_bytes(require_camera(camera), depth.numpy()))
     if wanted.scan:
-        scan = scan_message(require_camera(camera).scan(depth), model.max_depth)
+        scan = scan_message(require_camera(camera), depth, model.max_depth)
         files["scan"] = ("scan.json", as_json(scan, indent=2) + "\n")
     if wanted.parts:
         files["parts"] = ("parts.npz", parts_bytes(parts, row, camera))

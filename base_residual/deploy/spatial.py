@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from base_residual.camera import DepthCamera, Scan
+from base_residual.camera import DepthCamera
 from base_residual.errors import MissingExtraError
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.plots.figures import depth_colours
@@ -33,11 +34,15 @@ def cloud_bytes(camera: DepthCamera, depth: NDArray[np.float32]) -> bytes:
     return content
 
 
-def scan_message(scan: Scan, max_depth: float) -> dict[str, Any]:
-    """Return a scan by the names of ROS' LaserScan, ready for JSON: radians and metres, null where nothing is."""
+def scan_message(camera: DepthCamera, depth: Tensor, max_depth: float) -> dict[str, Any]:
+    """Return a scan of a depth map (S, S) by the names of ROS' LaserScan, ready for JSON.
+
+    Angles are in radians, ranges in metres, null where nothing is.
+    """
+    scan = camera.scan(depth)
     ranges = [round(metres, 4) if metres < torch.inf else None for metres in scan.ranges.tolist()]
     angles = {"angle_min": scan.angle_min, "angle_max": scan.angle_max, "angle_increment": scan.angle_increment}
-    return angles | {"range_min": 0.0, "range_max": max_depth, "ranges": ranges}
+    return angles | {"range_min": 0.0, "range_max": camera.farthest(max_depth), "ranges": ranges}
 
 
 def parts_bytes(parts: DepthDecomposition, row: int, camera: DepthCamera | None) -> bytes:

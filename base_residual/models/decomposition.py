@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.recordings import as_float32
-from base_residual.camera import DepthCamera, Scan
+from base_residual.camera import BAND, DepthCamera, Scan
 from base_residual.data.sample import abbreviate_names
 from base_residual.errors import ConfigError, PredictionError, ShapeError
 from base_residual.plots.display import show
@@ -96,8 +96,11 @@ class Prediction(DepthDecomposition):
         points = require_camera(self.camera).points(self.final[:, 0])
         return points[0] if len(points) == 1 else points
 
-    def scan(self) -> Scan:
+    def scan(self, band: tuple[float, float] = BAND) -> Scan:
         """Return a planar scan of one echo: the nearest obstacle in each direction.
+
+        Args:
+            band: metres below and above the camera between which an obstacle counts.
 
         Raises:
             ShapeError: there are several echoes.
@@ -105,7 +108,7 @@ class Prediction(DepthDecomposition):
         """
         if len(self.final) != 1:
             raise ShapeError(f"There are {len(self.final)} echoes; a scan is made of one.")
-        return require_camera(self.camera).scan(self.final[0, 0])
+        return require_camera(self.camera).scan(self.final[0, 0], band)
 
 
 def require_camera(camera: DepthCamera | None) -> DepthCamera:
@@ -113,7 +116,7 @@ def require_camera(camera: DepthCamera | None) -> DepthCamera:
     if camera is None:
         raise ConfigError(
             "The field of view of this network's depth maps is not known. Train it with data.field_of_view, such as "
-            "--set data.field_of_view=[86,57] for a camera of 86 degrees across and 57 upward."
+            "--set 'data.field_of_view=[86,57]' for a camera of 86 degrees across and 57 upward."
         )
     return camera
 

@@ -52,7 +52,7 @@ class EchoLookup(nn.Module):
             (2B, BEAMS * TAPS, N, M); moments before the first and after the last step give the values of those steps.
         """
         beams = self.beams(features).unflatten(1, (self.columns, BEAMS)).flatten(0, 1)  # (2B * M, BEAMS, T)
-        share = share.nan_to_num()  # NaN would index memory outside the features
+        share = share.nan_to_num()  # a base at fault leaves the features' gradients finite
         columns = share[:, 0].transpose(1, 2).flatten(0, 1)  # (2B * M, N): the rows of each column
         found = interpolate_at(beams, columns[:, :, None] + self.around)  # (2B * M, BEAMS, N, TAPS)
         cells: Tensor = found.unflatten(0, (-1, self.columns)).permute(0, 3, 1, 2, 4)  # (2B, N, M, BEAMS, TAPS)

@@ -121,14 +121,15 @@ def beyond(values: Map, low: float, high: float) -> Literal["neither", "min", "m
 
 @standard_style()
 def depth_colours(depth: Map) -> NDArray[np.uint8]:
-    """Return the colours (..., 4), red, green, blue and opacity, that pictures give to depths (...)."""
+    """Return red, green, blue and opacity (..., 4) of depths (...): the pictures' colours, from nearest to farthest."""
     from matplotlib import colormaps
 
     low, high = depth.min(), depth.max()
-    colours: NDArray[np.uint8] = colormaps[DEPTH_COLOURS]((depth - low) / max(high - low, 1e-6), bytes=True)
+    colours: NDArray[np.uint8] = colormaps[DEPTH_COLOURS]((depth - low) / max(high - low, MIN_SCALE), bytes=True)
     return colours
 
 
+@standard_style()
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
     """Draw base, residual, final and ground truth in metres, one row per recording.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -38,24 +38,26 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Take a step; the gradients of kernels are gone afterwards. With `found_inf` set to 1, nothing changes."""
         for group in self.param_groups:
             if group["kernels"]:
                 self._move(group)
-        super().step(closure)
+        super().step()
 
     def _move(self, group: dict[str, Any]) -> None:
         """Move a group's kernels, and take their gradients away, so that AdamW leaves them alone."""
         moved = [(kernel, kernel.grad) for kernel in group["params"] if kernel.grad is not None]
-        fault = getattr(self, "found_inf", torch.zeros(()))
+        if not moved:
+            return
+        fault = getattr(self, "found_inf", torch.zeros((), device=moved[0][0].device))
         taken = 1 - fault
         for kernel, gradient in moved:
             state = self.state[kernel]
             if not state:  # by the names of AdamW, which looks for steps when it is loaded
                 state |= {"step": torch.zeros_like(taken), "exp_avg": torch.zeros_like(kernel)}
             state["step"] += taken
-            state["exp_avg"].lerp_(gradient.masked_fill_(fault > 0, 0), (1 - MOMENTUM) * taken.to(kernel.device))
+            state["exp_avg"].lerp_(gradient.masked_fill_(fault > 0, 0), (1 - MOMENTUM) * taken)
             gradient.lerp_(state["exp_avg"], MOMENTUM)
         directions = orthogonal([gradient.flatten(1) for _, gradient in moved])
         for (kernel, _), direction in zip(moved, directions, strict=True):

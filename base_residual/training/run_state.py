@@ -30,7 +30,7 @@ from base_residual.training.optimizer_state import optimizer_outline, optimizer_
 
 log = logging.getLogger("base_residual")
 
-OWN_TO_A_MACHINE = {
+WITHOUT_EFFECT = {
     "trainer.save_every",
     "trainer.picture_every",
     "data.root",
@@ -40,8 +40,10 @@ OWN_TO_A_MACHINE = {
     "trainer.threads",
     "trainer.compile",
     "trainer.recompute",
+    "data.field_of_view",
+    "data.depth_along",
 }
-"""Settings that decide how a run goes, and none of its numbers."""
+"""Settings that decide how a run goes, or what its depth maps are taken for, and none of its numbers."""
 
 SUMS = len(LOSS_NAMES) + 1  # the loss, its terms, and how many steps they are the sums of
 
@@ -220,12 +222,12 @@ def differing_settings(old: dict[str, Any], new: dict[str, Any]) -> set[str]:
     sections = (old.keys() | new.keys()) - {"tracking"}
     keys = {(section, key) for section in sections for key in old.get(section, {}).keys() | new.get(section, {}).keys()}
     differing = {f"{s}.{k}" for s, k in keys if old.get(s, {}).get(k) != new.get(s, {}).get(k)}
-    return differing - OWN_TO_A_MACHINE - {"trainer.epochs", "trainer.on_fault"}
+    return differing - WITHOUT_EFFECT - {"trainer.epochs", "trainer.on_fault"}
 
 
 def settings_hash(config: Config) -> int:
     """Return a hash of the settings in which processes that train together have to agree."""
     settings = config.model_dump(mode="json", exclude={"tracking"})
     named = {f"{section}.{key}": value for section, part in settings.items() for key, value in part.items()}
-    text = json.dumps({name: value for name, value in named.items() if name not in OWN_TO_A_MACHINE}, sort_keys=True)
+    text = json.dumps({name: value for name, value in named.items() if name not in WITHOUT_EFFECT}, sort_keys=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])  # what an int64 holds
