@@ -249,6 +249,14 @@ def moved() -> str:
     return _ruled(rows)
 
 
+def doubts() -> str:
+    """Which recordings are said to be doubtful."""
+    rows = [["recordings", "of them doubted"]]
+    for kind, found in read("doubts")["kinds"].items():
+        rows.append([ELSEWHERE.get(kind, kind), f"{found['doubted']} of {found['recordings']}"])
+    return _ruled(rows)
+
+
 def mutation() -> str:
     """How many small changes to each numeric module its tests notice."""
     rows = [["module", "changes", "noticed", "share"]]
@@ -279,6 +287,7 @@ TABLES: dict[str, Callable[..., str]] = {
         carryover,
         moved,
         released,
+        doubts,
         speed,
         sizes,
         growth,

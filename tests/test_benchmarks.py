@@ -249,6 +249,19 @@ def test_the_first_commands_stages_are_what_a_training_prints(
     assert first.timeline(["Error: no"], iter([5.0, 7.25]).__next__) == {"all of it": 2.2}
 
 
+def test_the_count_of_doubtful_recordings_runs_in_its_quick_form(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyroomacoustics", reason="the worlds' rooms are those of pyroomacoustics")
+    monkeypatch.setattr(sys, "argv", ["doubts.py", "--quick", f"--out={tmp_path / 'out.json'}"])
+    script("doubts").main()
+    kinds = json.loads((tmp_path / "out.json").read_text())["kinds"]
+    assert {kind["recordings"] for kind in kinds.values()} == {3}
+    *others, own = (kind["doubted"] for kind in kinds.values())
+    assert set(others) == {3}
+    assert own == 0
+
+
 def test_a_commit_that_is_not_there_is_one_sentence(
     script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
