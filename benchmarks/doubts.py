@@ -28,8 +28,10 @@ from base_residual.acoustics.framing import echo_frames
 from base_residual.config.resolve import make_config
 from base_residual.data.batvision import list_recordings
 from base_residual.simulation.echo import draw_chance, render_echo
+from base_residual.simulation.materials import Air
 from base_residual.simulation.rendering import draw_place
 from base_residual.simulation.rigs import Rig, draw_rig
+from base_residual.simulation.rooms import Material, Pose, Room
 
 Sound = NDArray[np.float64]
 Draw = Callable[[np.random.Generator], Sound]
@@ -108,6 +110,15 @@ def clap(rng: np.random.Generator) -> Sound:
     return in_a_room(rng, lambda rig: replace(rig, chirp=Burst()))
 
 
+def in_the_open(rng: np.random.Generator) -> Sound:
+    """A chirp of which nothing comes back but from the ground."""
+    nothing, ground = Material((0.999,), (0.0,)), Material((float(rng.uniform(0.02, 0.5)),), (0.2,))
+    field = Room((300.0, 300.0, 150.0), (nothing, nothing, nothing, nothing, ground, nothing))
+    pose = Pose((150.0, 150.0, float(rng.uniform(0.25, 1.8))), float(rng.uniform(0, 6.3)))
+    chance = draw_chance(rng, echo_frames(CONFIG.data.max_depth))
+    return render_echo(field, pose, draw_rig(rng, "varied", 1.0, "rich"), chance, Air(), 1)
+
+
 KINDS: dict[str, Draw] = {
     "silence": silence,
     "white noise": white,
@@ -117,6 +128,7 @@ KINDS: dict[str, Draw] = {
     "a clap in a room": clap,
     "another chirp in a room": other_chirp,
     "an echo with one silent ear": one_ear,
+    "a chirp in the open, with the ground alone": in_the_open,
     "echoes of the package's own rooms": in_a_room,
 }
 
