@@ -38,6 +38,7 @@ Draw = Callable[[np.random.Generator], Sound]
 SECONDS = 0.2
 FRAMES = round(SECONDS * SAMPLE_RATE)
 CONFIG = make_config()
+WHOLE = echo_frames(CONFIG.data.max_depth) + round(0.01 * SAMPLE_RATE)  # samples of an echo, begun late by a recorder
 
 
 def white(rng: np.random.Generator) -> Sound:
@@ -82,8 +83,7 @@ def in_a_room(rng: np.random.Generator, change: Callable[[Rig], Rig] = lambda ri
     """An echo of the package's own rooms, after the rig has been changed."""
     room, air, poses = draw_place(rng, CONFIG.simulation)
     rig = change(draw_rig(rng, "varied", 1.0, "rich"))
-    frames = echo_frames(CONFIG.data.max_depth) + round(0.01 * SAMPLE_RATE)
-    return render_echo(room, poses[0], rig, draw_chance(rng, frames), air)
+    return render_echo(room, poses[0], rig, draw_chance(rng, WHOLE), air)
 
 
 def one_ear(rng: np.random.Generator) -> Sound:
@@ -115,7 +115,7 @@ def in_the_open(rng: np.random.Generator) -> Sound:
     nothing, ground = Material((0.999,), (0.0,)), Material((float(rng.uniform(0.02, 0.5)),), (0.2,))
     field = Room((300.0, 300.0, 150.0), (nothing, nothing, nothing, nothing, ground, nothing))
     pose = Pose((150.0, 150.0, float(rng.uniform(0.25, 1.8))), float(rng.uniform(0, 6.3)))
-    chance = draw_chance(rng, echo_frames(CONFIG.data.max_depth))
+    chance = draw_chance(rng, WHOLE)
     return render_echo(field, pose, draw_rig(rng, "varied", 1.0, "rich"), chance, Air(), 1)
 
 
