@@ -141,6 +141,8 @@ def test_the_file_alone_says_what_a_robot_needs(exported: Exported) -> None:
         "frames": str(FRAMES),
         "reserve": str(RESERVE),
         "version": version("base-residual-depth"),
+        "field_of_view": "[90.0, 90.0]",
+        "depth_along": "axis",
     }
     (given,) = exported.session.get_inputs()
     assert (given.name, given.type, given.shape) == ("waveform", "tensor(float)", ["batch", 2, FRAMES])
