@@ -45,9 +45,9 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     The input is `waveform`, float32 (batch, 2, frames) of any batch size and level; the outputs are `base`, `residual`
     and `final`, float32 (batch, 1, S, S) in metres. The file removes offset and rumble and finds the direct sound, too.
     The metadata say `max_depth` in metres, `sample_rate` in Hz, `output_size` S in pixels, `frames` of a recording and
-    its `reserve`, up to which the emission may be late, both in samples, and this package's `version`. Where the camera's
-    view is known, they say its `field_of_view`, `[across, upward]` in degrees, and `depth_along`, "axis" or "ray". The
-    reserve is 0 where the network takes recordings from their first sample on.
+    its `reserve`, up to which the emission may be late, both in samples, and this package's `version`. Where the view
+    of the camera is known, they say its `field_of_view`, `[across, upward]` in degrees, and `depth_along`, "axis" or
+    "ray". The reserve is 0 where the network takes recordings from their first sample on.
 
     Args:
         model: a network with a front end, on any device; it is not changed.
