@@ -13,7 +13,7 @@ import soundfile
 import torch
 from test_cli import brdepth, sentence
 
-from base_residual.camera import DepthCamera
+from base_residual.camera import BAND, DepthCamera
 from base_residual.config.resolve import make_config
 from base_residual.deploy.predict import Wanted, write_predictions
 from base_residual.errors import ConfigError, ShapeError
@@ -81,6 +81,40 @@ def test_no_column_is_overlooked_and_each_lies_where_it_is_seen(across: float, a
         x, y, _ = camera.points(depth)[SIZE // 3, column].tolist()
         assert (angles - math.atan2(y, x)).abs().max() <= 1.5 * scan.angle_increment + 1e-6
         assert scan.ranges.min() == pytest.approx(math.hypot(x, y))
+
+
+@pytest.mark.parametrize(
+    ("camera", "band"),
+    [
+        (DepthCamera((86.0, 57.0)), BAND),
+        (DepthCamera((57.0, 86.0)), (-0.8, 0.1)),
+        (DepthCamera((120.0, 40.0), "ray"), (-0.1, 0.6)),
+    ],
+)
+def test_a_scan_is_the_nearest_of_what_each_beam_holds(camera: DepthCamera, band: tuple[float, float]) -> None:
+    depth = 0.3 + 3 * torch.rand(16, 16)
+    scan, points = camera.scan(depth, band), camera.points(depth).numpy()
+    far = np.hypot(points[..., 0], points[..., 1])
+    counts = (points[..., 2] >= band[0]) & (points[..., 2] <= band[1])
+    counts[7:9] = True
+    nearest = np.where(counts, far, np.inf).min(axis=0)
+    azimuth = np.arctan2(points[0, :, 1], points[0, :, 0])  # of each column, falling from left to right
+    half = math.radians(camera.field_of_view[0]) / 2
+    edges = np.tan(half) * np.linspace(1, -1, 17)
+    for beam, found in enumerate(scan.ranges.tolist()):
+        angle = -half + (beam + 0.5) * half / 8
+        assert angle == pytest.approx(scan.angle_min + beam * scan.angle_increment)
+        within = np.abs(azimuth - angle) < half / 16
+        within[np.searchsorted(-edges, -np.tan(angle)) - 1] = True
+        assert found == pytest.approx(nearest[within].min())
+
+
+def test_the_band_is_thirty_centimetres_either_way() -> None:
+    camera = DepthCamera((90.0, 90.0))
+    for row, seen in ((10, False), (12, True), (19, True), (21, False)):  # 34, 22, 22 and 34 cm above or below
+        depth = torch.full((SIZE, SIZE), 50.0)
+        depth[row] = 1.0
+        assert bool(camera.scan(depth).ranges.min() < 2) is seen
 
 
 def test_what_touches_the_camera_is_no_free_space_and_far_walls_are_seen_in_small_maps() -> None:

@@ -94,7 +94,9 @@ def test_a_step_at_fault_changes_nothing() -> None:
     assert torch.equal(kernel, draw(6, 4, 5))
     assert torch.equal(bias, draw(7))
     assert not optimizer.state[kernel]["exp_avg"].any()
+    assert optimizer.state[kernel]["step"] == 0
     good, plain = stepped(0.5, fault=0.0, steps=2), stepped(0.5, steps=2)
+    assert good[2].state[good[0]]["step"] == 2
     assert torch.equal(good[0], plain[0])
     assert torch.equal(good[1], plain[1])
 
