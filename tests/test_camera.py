@@ -132,6 +132,9 @@ def test_a_prediction_knows_its_camera_and_unpacks_as_before(tmp_path: Path) -> 
     assert prediction.points().shape == (side, side, 3)
     torch.testing.assert_close(prediction.points()[..., 0], final[0, 0])
     assert torch.equal(prediction.scan().ranges, DepthCamera((90.0, 90.0)).scan(final[0, 0]).ranges)
+    low = prediction.scan((-0.9, -0.6)).ranges
+    assert torch.equal(low, DepthCamera((90.0, 90.0)).scan(final[0, 0], (-0.9, -0.6)).ranges)
+    assert not torch.equal(low, prediction.scan().ranges)
     both = load_model(DEFAULT).predict(np.stack([sound.T, sound.T]), rate)
     assert both.points().shape == (2, side, side, 3)
     with pytest.raises(ShapeError, match="There are 2 echoes; a scan is made of one"):
