@@ -115,6 +115,10 @@ def test_the_band_is_thirty_centimetres_either_way() -> None:
         depth = torch.full((SIZE, SIZE), 50.0)
         depth[row] = 1.0
         assert bool(camera.scan(depth).ranges.min() < 2) is seen
+    for row, seen in ((13, False), (14, False), (15, True), (16, True), (17, False)):  # a third of a metre, and more
+        depth = torch.full((SIZE, SIZE), 50.0)
+        depth[row] = 12.0
+        assert bool(camera.scan(depth).ranges.min() < 20) is seen
 
 
 def test_what_touches_the_camera_is_no_free_space_and_far_walls_are_seen_in_small_maps() -> None:
