@@ -63,7 +63,8 @@ def test_how_a_model_does_elsewhere_is_said_in_a_sentence() -> None:
 
 def test_a_model_of_another_view_or_of_other_data_is_not_tried(tiny: MakeConfig) -> None:
     assert try_elsewhere(create_model(tiny({"simulation": {"rig": "batvisionv2"}}))) == []
-    assert try_elsewhere(create_model(tiny({"data": {"name": "batvisionv2"}}))) == []
+    for name in ("batvisionv2", "replica"):
+        assert try_elsewhere(create_model(tiny({"data": {"name": name}}))) == []
 
 
 def test_recordings_at_hand_are_tried_as_their_camera_sees(
