@@ -109,7 +109,9 @@ def mixed_precision(precision: str, device: torch.device) -> AbstractContextMana
     if precision == "auto":
         cuda = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         native = cuda or (device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16")))
-    return torch.autocast(device.type, torch.bfloat16 if native else None, enabled=native)
+    # A cache of weights in bf16 lives until the outermost autocast ends, which may be around the whole training: its
+    # steps would go on with the first weights.
+    return torch.autocast(device.type, torch.bfloat16 if native else None, enabled=native, cache_enabled=False)
 
 
 def device_name(device: torch.device) -> str:

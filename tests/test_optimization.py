@@ -14,7 +14,7 @@ from base_residual.config.schema import Config
 from base_residual.data.augment import augment, stretch
 from base_residual.data.sample import EchoBatch
 from base_residual.errors import ConfigError, TrainingError
-from base_residual.machine import mixed_precision, resolve_device
+from base_residual.machine import mixed_precision, resolve_device, standard_torch
 from base_residual.models.factory import create_model
 from base_residual.training.distributed import Processes
 from base_residual.training.optimisation import generator, learning_rate, make_optimizer
@@ -94,6 +94,17 @@ def test_recomputing_changes_the_memory_and_not_the_weights(tiny: MakeConfig, ba
     for name, value in found[False].items():
         if "num_batches_tracked" not in name:
             torch.testing.assert_close(found[True][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_in_bf16_computes_with_the_weights_that_the_last_one_has_left(tiny: MakeConfig, batch: EchoBatch) -> None:
+    data = {"mirror": False, "noise": 0.0, "damping": 0.0, "coloration": 0.0, "stretch": 0.0}
+    settings = {"precision": "bf16", "learning_rate": 0.01, "lr_schedule": "constant", "average": 0}
+    config = tiny({"data": data, "trainer": settings})
+    model = create_model(config).train()
+    step = make_step(model, make_optimizer(model, config.trainer), config, steps=12, least=8)
+    with standard_torch():  # as around a whole training
+        losses = [float(step.update(batch, 1, number)[0]) for number in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_an_update_reports_the_loss_of_the_whole_batch(tiny: MakeConfig, batch: EchoBatch) -> None:
