@@ -155,6 +155,20 @@ def decomposition_terms(
     )
 
 
+def laplace(error: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood of absolute errors under Laplace distributions, up to a constant.
+
+    It is least where each scale is the mean absolute error that belongs to it (Kendall and Gal, NIPS 2017, with a
+    Laplace distribution in the place of a normal one).
+
+    Args:
+        error: at least 0, any shape, in metres.
+        scale: above 0, the same shape, in metres.
+        valid: bool, the same shape; only these count.
+    """
+    return masked_mean(error / scale + scale.log(), valid)
+
+
 class BaseResidualLoss(nn.Module):
     """Weighted sum of a reconstruction, a base and a sparsity term.
 

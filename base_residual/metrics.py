@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -22,7 +23,7 @@ SUMS = 10  # over pixels, which the figures of the decomposition are made of
 Gather = Callable[[Tensor], Tensor]
 """Make one tensor of the rows (N, ...) that each of several processes has, in order of their ranks."""
 
-IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean")
+IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean", "remainder_mean")
 HEALTHY = {
     "base_positive": ">= 0",
     "base_smoothness": "below 0.25",
@@ -32,8 +33,26 @@ HEALTHY = {
     "residual_detail_corr": "> 0",
     "clamped_share": "small",
 }
+INTERVAL = {
+    "level": "as promised",
+    "coverage": "the level",
+    "coverage_worst_tenth": "higher",
+    "held_images": "0.9 or more",
+    "remainder_mean": "lower",
+    "remainder_over_mae": "lower",
+    "ause": "lower",
+    "ause_by_depth": "above ause",
+    "ause_at_random": "above ause",
+}
+"""Figures of final +- remainder: the share of the pixels that is promised to lie within it, and the one that does; the
+latter in the worst tenth of the images; the share of the images in which at most 0.1 less do; the mean remainder, and
+the same over the mae; the area between its sparsification curve and the oracle's, that of depth, and that of chance."""
+BY_METRE = re.compile(r"coverage_(\d+)_m")  # the same share of the pixels between that depth and a metre more
 COUNTED = ("images", "images_without_depth")
-AT_MOST_1 = ("delta1", "delta2", "delta3", "residual_gain", "residual_detail_corr", "clamped_share")
+AT_MOST_1 = (
+    *("delta1", "delta2", "delta3", "residual_gain", "residual_detail_corr", "clamped_share"),
+    *("level", "coverage", "coverage_worst_tenth", "held_images"),
+)
 SIGNED = ("base_positive", "residual_gain", "residual_detail_corr")
 DEPTH_METRICS = ("rmse", "mae", "abs_rel", "log10", "delta1", "delta2", "delta3")
 
@@ -246,11 +265,13 @@ class Evaluation:
         metrics: depth metrics by name, and how many images they are the mean of.
         decomposition: figures of base and residual by name; empty for a plain network.
         protocol: how they were taken.
+        interval: figures of final +- remainder by name; empty for a network that is not calibrated.
     """
 
     metrics: dict[str, Number]
     decomposition: dict[str, Number]
     protocol: Protocol
+    interval: dict[str, Number] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""
@@ -258,14 +279,15 @@ class Evaluation:
 
     def check(self) -> None:
         """Raise a ValueError that names a figure which is missing, unknown, or such as no evaluation gives."""
-        figures = self.metrics | self.decomposition
+        figures = self.metrics | self.decomposition | self.interval
         expected = {*DEPTH_METRICS, *COUNTED, *(HEALTHY if self.decomposition else ())}
+        expected |= {*(INTERVAL if self.interval else ()), *filter(BY_METRE.fullmatch, self.interval)}
         differing = sorted(expected ^ figures.keys())
         if differing:
             raise ValueError(f"there is {'no' if differing[0] in expected else 'a'} {differing[0]} in it")
         for name, value in figures.items():
             least = -1.0 if name == "residual_detail_corr" else -math.inf if name in SIGNED else 0.0
-            most = 1.0 if name in AT_MOST_1 else math.inf
+            most = 1.0 if name in AT_MOST_1 or BY_METRE.fullmatch(name) else math.inf
             unknown = math.isnan(value) and name in (*DEPTH_METRICS, *COUNTED)
             if unknown or math.isinf(value) or value < least or value > most:
                 raise ValueError(f"a figure that cannot be, {name}={value:g}")
@@ -274,13 +296,22 @@ class Evaluation:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return each figure as text: its name, its value with the unit, and which values are the better ones."""
-        better = {name: "higher" if name.startswith("delta") else "lower" for name in DEPTH_METRICS} | HEALTHY
+        better = {name: "higher" if name.startswith("delta") else "lower" for name in DEPTH_METRICS}
+        better |= HEALTHY | INTERVAL
         figures = {name: self.metrics[name] for name in DEPTH_METRICS} | self.decomposition
+        figures |= {name: value for name, value in self.interval.items() if name in INTERVAL}
         return [(name, with_unit(name, value), better[name]) for name, value in figures.items()]
 
     def table(self, title: str = "") -> Table:
         """Return the figures as a table."""
         return Table(title, ("figure", "value", "better"), self.rows(), right=(1,))
+
+    def by_metre(self) -> str:
+        """Return in one line how often final +- remainder holds at which depth; nothing without a remainder."""
+        found = [(name[1], share) for key, share in self.interval.items() if (name := BY_METRE.fullmatch(key))]
+        if not found:
+            return ""
+        return f"Within the remainder, by metre: {', '.join(f'{metre} m {share:.0%}' for metre, share in found)}."
 
     def protocol_line(self) -> str:
         """Return in one line how the figures were taken, and over how many images."""
@@ -290,7 +321,8 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows where a cell ends with an evaluation."""
-        return f"{self.table().to_html()}<p>{escape(self.protocol_line())}</p>"
+        lines = "<br>".join(escape(line) for line in (self.by_metre(), self.protocol_line()) if line)
+        return f"{self.table().to_html()}<p>{lines}</p>"
 
 
 def with_unit(name: str, value: float) -> str:

@@ -559,7 +559,7 @@ def test_quiet_training_prints_nothing(tmp_path: Path) -> None:
 
 def test_every_command_has_both_switches_and_every_switch_takes_no_value() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert len(commands) == 14
+    assert len(commands) == 15
     for name in commands:
         text = brdepth(name, "--help")
         assert "--json " in text

@@ -111,4 +111,4 @@ def test_a_run_says_how_it_does_elsewhere(tiny: MakeConfig) -> None:
     assert isinstance(tried, Tried)
     written = json.loads((result.run_dir / EVALUATION).read_text())
     assert written["elsewhere"] == [tried._asdict()]
-    assert result.sentences()[-1] == str(tried)
+    assert str(tried) in result.sentences()

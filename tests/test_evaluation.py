@@ -345,13 +345,13 @@ def test_samples_come_in_batches_and_gradients_are_kept_from_the_base_where_aske
 ) -> None:
     model = create_model(tiny())
     seen: list[tuple[int, bool]] = []
-    decompose = model.decompose
+    bound = model.bound
 
-    def watched(waveform: torch.Tensor, detach_base: bool) -> object:
-        seen.append((len(waveform), detach_base))
-        return decompose(waveform, detach_base)
+    def watched(features: torch.Tensor, detach_base: bool) -> object:
+        seen.append((len(features), detach_base))
+        return bound(features, detach_base)
 
-    monkeypatch.setattr(model, "decompose", watched)
+    monkeypatch.setattr(model, "bound", watched)
     evaluate(model, heard, batch_size=3)
     evaluate(model, heard, detach_base=True)
     evaluate(model, heard * 9)

@@ -38,6 +38,7 @@ from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.factory import create_base_residual_model, create_model
 from base_residual.models.network import DepthNet
+from base_residual.models.remainder import Calibration
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "export_and_run_onnx.py"
 RESERVE = 4410  # samples, 0.1 s, that a recording may begin before the emission
@@ -99,6 +100,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         patch.setattr(time_encoder, "TIME_STAGES", time_encoder.TIME_STAGES[:2])  # the others are like them
         torch.manual_seed(0)
         model = create_model(make_config(TINY))
+        model.expect_remainder(Calibration(0.8, 1.5, 9, "room", "simulated rooms"))
         save_checkpoint(folder / "best.safetensors", model, 1, [])
         with silent(folder / "said"):
             said = brdepth("export", folder / "best.safetensors", "--out", out)
@@ -114,8 +116,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_file_gives_the_same_depth_for_any_number_of_echoes(exported: Exported, batch: int) -> None:
     echoes = sample_echoes(5, FRAMES, 44_100)[-batch:]
-    parts = exported.session.run(["base", "residual", "final"], {"waveform": echoes.numpy()})
-    for ours, theirs in zip(exported.model.predict(echoes), parts, strict=True):
+    parts = exported.session.run(["base", "residual", "final", "remainder"], {"waveform": echoes.numpy()})
+    prediction = exported.model.predict(echoes)
+    for ours, theirs in zip((*prediction, prediction.remainder), parts, strict=True):
         assert theirs.shape == (batch, 1, 32, 32)
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=0, atol=1e-3)
 
@@ -143,11 +146,12 @@ def test_the_file_alone_says_what_a_robot_needs(exported: Exported) -> None:
         "version": version("base-residual-depth"),
         "field_of_view": "[90.0, 90.0]",
         "depth_along": "axis",
+        "level": "0.8",
     }
     (given,) = exported.session.get_inputs()
     assert (given.name, given.type, given.shape) == ("waveform", "tensor(float)", ["batch", 2, FRAMES])
     parts = {part.name: part.shape for part in exported.session.get_outputs()}
-    assert parts == {key: ["batch", 1, 32, 32] for key in ("base", "residual", "final")}
+    assert parts == {key: ["batch", 1, 32, 32] for key in ("base", "residual", "final", "remainder")}
 
 
 def test_the_file_is_valid_and_tells_nothing_of_where_it_was_made(exported: Exported) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from golden import inputs
 from base_residual.config.presets import Layer
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoBatch
+from base_residual.machine import side_by_side
 from base_residual.models.factory import create_model
 from base_residual.training import lanes
 from base_residual.training.cost_estimate import _time_step
 from base_residual.training.distributed import ALONE, Processes
+from base_residual.training.optimisation import make_optimizer
 from base_residual.training.step import TrainingStep, _make_lanes, make_step
 
 MakeConfig = Callable[..., Config]
@@ -178,3 +181,43 @@ def test_a_step_is_timed_with_a_recording_for_each_lane(tiny: MakeConfig) -> Non
     config = tiny({"trainer": {"batch_size": 16}})
     torch.set_num_threads(8)
     assert _time_step(config, create_model(config), 16) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_what_is_done_side_by_side_comes_in_order_and_is_read_little_ahead(threads: int) -> None:
+    read, made = list[int](), list[int]()
+
+    def items() -> Iterator[int]:
+        for number in range(9):
+            read.append(number)
+            yield number
+
+    def square(number: int) -> tuple[int, int]:
+        time.sleep(0.01 * (number % 2))
+        return number**2, torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    for found, inside in side_by_side(square, items(), threads):
+        made.append(found)
+        assert (inside, torch.get_num_threads()) == ((2, 2) if threads == 1 else (1, 1))
+        assert len(read) <= len(made) + threads
+    assert made == [number**2 for number in range(9)]
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_side_by_side_comes_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(lambda number: 1 // number, [2, 1, 0], 2))
+
+
+def test_between_lanes_a_step_takes_one_thread(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny({"trainer": {"batch_size": 16}})
+    torch.set_num_threads(2)
+    model, seen = create_model(config).train(), list[int]()
+    step = make_step(model, make_optimizer(model, config.trainer), config, 1, 16)
+    change = step._change_weights
+    monkeypatch.setattr(step, "_change_weights", lambda fault: (seen.append(torch.get_num_threads()), change(fault)))
+    assert step.lanes is not None
+    step.update(inputs.batch(config, 16), 1, 0)
+    assert seen == [1]
+    assert torch.get_num_threads() == 2

@@ -50,7 +50,7 @@ def test_each_column_listens_through_beams_of_its_own() -> None:
 @pytest.mark.parametrize("size", [16, 32, 48, 64, 80, 144, 176, 256])
 def test_the_lookup_decoder_reaches_every_size(size: int) -> None:
     decoder = LookupDecoder(8, base_channels=4, output_size=size, reach=0.2).eval()
-    assert decoder(code_of(2, size)).shape == (2, 1, size, size)
+    assert decoder(code_of(2, size)).raw.shape == (2, 1, size, size)
 
 
 def test_the_embedding_of_each_cell_begins_with_a_spread_of_one_half() -> None:
@@ -71,7 +71,7 @@ def test_where_the_residual_listens_does_not_move_the_base(tiny: Callable[..., C
 def test_the_residual_depends_on_where_the_base_lies() -> None:
     decoder = LookupDecoder(8, base_channels=4, output_size=32, reach=0.2).eval()
     code = code_of(1, 32)
-    near, far = (decoder(code._replace(base=torch.full((1, 1, 32, 32), at))) for at in (0.3, 0.6))
+    near, far = (decoder(code._replace(base=torch.full((1, 1, 32, 32), at))).raw for at in (0.3, 0.6))
     assert not torch.allclose(near, far)
 
 

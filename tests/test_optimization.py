@@ -96,7 +96,9 @@ def test_recomputing_changes_the_memory_and_not_the_weights(tiny: MakeConfig, ba
             torch.testing.assert_close(found[True][name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_a_step_in_bf16_computes_with_the_weights_that_the_last_one_has_left(tiny: MakeConfig, batch: EchoBatch) -> None:
+def test_a_step_in_bf16_computes_with_the_weights_that_the_last_one_has_left(
+    tiny: MakeConfig, batch: EchoBatch
+) -> None:
     data = {"mirror": False, "noise": 0.0, "damping": 0.0, "coloration": 0.0, "stretch": 0.0}
     settings = {"precision": "bf16", "learning_rate": 0.01, "lr_schedule": "constant", "average": 0}
     config = tiny({"data": data, "trainer": settings})

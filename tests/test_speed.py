@@ -61,8 +61,8 @@ def test_one_echo_takes_one_thread_and_batches_take_all(
     torch.set_num_threads(3)
     threads: set[tuple[int, int]] = set()
     model = OneLayer(tiny()).eval()
-    heard = model.decompose
-    monkeypatch.setattr(model, "decompose", lambda x: (threads.add((len(x), torch.get_num_threads())), heard(x))[1])
+    heard = model.features
+    monkeypatch.setattr(model, "features", lambda x: (threads.add((len(x), torch.get_num_threads())), heard(x))[1])
     cost = measure(model, batch_size=5, seconds=0.0)
     assert threads == {(1, 1), (5, 2)}
     assert (cost.threads_for_one, cost.threads) == (1, 2)
@@ -80,8 +80,8 @@ def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     model = OneLayer(tiny())
-    heard = model.decompose
-    monkeypatch.setattr(model, "decompose", lambda x: (sizes.append(len(x)), heard(x))[1])
+    heard = model.features
+    monkeypatch.setattr(model, "features", lambda x: (sizes.append(len(x)), heard(x))[1])
     measure(model, batch_size=40, seconds=0.0)
     calls = benchmark.WARM_UP + benchmark.FEWEST
     assert sizes == [1] * calls + [40] * calls

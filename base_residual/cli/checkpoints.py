@@ -59,7 +59,8 @@ def evaluate_checkpoint(
     from base_residual.machine import own_cores
 
     printer = Printer(as_json, quiet)
-    loaded, config, samples = _load(checkpoint, dataset, data_root, split, follow_links, device, printer)
+    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
+    samples = _open(config, split, printer)
     workers = min(loaded.config.data.num_workers, own_cores())  # of the machine that it was trained on
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=workers)
     curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
@@ -72,7 +73,7 @@ def evaluate_checkpoint(
     printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "blind_rmse": blind, "criteria": verdicts})
     of = _other_data(loaded.config, config) or config.data.name
     printer.show(found.table(f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
-    lines = [found.protocol_line(), *blind_lines(found.metrics["rmse"], blind)]
+    lines = [*filter(None, [found.by_metre()]), found.protocol_line(), *blind_lines(found.metrics["rmse"], blind)]
     printer.show(*map(Text, lines), criteria_table(criteria))
 
 
@@ -113,7 +114,8 @@ def visualize(
         from base_residual.data.sample import spread_indices
         from base_residual.deploy.predict import picture_samples
 
-        loaded, config, samples = _load(checkpoint, dataset, data_root, split, follow_links, device, printer)
+        loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
+        samples = _open(config, split, printer)
         other = _other_data(loaded.config, config)
         shown = [samples[index] for index in spread_indices(len(samples), count)]
         rows = picture_samples(loaded.model, shown)
@@ -124,6 +126,61 @@ def visualize(
     picture = save_figure(figure, out or written_about(checkpoint, shows))
     printer.json({"picture": picture} | about)
     printer.show(f"Picture: {picture}")
+
+
+@app.command("calibrate", cls=Command)
+def calibrate_checkpoint(
+    checkpoint: CheckpointArgument,
+    dataset: DatasetOption = None,
+    data_root: RootOption = None,
+    follow_links: FollowLinksOption = False,
+    level: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the pixels that is to lie within the remainder.")
+    ] = 0.9,
+    out: Annotated[
+        Path | None, typer.Option(help="Checkpoint to write.", show_default="NAME_calibrated.safetensors")
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Give a checkpoint its remainder: how far off each pixel may be, in metres.
+
+    It is fitted to the dataset's train split and set by its val split, on which the network must not have been trained.
+    The test split then says what it holds. Base, residual and final stay as they are.
+    """
+    from rich.text import Text
+
+    from base_residual.cli.progress import counting
+    from base_residual.config.presets import DATASET_WORDS, SPLITS
+    from base_residual.evaluation import evaluate
+    from base_residual.models.checkpoint import save_checkpoint
+    from base_residual.models.released import is_released
+    from base_residual.training.calibration import calibrate
+
+    printer = Printer(as_json, quiet)
+    if dataset is None and data_root is None and is_released(checkpoint):
+        raise ConfigError(
+            f"{checkpoint} is calibrated, on simulated rooms. Name recordings of your own: --dataset batvisionv2 "
+            "--data-root ROOT, laid out as the data page says."
+        )
+    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
+    train, held_out, test = (_open(config, split, printer) for split in SPLITS)
+    with counting(printer.progress) as progress:
+        found = calibrate(loaded.model, train, held_out, DATASET_WORDS[config.data.name], level, progress)
+    path = out or _beside(checkpoint, f"{checkpoint.stem}_calibrated.safetensors")
+    start = loaded.model.provenance.start
+    save_checkpoint(path, loaded.model, loaded.epoch, loaded.history, loaded.config, start)
+    tested = evaluate(loaded.model, test)
+    printer.json({"checkpoint": path, "calibration": found._asdict(), "interval": tested.interval})
+    share, mean = tested.interval["coverage"], tested.interval["remainder_mean"]
+    lines = [
+        f"Remainder for {found}.",
+        f"On the test split it is {mean:.2f} m on average, and {share:.1%} of the pixels lie within.",
+        tested.by_metre(),
+        f"Checkpoint: {path}",
+    ]
+    printer.show(*map(Text, lines))
 
 
 @app.command(cls=Command)
@@ -149,7 +206,9 @@ def predict(
     scan: Annotated[
         bool, typer.Option("--scan", help="Write a planar scan, too: JSON by the names of ROS' LaserScan.")
     ] = False,
-    parts: Annotated[bool, typer.Option("--parts", help="Write base, residual and final as one .npz, too.")] = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Write base, residual, final and remainder as one .npz, too.")
+    ] = False,
     no_picture: Annotated[
         bool, typer.Option("--no-picture", help="Draw nothing; drawing takes most of the time.")
     ] = False,
@@ -159,7 +218,8 @@ def predict(
 ) -> None:
     """Predict depth for recordings of your own: a .npy map in metres and a picture each.
 
-    Metres are along the camera's axis, or along each pixel's ray where data.depth_along says so.
+    Metres are along the camera's axis, or along each pixel's ray where data.depth_along says so. A second map, the
+    remainder, says how far off each pixel may be, if the network is calibrated.
     """
     from base_residual.deploy.predict import Wanted, write_predictions
     from base_residual.machine import cpu_threads, few_threads
@@ -174,14 +234,18 @@ def predict(
     if not echoes:
         echo, truth = sample()
         echoes, truths = [echo], [truth]
+    model = _load_checkpoint(checkpoint, device).model
     with cpu_threads(few_threads()):
-        written = write_predictions(_load_checkpoint(checkpoint, device).model, echoes, out, truths, wanted)
+        written = write_predictions(model, echoes, out, truths, wanted)
     rows = [
         {"recording": echo} | one.files | _opinion(one.emission, one.doubts)
         for echo, one in zip(echoes, written, strict=True)
     ]
-    printer.json({"predictions": rows})
+    level = model.calibration and model.calibration.level
+    printer.json({"predictions": rows, "level": level})
     printer.show(*("  ".join(map(str, one.files.values())) for one in written))
+    if model.calibration is None:
+        printer.show(f"How far off a pixel may be is not known: {checkpoint} is not calibrated (brdepth calibrate).")
 
 
 @app.command(cls=Command)
@@ -274,21 +338,13 @@ def _other_data(own: Config, used: Config) -> str:
 
 
 def _load(
-    path: Path,
-    dataset: str | None,
-    data_root: Path | None,
-    split: str,
-    follow_links: bool,
-    device: str,
-    printer: Printer,
-) -> tuple[Checkpoint[DepthNet], Config, EchoDataset]:
-    """Load a checkpoint, and a split of its dataset or of the one that is given, with the settings of that.
+    path: Path, dataset: str | None, data_root: Path | None, follow_links: bool, device: str
+) -> tuple[Checkpoint[DepthNet], Config]:
+    """Load a checkpoint, and the settings for its dataset or for the one that is given.
 
     A released model, whose own dataset is large, has rooms that it was not trained on instead.
     """
-    from base_residual.cli.progress import counting
     from base_residual.config.resolve import make_config
-    from base_residual.data import open_again
     from base_residual.models.released import TRIED_ON, is_released
 
     loaded = _load_checkpoint(path, device)
@@ -303,6 +359,20 @@ def _load(
     kept = loaded.config.model_dump(mode="json")
     if "root" in given:  # another dataset has its own camera
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in CAMERA}
-    config = make_config(kept, own, {"data": given})
+    return loaded, make_config(kept, own, {"data": given})
+
+
+def _open(config: Config, split: str, printer: Printer) -> EchoDataset:
+    """Open a split of a dataset; what has to be made first is told."""
+    from base_residual.cli.progress import counting
+    from base_residual.data import open_again
+
     with counting(printer.progress) as progress:
-        return loaded, config, open_again(config, split=split, progress=progress)
+        return open_again(config, split=split, progress=progress)
+
+
+def _beside(checkpoint: Path, name: str) -> Path:
+    """Return a path of that name beside a checkpoint; in the current folder for a released model."""
+    from base_residual.models.released import is_released
+
+    return Path(name) if is_released(checkpoint) else checkpoint.with_name(name)

@@ -19,7 +19,8 @@ from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.hearing import emitted_sound, lead_frames
 from base_residual.errors import ConfigError
 from base_residual.machine import cpu_threads, device_name, few_threads, load, many_threads, standard_torch
-from base_residual.models.network import DepthNet, evaluating
+from base_residual.models.network import DepthNet
+from base_residual.models.twins import evaluating
 
 WARM_UP = 3  # calls before the clock starts
 FEWEST = 5  # calls that are timed, however long they take
@@ -97,7 +98,7 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
     with cpu_threads(few_threads()):
         single = 1e3 * timed(ready.predict, 1)
     with cpu_threads(many_threads()), torch.inference_mode():
-        batched = timed(lambda some: ready.decompose(some.to(device)), batch_size)
+        batched = timed(lambda some: ready.bound(ready.features(some.to(device))), batch_size)
     return Cost(
         parameters=parameter_count(model),
         gflops=gflops(model),
@@ -126,7 +127,7 @@ def gflops(model: DepthNet) -> float:
     with torch.no_grad():
         features = model.front_end(torch.zeros(1, 2, frames, device=device))
         with FlopCounterMode(display=False) as counter:
-            evaluating(model).interpret(features)
+            evaluating(model).bound(features)
     return float(counter.get_total_flops()) / 1e9
 
 

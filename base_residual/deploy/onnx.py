@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +31,7 @@ OPSET = 18  # the oldest that the exporter writes, for the sake of older runtime
 RESERVE = 0.1  # seconds that a recording may begin before the emission
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch
 LARGEST = 2**31  # bytes in one ONNX file
-OUTPUTS = ("base", "residual", "final")
+OUTPUTS = ("base", "residual", "final", "remainder")  # the last one of a calibrated network alone
 
 
 class ExportError(BaseResidualError):
@@ -43,11 +43,12 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     """Write a model with its front end as one ONNX file that needs nothing of this package.
 
     The input is `waveform`, float32 (batch, 2, frames) of any batch size and level; the outputs are `base`, `residual`
-    and `final`, float32 (batch, 1, S, S) in metres. The file removes offset and rumble and finds the direct sound, too.
-    The metadata say `max_depth` in metres, `sample_rate` in Hz, `output_size` S in pixels, `frames` of a recording and
-    its `reserve`, up to which the emission may be late, both in samples, and this package's `version`. Where the view
-    of the camera is known, they say its `field_of_view`, `[across, upward]` in degrees, and `depth_along`, "axis" or
-    "ray". The reserve is 0 where the network takes recordings from their first sample on.
+    and `final`, float32 (batch, 1, S, S) in metres, and of a calibrated network its `remainder`. The file removes
+    offset and rumble and finds the direct sound, too. The metadata say `max_depth` in metres, `sample_rate` in Hz,
+    `output_size` S in pixels, `frames` of a recording and its `reserve`, up to which the emission may be late, both in
+    samples, and this package's `version`. Where the view of the camera is known, they say its `field_of_view`,
+    `[across, upward]` in degrees, and `depth_along`, "axis" or "ray"; of a calibrated network, the `level` of its
+    remainder. The reserve is 0 where the network takes recordings from their first sample on.
 
     Args:
         model: a network with a front end, on any device; it is not changed.
@@ -68,7 +69,7 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     frames = recorded_frames(model)
     net = ExportedNet(copy.deepcopy(model).cpu().float()).eval()
     net.model.predict(sample_echoes(1, frames, rate))  # refuses what is not finite, which the exporter would trip over
-    program = _converted(net, frames)
+    program = _converted(net, frames, OUTPUTS if model.calibration else OUTPUTS[:-1])
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # names of source files and lines
     metadata = {
@@ -81,6 +82,8 @@ def export_onnx(model: DepthNet, path: Path) -> Path:
     }
     if model.camera:
         metadata |= {"field_of_view": list(model.camera.field_of_view), "depth_along": model.camera.along}
+    if model.calibration:
+        metadata["level"] = model.calibration.level
     program.model.metadata_props.update({key: str(value) for key, value in metadata.items()})
     content = program.model_proto.SerializeToString()
     difference = check_onnx(model, content)
@@ -132,8 +135,10 @@ def check_onnx(model: DepthNet, exported: Path | bytes) -> float:
         echoes = sample_echoes(batch, frames, config.sample_rate).roll(_reserve(config) * (batch - 1) // 2, dims=-1)
         with torch.inference_mode():
             heard = fit_echo(echoes, config.sample_rate, echo_frames(model.max_depth, config.sample_rate), config)
-            ours = torch.stack(model.decompose(heard))
-        theirs = torch.stack([torch.from_numpy(part) for part in session.run(OUTPUTS, {"waveform": echoes.numpy()})])
+            parts, remainder = model.bound(model.features(heard))
+        ours = torch.stack([*parts] if remainder is None else [*parts, remainder])
+        found = session.run(OUTPUTS[: len(ours)], {"waveform": echoes.numpy()})
+        theirs = torch.stack([torch.from_numpy(part) for part in found])
         largest.append((ours - theirs).abs().max())
     return float(torch.stack(largest).max())
 
@@ -170,12 +175,13 @@ class ExportedNet(nn.Module):
         self.model = model
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
-        """Return base, residual and final of recordings (B, 2, T)."""
+        """Return base, residual and final of recordings (B, 2, T), and the remainder of a calibrated network."""
         if self.aligned:
             waveform = hear(
                 waveform, self.rate, self.frames, pulse=self.matched_filter, mean_around=_mean_around
             ).waveform
-        return tuple(self.model(self.front_end(waveform)))
+        parts, remainder = self.model.draw_bounded(self.front_end(waveform))
+        return (*parts,) if remainder is None else (*parts, remainder)
 
 
 def _mean_around(signal: Tensor, reach: int) -> Tensor:
@@ -240,8 +246,8 @@ class RealFrontEnd(EchoFrontEnd):
         return pair
 
 
-def _converted(net: nn.Module, frames: int) -> torch.onnx.ONNXProgram:
-    """Convert a network from waveform to depth.
+def _converted(net: nn.Module, frames: int, outputs: Sequence[str]) -> torch.onnx.ONNXProgram:
+    """Convert a network from waveform to depth, with so many outputs.
 
     Raises:
         ExportError: onnxscript does not go with this PyTorch.
@@ -251,7 +257,7 @@ def _converted(net: nn.Module, frames: int) -> torch.onnx.ONNXProgram:
             program = torch.onnx.export(
                 _traced(net, frames),
                 input_names=["waveform"],
-                output_names=OUTPUTS,
+                output_names=outputs,
                 dynamic_shapes={"waveform": {0: "batch"}},
                 opset_version=OPSET,
                 verbose=False,

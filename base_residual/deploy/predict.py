@@ -20,7 +20,7 @@ from base_residual.errors import DataError, PredictionError
 from base_residual.files.atomic import write_whole
 from base_residual.files.json import as_json
 from base_residual.files.npy import npy_bytes
-from base_residual.models.decomposition import DepthDecomposition, require_camera
+from base_residual.models.decomposition import DepthDecomposition, Prediction, require_camera
 from base_residual.models.network import ECHOES_AT_ONCE, DepthNet
 from base_residual.plots.figures import Panel, decomposition_figure, panels, save_figure
 
@@ -28,9 +28,9 @@ log = logging.getLogger("base_residual")
 
 
 class Predicted(NamedTuple):
-    """Predictions for some recordings: base, residual and final, and what is to be said about each recording."""
+    """Predictions for some recordings, and what is to be said about each recording."""
 
-    parts: DepthDecomposition
+    parts: Prediction
     examined: Examined
 
 
@@ -60,7 +60,7 @@ def predict_batches(model: DepthNet, paths: Sequence[Path]) -> Iterator[Predicte
         yield Predicted(_predict(model, examined.waveform, [str(path) for path in some]), examined)
 
 
-def _predict(model: DepthNet, waveform: Tensor, names: Sequence[str]) -> DepthDecomposition:
+def _predict(model: DepthNet, waveform: Tensor, names: Sequence[str]) -> Prediction:
     """Return what a network predicts for echoes (B, 2, T) as it takes them; one that is not finite is named."""
     try:
         return model.predict_examined(waveform)
@@ -92,7 +92,7 @@ class Wanted(NamedTuple):
         picture: a PNG file.
         points: a point cloud, binary PLY.
         scan: a planar scan, JSON by the names of ROS' LaserScan.
-        parts: base, residual and final, `.npz`.
+        parts: base, residual, final and the remainder if there is one, `.npz`.
     """
 
     picture: bool = True
@@ -108,7 +108,7 @@ class Written(NamedTuple):
     """What was written for a recording, and what is to be said about it.
 
     Attributes:
-        files: by kind: the `.npy` map as `depth`, and what else was wanted.
+        files: by kind: the `.npy` map as `depth`, its `remainder` if the network is calibrated, and what was wanted.
         emission: seconds at which the direct sound arrives in the recording; None where no chirp is found.
         doubts: why the prediction is not to be trusted, as ends of sentences.
     """
@@ -122,6 +122,8 @@ def write_predictions(
     model: DepthNet, paths: Sequence[Path], out: Path, truths: Sequence[Path] | None = None, wanted: Wanted = PICTURES
 ) -> list[Written]:
     """Write a `.npy` map in metres, and what else is wanted, for each sound file, as soon as it is predicted.
+
+    A calibrated network's remainder is a second such map.
 
     Args:
         model: a network with a front end.
@@ -153,7 +155,7 @@ def write_predictions(
     written: list[Written] = []
     for parts, examined in predict_batches(model, paths):
         some = slice(len(written), len(written) + len(parts.final))
-        rows = panels(parts, seen[some] or None, names[some])
+        rows = panels(parts, seen[some] or None, names[some], parts.half_width)
         for row, (panel, emission, doubts) in enumerate(zip(rows, examined.emission, examined.doubts, strict=True)):
             files = {}
             for kind, (ending, content) in _contents(model, parts, row, wanted).items():
@@ -166,16 +168,17 @@ def write_predictions(
     return written
 
 
-def _contents(
-    model: DepthNet, parts: DepthDecomposition, row: int, wanted: Wanted
-) -> dict[str, tuple[str, bytes | str]]:
+def _contents(model: DepthNet, parts: Prediction, row: int, wanted: Wanted) -> dict[str, tuple[str, bytes | str]]:
     """Return the files of a recording by kind: the ending of the name, and the content."""
     depth, camera = parts.final[row, 0].cpu(), model.camera
+    remainder = None if parts.half_width is None else parts.half_width[row, 0].cpu()
     files: dict[str, tuple[str, bytes | str]] = {"depth": ("depth.npy", npy_bytes(depth.numpy()))}
+    if remainder is not None:
+        files["remainder"] = ("remainder.npy", npy_bytes(remainder.numpy()))
     if wanted.points:
         files["points"] = ("points.ply", cloud_bytes(require_camera(camera), depth.numpy()))
     if wanted.scan:
-        scan = scan_message(require_camera(camera), depth, model.max_depth)
+        scan = scan_message(require_camera(camera), depth, model.max_depth, remainder)
         files["scan"] = ("scan.json", as_json(scan, indent=2) + "\n")
     if wanted.parts:
         files["parts"] = ("parts.npz", parts_bytes(parts, row, camera))
@@ -193,7 +196,9 @@ def picture_files(model: DepthNet, paths: Sequence[Path]) -> tuple[list[Panel], 
     rows = [
         panel
         for start, (parts, _) in zip(range(0, len(paths), ECHOES_AT_ONCE), batches, strict=True)
-        for panel in panels(parts, None, [path.stem for path in paths[start : start + ECHOES_AT_ONCE]])
+        for panel in panels(
+            parts, None, [path.stem for path in paths[start : start + ECHOES_AT_ONCE]], parts.half_width
+        )
     ]
     examined = joined([examined for _, examined in batches])
     named = [
@@ -206,4 +211,5 @@ def picture_files(model: DepthNet, paths: Sequence[Path]) -> tuple[list[Panel], 
 def picture_samples(model: DepthNet, samples: list[EchoSample]) -> list[Panel]:
     """Return panels of the predictions for samples of a dataset, beside their ground truth."""
     batch = collate(samples, model.max_depth)
-    return panels(_predict(model, batch.waveform, batch.ids), [*batch.depth[:, 0].numpy()], batch.ids)
+    parts = _predict(model, batch.waveform, batch.ids)
+    return panels(parts, [*batch.depth[:, 0].numpy()], batch.ids, parts.half_width)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from base_residual.camera import DepthCamera
 from base_residual.errors import MissingExtraError
-from base_residual.models.decomposition import DepthDecomposition
+from base_residual.models.decomposition import Prediction
 from base_residual.plots.figures import depth_colours
 
 
@@ -34,23 +34,35 @@ def cloud_bytes(camera: DepthCamera, depth: NDArray[np.float32]) -> bytes:
     return content
 
 
-def scan_message(camera: DepthCamera, depth: Tensor, max_depth: float) -> dict[str, Any]:
+def scan_message(
+    camera: DepthCamera, depth: Tensor, max_depth: float, remainder: Tensor | None = None
+) -> dict[str, Any]:
     """Return a scan of a depth map (S, S) by the names of ROS' LaserScan, ready for JSON.
 
-    Angles are in radians, ranges in metres, null where nothing is.
+    Angles are in radians, ranges in metres, null where nothing is. With a remainder (S, S) in metres, the scan also has
+    `ranges_at_least`: how near the nearest obstacle may be where all lies as near as the remainder allows.
     """
     scan = camera.scan(depth)
-    ranges = [round(metres, 4) if metres < torch.inf else None for metres in scan.ranges.tolist()]
     angles = {"angle_min": scan.angle_min, "angle_max": scan.angle_max, "angle_increment": scan.angle_increment}
-    return angles | {"range_min": 0.0, "range_max": camera.farthest(max_depth), "ranges": ranges}
+    message = angles | {"range_min": 0.0, "range_max": camera.farthest(max_depth), "ranges": _metres(scan.ranges)}
+    if remainder is not None:
+        message["ranges_at_least"] = _metres(camera.scan((depth - remainder).clamp(min=0)).ranges)
+    return message
 
 
-def parts_bytes(parts: DepthDecomposition, row: int, camera: DepthCamera | None) -> bytes:
+def _metres(ranges: Tensor) -> list[float | None]:
+    return [round(metres, 4) if metres < torch.inf else None for metres in ranges.tolist()]
+
+
+def parts_bytes(parts: Prediction, row: int, camera: DepthCamera | None) -> bytes:
     """Return base, residual and final of a recording, each (S, S), as the content of an `.npz` file.
 
-    It says the unit, and the camera if it is known: its field of view in degrees, and what depth is measured along.
+    With them are the remainder and its level, if the network is calibrated. It says the unit, and the camera if it is
+    known: its field of view in degrees, and what depth is measured along.
     """
     arrays: dict[str, Any] = {name: part[row, 0].cpu().numpy() for name, part in parts._asdict().items()}
+    if parts.half_width is not None:
+        arrays |= {"remainder": parts.half_width[row, 0].cpu().numpy(), "level": np.array(parts.level)}
     arrays["unit"] = np.array("metres")
     if camera is not None:
         arrays |= {"field_of_view": np.array(camera.field_of_view), "depth_along": np.array(camera.along)}

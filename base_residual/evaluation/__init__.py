@@ -13,10 +13,12 @@ from base_residual.data.loading import read_batches, reader, readers_in_words
 from base_residual.data.sample import EchoBatch, EchoDataset, check_dataset
 from base_residual.data.splits import is_silent
 from base_residual.errors import ConfigError, DataError
-from base_residual.machine import standard_torch
+from base_residual.evaluation.intervals import IntervalFigures
+from base_residual.machine import side_by_side, standard_torch
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
-from base_residual.models.decomposition import raise_unless_finite
-from base_residual.models.network import DepthNet, evaluating
+from base_residual.models.decomposition import DepthDecomposition, raise_unless_finite
+from base_residual.models.network import DepthNet
+from base_residual.models.twins import evaluating
 from base_residual.plots.tables import Table
 
 LOWPASS_SHARE = 1 / 16  # of the side: the scale that tells layout from detail in every report, whatever the loss used
@@ -90,21 +92,29 @@ def evaluate(
     metrics = DepthMetrics(model.max_depth, min_depth)
     figures = DecompositionFigures(max(1, round(LOWPASS_SHARE * model.output_size)), model.max_depth, min_depth)
     indices = range(len(dataset)) if indices is None else indices
+    level = model.calibration.level if model.calibration else 0.0
+    intervals = IntervalFigures(level, model.max_depth, min_depth)
     batches = reader(dataset, num_workers, model.max_depth, batch_size=batch_size, sampler=indices)
     with readers_in_words():
-        sound = _score(evaluating(model), read_batches(batches), detach_base, metrics, figures)
+        sound = _score(evaluating(model), read_batches(batches), detach_base, metrics, figures, intervals)
     heard = torch.tensor([int(sound)])
     if gathered:
         heard = gathered(heard)
-        for shared in (metrics, figures) if model.has_residual else (metrics,):
-            shared.share(gathered)
+        metrics.share(gathered)
+        if model.has_residual:
+            figures.share(gathered)
+        if model.calibration:
+            intervals.share(gathered)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
     if not heard.any():
         raise DataError("Every recording is silent: there is nothing to hear, and nothing to score.")
     return Evaluation(
-        found, figures.compute() if model.has_residual else {}, Protocol(model.max_depth, min_depth, model.output_size)
+        found,
+        figures.compute() if model.has_residual else {},
+        Protocol(model.max_depth, min_depth, model.output_size),
+        intervals.compute() if model.calibration else {},
     )
 
 
@@ -114,6 +124,7 @@ def _score(
     detach_base: bool,
     metrics: DepthMetrics,
     figures: DecompositionFigures,
+    intervals: IntervalFigures,
 ) -> bool:
     """Add the predictions for some batches to the metrics and figures; return whether one of the echoes has sound.
 
@@ -124,15 +135,22 @@ def _score(
     finite: list[Tensor] = []  # (B,) of each batch; read at the end, since reading waits for the device
     names: list[str] = []
     heard = False
-    for batch in batches:
+
+    @torch.inference_mode()
+    def predicted(batch: EchoBatch) -> tuple[EchoBatch, DepthDecomposition, Tensor | None]:
+        return batch, *model.bound(model.features(batch.waveform.to(device)), detach_base)
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    for batch, parts, remainder in side_by_side(predicted, batches, threads):
         heard = heard or not is_silent(batch.waveform)
-        parts = model.decompose(batch.waveform.to(device), detach_base)
         gt = batch.depth.to(device)
         finite.append(parts.finite())
         names += batch.ids
         metrics.update(parts.final, gt)
         if model.has_residual:
             figures.update(*parts, gt)
+        if remainder is not None:
+            intervals.update(parts.final, remainder, gt)
     raise_unless_finite(torch.cat(finite).tolist() if finite else [], names)
     return heard
 

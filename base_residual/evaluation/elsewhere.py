@@ -24,7 +24,8 @@ from base_residual.files.paths import expand_home
 from base_residual.machine import standard_torch
 from base_residual.metrics import DepthMetrics
 from base_residual.models.decomposition import raise_unless_finite
-from base_residual.models.network import DepthNet, evaluating
+from base_residual.models.network import DepthNet
+from base_residual.models.twins import evaluating
 
 log = logging.getLogger("base_residual")
 

@@ -11,7 +11,7 @@ from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
 from base_residual.models.factory import create_model
 from base_residual.models.lookup import BEAMS, TAPS, LookupDecoder
-from base_residual.models.network import BaseResidualNet, DepthNet, PlainNet
+from base_residual.models.network import BaseResidualNet, DepthNet, PlainNet, head_of
 from base_residual.models.time_encoder import TIME_STAGES
 
 OF_TIME = ("encoder.latent.0.common.weight", "encoder.latent.0.apart.weight")  # they have weights for each moment
@@ -150,8 +150,7 @@ def _keep_metres(model: DepthNet, before: float, depth: float) -> None:
 
 def _rescale(decoder: nn.Module, slope: float, shift: float) -> None:
     """Let a decoder draw slope * raw + shift."""
-    head = decoder.head
-    assert isinstance(head, nn.Conv2d | nn.Linear)
+    head = head_of(decoder)
     assert head.bias is not None
     head.weight.mul_(slope)
     head.bias.mul_(slope).add_(shift)

@@ -19,6 +19,7 @@ from base_residual.files.json import as_json, from_json
 from base_residual.files.paths import expand_home
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
 from base_residual.machine import standard_torch
+from base_residual.models.remainder import Calibration
 from base_residual.version import __version__
 
 FORMAT = "base-residual-depth/1"
@@ -66,6 +67,11 @@ class StoredNet(nn.Module):
         super().__init__()
         self.config = config
         self.provenance = Provenance()
+        self.calibration: Calibration | None = None
+
+    def expect_remainder(self, calibration: Calibration) -> None:
+        """Give the network a remainder of that calibration, the weights of which are still to come."""
+        raise NotImplementedError
 
 
 Net = TypeVar("Net", bound=StoredNet)
@@ -122,6 +128,8 @@ def save_checkpoint(
     }
     if start is not None:
         header["start"] = as_json(start._asdict())
+    if model.calibration is not None:
+        header["calibration"] = as_json(model.calibration._asdict())
     write_tensors(path, model.state_dict(), header)
 
 
@@ -149,15 +157,25 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
         config = make_config(json.loads(header["config"]))
         epoch, history = int(header["epoch"]), from_json(list[Record], header["history"])
         start = from_json(Start, header["start"]) if "start" in header else None
+        calibration = from_json(Calibration, header["calibration"]) if "calibration" in header else None
+        if calibration is not None:
+            calibration.check()
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"The header of {path} is damaged: {error}") from error
+
+    def make() -> Net:
+        model = create(config)
+        if calibration is not None:
+            model.expect_remainder(calibration)
+        return model
+
     with torch.device("meta"):  # takes no memory, whatever the header says
-        outline = create(config)
+        outline = make()
     tensors = read_tensors(path, outline.state_dict())
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise CheckpointError(f"The weights in {path} are damaged: they hold NaN or infinite values.")
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-        model = create(config)
+        model = make()
     model.load_state_dict(tensors)
     model.provenance = Provenance(epoch, history, start)
     return Checkpoint(model.to(device).eval(), config, epoch, history, header.get("version", "unknown"))

@@ -1,4 +1,4 @@
-"""The code that an encoder hands to the decoders."""
+"""What passes between an encoder, the decoders and the remainder."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ class EchoCode(NamedTuple):
     latent: Tensor | None
     scales: tuple[Tensor, ...]
     base: Tensor | None = None
+
+
+class Drawn(NamedTuple):
+    """A decoder's output.
+
+    Attributes:
+        raw: (B, 1, S, S) the map, unbounded.
+        features: what its last layer has drawn it from: (B, C, H, W), or (2B, C, H, W) of echoes and their images.
+    """
+
+    raw: Tensor
+    features: Tensor

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from base_residual.models.code import EchoCode
+from base_residual.models.code import Drawn, EchoCode
 from base_residual.models.mirror import DoublingHead, HalfMapConv, MirrorLinear, echoes_and_images, whole_maps
 
 MAP_STAGES = (8, 4, 3, 2)  # channels of the map decoder's finest stages, in base channels; coarser ones have 8
@@ -48,10 +48,11 @@ class MapDecoder(nn.Module):
         self.stages = nn.Sequential(*stages, nn.ReLU(inplace=True))
         self.head = DoublingHead(widths[-1])
 
-    def forward(self, code: EchoCode) -> Tensor:
-        """Return the raw map (B, 1, S, S)."""
+    def forward(self, code: EchoCode) -> Drawn:
+        """Return the raw map, and left halves (2B, C, S / 2, S / 4)."""
         assert code.latent is not None
-        return whole_maps(self.head(self.stages(self.start(code.latent))))
+        features = self.stages(self.start(code.latent))
+        return Drawn(whole_maps(self.head(features)), features)
 
 
 class GridDecoder(nn.Module):
@@ -72,12 +73,11 @@ class GridDecoder(nn.Module):
 
     basis: Tensor
 
-    def forward(self, code: EchoCode) -> Tensor:
-        """Return the raw map (B, 1, S, S)."""
+    def forward(self, code: EchoCode) -> Drawn:
+        """Return the raw map, and the control points (B, 1, G, G)."""
         own, image = echoes_and_images(self.head(self.body(code.latent)).unflatten(1, (1, self.grid, self.grid)))
         control = (own + image.flip(-1)) / 2  # each draws all points, which have no left half where they are odd
-        raw: Tensor = self.basis @ control @ self.basis.T
-        return raw
+        return Drawn(self.basis @ control @ self.basis.T, control)
 
 
 def spline_basis(grid: int, size: int) -> Tensor:

@@ -73,7 +73,11 @@ class DepthDecomposition(NamedTuple):
                 raise ShapeError(f"The ground truth has shape {given.shape}; expected is {(count, 1, size, size)}.")
             truth = list(given.reshape(count, size, size)[:ROWS])
         names = [""] if count == 1 else [f"{number} of {count}" for number in range(1, min(count, ROWS) + 1)]
-        return decomposition_figure(panels((part[:ROWS] for part in self), truth, names))
+        return decomposition_figure(panels((part[:ROWS] for part in self), truth, names, self._known_remainder()))
+
+    def _known_remainder(self) -> Tensor | None:
+        """Return the remainder, (B, 1, S, S) in metres, if there is one."""
+        return None
 
 
 class Prediction(DepthDecomposition):
@@ -81,9 +85,30 @@ class Prediction(DepthDecomposition):
 
     Attributes:
         camera: None where the field of view is not known.
+        half_width: the remainder; None where the network is not calibrated.
+        level: share of the pixels that is promised to lie within final +- remainder.
     """
 
     camera: DepthCamera | None = None
+    half_width: Tensor | None = None
+    level: float = 0.0
+
+    @property
+    def remainder(self) -> Tensor:
+        """Return how far off each pixel may be, (B, 1, S, S) in metres: `level` of them lie within final +- remainder.
+
+        Raises:
+            ConfigError: the network is not calibrated.
+        """
+        if self.half_width is None:
+            raise ConfigError(
+                "This network has no remainder, which says how far off it may be. Calibrate it on recordings that it "
+                "was not trained on: brdepth calibrate CHECKPOINT --dataset ... --data-root ROOT."
+            )
+        return self.half_width
+
+    def _known_remainder(self) -> Tensor | None:
+        return self.half_width
 
     def points(self) -> Tensor:
         """Return where each pixel lies, (S, S, 3) in metres for one echo, (B, S, S, 3) for several.

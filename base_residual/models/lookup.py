@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_residual.acoustics.front_end import interpolate_at
-from base_residual.models.code import EchoCode
+from base_residual.models.code import Drawn, EchoCode
 from base_residual.models.mirror import DoublingHead, HalfMapConv, MirrorLinear, left_halves, whole_maps
 from base_residual.models.time_encoder import TIME_STAGES
 
@@ -95,15 +95,16 @@ class LookupDecoder(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.head = DoublingHead(narrow if doublings > 1 else between)
 
-    def forward(self, code: EchoCode) -> Tensor:
-        """Return the raw map (B, 1, S, S); no gradient reaches the base."""
+    def forward(self, code: EchoCode) -> Drawn:
+        """Return the raw map, and left halves (2B, C, S / 2, S / 4); no gradient reaches the base."""
         assert code.latent is not None
         assert code.base is not None
         share = left_halves(F.avg_pool2d(code.base.detach(), code.base.shape[-1] // self.cells))  # (2B, 1, N, M)
         found = self.mix(self.lookup(code.scales[LOOKUP_SCALE], share))
         direction = self.direction.expand(share.shape[0], -1, -1, -1)  # len would fix it in an export
         known = torch.cat([found, self.start(code.latent), direction, 4 * share - 1], dim=1)
-        return whole_maps(self.head(self.stages(known)))
+        features = self.stages(known)
+        return Drawn(whole_maps(self.head(features)), features)
 
 
 def _conv(inside: int, outside: int) -> tuple[nn.Module, ...]:

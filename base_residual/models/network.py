@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from numpy.typing import NDArray
@@ -23,37 +23,16 @@ from base_residual.data.sample import abbreviate_names
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.metrics import Evaluation
 from base_residual.models.checkpoint import StoredNet, load
-from base_residual.models.code import EchoCode
+from base_residual.models.code import Drawn, EchoCode
 from base_residual.models.decomposition import DepthDecomposition, Prediction, base_share, compose, raw_of
+from base_residual.models.mirror import DoublingHead
 from base_residual.models.parts import make_decoder, make_encoder
+from base_residual.models.remainder import Calibration, Remainder
+from base_residual.models.twins import evaluating
 
 log = logging.getLogger("base_residual")
 
 ECHOES_AT_ONCE = 32  # that go through a network in a prediction: memory stays flat, and more are no faster
-
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def evaluating(model: Module) -> Module:
-    """Return a network in evaluation mode: itself, or a second one with the same weights if it is in training.
-
-    A network that several threads use, one of them to train it perhaps, never changes its mode by this.
-    """
-    return twin_of(model, _evaluate) if any(part.training for part in model.modules()) else model
-
-
-def twin_of(module: Module, change: Callable[[nn.Module], None]) -> Module:
-    """Return a module of the same tensors, and so all modules in it, each of which is changed by `change`."""
-    twin = copy.copy(module)
-    twin._modules = {name: part and twin_of(part, change) for name, part in module._modules.items()}
-    change(twin)
-    return twin
-
-
-def _evaluate(module: nn.Module) -> None:
-    module.training = False
-    module.__dict__.pop("forward", None)  # activation checkpointing, for gradients, calls the module in training
 
 
 class DepthNet(StoredNet):
@@ -75,6 +54,7 @@ class DepthNet(StoredNet):
         super().__init__(config)
         self.max_depth, self.output_size = max_depth, output_size
         self.front_end = EchoFrontEnd(config.audio, output_size) if config else None
+        self.remainder: Remainder | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -86,8 +66,35 @@ class DepthNet(StoredNet):
         raise NotImplementedError
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Return depth from features; see the subclasses."""
+        """Return base, residual and final from features, each (B, 1, S, S) in metres.
+
+        Args:
+            x: (B, C, H, W) for a 2-D encoder, (B, C, T) for a 1-D one.
+            detach_base: keep gradients of final from reaching the base decoder.
+
+        Raises:
+            ShapeError: the network cannot take the shape.
+        """
+        return self.draw(x, detach_base)[0]
+
+    def draw(self, x: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor]:
+        """Return what `forward` does, and the features that the last decoder has drawn from."""
         raise NotImplementedError
+
+    def last_head(self) -> nn.Conv2d | nn.Linear:
+        """Return the layer that draws the last map."""
+        raise NotImplementedError
+
+    def expect_remainder(self, calibration: Calibration) -> None:
+        """Give the network an unfitted remainder, and that calibration."""
+        self.remainder, self.calibration = self.make_remainder(), calibration
+
+    def make_remainder(self) -> Remainder:
+        """Make an unfitted remainder that goes with this network, on its device."""
+        head = self.last_head()
+        assert isinstance(head, nn.Conv2d)
+        remainder = Remainder(head.in_channels, isinstance(head, DoublingHead), self.max_depth)
+        return remainder.to(head.weight.device)
 
     def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
@@ -103,10 +110,33 @@ class DepthNet(StoredNet):
         The network computes in the precision of its weights, whatever autocast is around: float32 as it is loaded,
         another one after `model.half()` and the like.
         """
-        kind = next(self.parameters()).dtype
-        with torch.autocast(features.device.type, kind if kind.itemsize == 2 else None, enabled=kind.itemsize == 2):
+        with self._own_precision(features.device) as kind:
             parts: DepthDecomposition = self(features.to(kind), detach_base)
         return parts
+
+    def draw_from(self, features: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor]:
+        """Return what `interpret` does, and the features that the last decoder has drawn from."""
+        with self._own_precision(features.device) as kind:
+            return self.draw(features.to(kind), detach_base)
+
+    def bound(self, features: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor | None]:
+        """Return what `interpret` does, and its remainder in metres, (B, 1, S, S); None if it is not calibrated."""
+        with self._own_precision(features.device) as kind:
+            return self.draw_bounded(features.to(kind), detach_base)
+
+    def draw_bounded(self, x: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor | None]:
+        """Return what `forward` does, and the remainder in metres, (B, 1, S, S); None if it is not calibrated."""
+        if self.remainder is None or self.calibration is None:
+            return self(x, detach_base), None
+        parts, drawn_from = self.draw(x, detach_base)
+        return parts, self.calibration.factor * self.remainder(drawn_from, parts)
+
+    @contextmanager
+    def _own_precision(self, device: torch.device) -> Iterator[torch.dtype]:
+        """Compute in the precision of the weights within the context, which gives it."""
+        kind = next(self.parameters()).dtype
+        with torch.autocast(device.type, kind if kind.itemsize == 2 else None, enabled=kind.itemsize == 2):
+            yield kind
 
     def features(self, waveform: Tensor) -> Tensor:
         """Return the front end's features of echoes (B, 2, T), in full precision and without gradients."""
@@ -157,9 +187,13 @@ class DepthNet(StoredNet):
             PredictionError: a prediction is not finite.
         """
         device, model = next(self.parameters()).device, evaluating(self)
-        batches = [model.decompose(batch.to(device)) for batch in echoes.split(ECHOES_AT_ONCE)]
-        prediction = Prediction(*map(torch.cat, zip(*batches, strict=True))).require_finite()
+        parts, bounds = zip(
+            *(model.bound(model.features(batch.to(device))) for batch in echoes.split(ECHOES_AT_ONCE)), strict=True
+        )
+        prediction = Prediction(*map(torch.cat, zip(*parts, strict=True))).require_finite()
         prediction.camera = self.camera
+        if self.calibration is not None:
+            prediction.half_width, prediction.level = torch.cat(bounds), self.calibration.level
         return prediction
 
     @property
@@ -275,23 +309,17 @@ class BaseResidualNet(DepthNet):
             config,
         )
 
-    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Return depth from features.
-
-        Args:
-            x: (B, C, H, W) for a 2-D encoder, (B, C, T) for a 1-D one.
-            detach_base: keep gradients of final from reaching the base decoder.
-
-        Returns:
-            base, residual and final, each (B, 1, S, S) in metres.
-
-        Raises:
-            ShapeError: the network cannot take the shape.
-        """
+    def draw(self, x: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor]:
+        """Return base, residual and final, and the residual decoder's features; see `DepthNet.draw`."""
         code: EchoCode = self.encoder(x)
-        base_raw = self.base_decoder(code)  # (B, 1, S, S)
-        residual_raw = self.residual_decoder(code._replace(base=base_share(base_raw)))
-        return compose(base_raw, residual_raw, self.max_depth, self.residual_bound, detach_base)
+        base: Drawn = self.base_decoder(code)
+        residual: Drawn = self.residual_decoder(code._replace(base=base_share(base.raw)))
+        parts = compose(base.raw, residual.raw, self.max_depth, self.residual_bound, detach_base)
+        return parts, residual.features
+
+    def last_head(self) -> nn.Conv2d | nn.Linear:
+        """Return the layer that draws the residual."""
+        return head_of(self.residual_decoder)
 
     def initialise_depth(self, depth: float) -> None:
         """Let the untrained base predict `depth` metres everywhere, and the residual nothing."""
@@ -299,10 +327,16 @@ class BaseResidualNet(DepthNet):
         start_head(self.residual_decoder, 0.0)
 
 
-def start_head(decoder: nn.Module, raw: float) -> None:
-    """Set a decoder's last layer so that its map begins near a raw value everywhere."""
+def head_of(decoder: nn.Module) -> nn.Conv2d | nn.Linear:
+    """Return a decoder's last layer."""
     head = decoder.head
     assert isinstance(head, nn.Conv2d | nn.Linear)
+    return head
+
+
+def start_head(decoder: nn.Module, raw: float) -> None:
+    """Set a decoder's last layer so that its map begins near a raw value everywhere."""
+    head = head_of(decoder)
     assert head.bias is not None
     with torch.no_grad():
         head.weight.mul_(0.1)
@@ -329,10 +363,15 @@ class PlainNet(DepthNet):
         """Make the untrained network; see `DepthNet.from_config`."""
         return cls(make_encoder(config), make_decoder(config.model.decoder, config), config)
 
-    def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
-        """Return depth from features; the base is the whole prediction and the residual 0."""
-        final = torch.sigmoid(self.decoder(self.encoder(x)).float()) * self.max_depth
-        return DepthDecomposition(final, torch.zeros_like(final), final)
+    def draw(self, x: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor]:
+        """Return depth, of which the base is the whole and the residual 0, and the decoder's features."""
+        drawn: Drawn = self.decoder(self.encoder(x))
+        final = torch.sigmoid(drawn.raw.float()) * self.max_depth
+        return DepthDecomposition(final, torch.zeros_like(final), final), drawn.features
+
+    def last_head(self) -> nn.Conv2d | nn.Linear:
+        """Return the layer that draws the map."""
+        return head_of(self.decoder)
 
     def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base_residual.errors import ShapeError
-from base_residual.models.code import EchoCode
+from base_residual.models.code import Drawn, EchoCode
 
 UNET_HALVINGS = 4
 
@@ -98,15 +98,15 @@ class UNetDecoder(nn.Module):
             below = after
         self.head = nn.Conv2d(below, 1, 1)
 
-    def forward(self, code: EchoCode) -> Tensor:
-        """Return the raw map (B, 1, S, S)."""
+    def forward(self, code: EchoCode) -> Drawn:
+        """Return the raw map, and features as large as the encoder's image."""
         x = code.scales[-1]
         for enlarge, stage, skip in zip(self.enlarge, self.stages, code.scales[-2::-1], strict=True):
             x = stage(torch.cat([skip, enlarge(x)], dim=1))
-        x = self.head(x)
-        if x.shape[-1] != self.output_size or x.shape[-2] != self.output_size:
-            x = F.interpolate(x, (self.output_size, self.output_size), mode="bilinear", antialias=True)
-        return x
+        raw = self.head(x)
+        if raw.shape[-1] != self.output_size or raw.shape[-2] != self.output_size:
+            raw = F.interpolate(raw, (self.output_size, self.output_size), mode="bilinear", antialias=True)
+        return Drawn(raw, x)
 
 
 def unet_widths(base_channels: int, bilinear: bool) -> list[int]:

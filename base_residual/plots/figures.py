@@ -26,6 +26,7 @@ Map = NDArray[np.floating[Any]]
 
 DEPTH_COLOURS = "viridis"
 SIGNED_COLOURS = "RdBu"
+REMAINDER_COLOURS = "magma_r"
 HOLE = "0.85"  # light grey, where nothing was measured
 OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # endings that are refused
 LOSS_STYLES = ("k-", "C0-", "C2-", "C3-")  # of the loss and its terms
@@ -67,28 +68,39 @@ def standard_style() -> Iterator[ModuleType]:
 
 
 class Panel(NamedTuple):
-    """One row of a decomposition figure: maps (S, S) in metres, with or without ground truth, and a title."""
+    """One row of a decomposition figure: maps (S, S) in metres, and a title; `None` for what is not known."""
 
     base: Map
     residual: Map
     final: Map
     gt: Map | None
     title: str
+    remainder: Map | None = None
 
 
-def panels(parts: Iterable[Tensor], gt: Sequence[Map] | None, titles: Sequence[str]) -> list[Panel]:
+def panels(
+    parts: Iterable[Tensor], gt: Sequence[Map] | None, titles: Sequence[str], remainder: Tensor | None = None
+) -> list[Panel]:
     """Return the rows of a decomposition figure for a batch of predictions.
 
     Args:
         parts: base, residual and final of a batch, (B, 1, S, S) in metres each.
         gt: measured depth, (S, S) in metres each, 0 where nothing was measured; None if there is none.
         titles: of the rows; there are as many rows as titles.
+        remainder: how far off each pixel may be, (B, 1, S, S) in metres; None for a network that is not calibrated.
     """
-    base, residual, final = (part[:, 0].detach().float().cpu().numpy() for part in parts)
+    base, residual, final = (_maps(part) for part in parts)
+    bounds = [None] * len(titles) if remainder is None else _maps(remainder)
     return [
-        Panel(base[row], residual[row], final[row], None if gt is None else np.asarray(gt[row]), title)
+        Panel(base[row], residual[row], final[row], None if gt is None else np.asarray(gt[row]), title, bounds[row])
         for row, title in enumerate(titles)
     ]
+
+
+def _maps(part: Tensor) -> Map:
+    """Return maps (B, 1, S, S) as an array (B, S, S)."""
+    maps: Map = part[:, 0].detach().float().cpu().numpy()
+    return maps
 
 
 class Scale(NamedTuple):
@@ -131,26 +143,26 @@ def depth_colours(depth: Map) -> NDArray[np.uint8]:
 
 @standard_style()
 def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
-    """Draw base, residual, final and ground truth in metres, one row per recording.
+    """Draw base, residual, final, remainder and ground truth in metres, one row per recording.
 
     Base, final and ground truth of a row share one colour scale, which spans all three. The residual is blue where it
-    adds depth and red where it takes some away. Its scale is symmetric around zero and fits its own values. An arrow at
-    the end of a scale says that some values lie beyond it.
+    adds depth and red where it takes some away. Its scale is symmetric around zero and fits its own values. That of the
+    remainder begins at zero. An arrow at the end of a scale says that some values lie beyond it.
 
     Args:
-        rows: from top to bottom; the ground truth's column is left out if no row has one.
+        rows: from top to bottom; a column is left out if no row has its map.
         title: of the figure.
     """
     from matplotlib.figure import Figure
 
-    with_truth = any(row.gt is not None for row in rows)
-    names = ["base", "residual", "final"] + ["ground truth"] * with_truth
+    fields = {"base": "base", "residual": "residual", "final": "final", "remainder": "remainder", "ground truth": "gt"}
+    names = [name for name, field in fields.items() if any(getattr(row, field) is not None for row in rows)]
     figure = Figure(figsize=(3.1 * len(names), 2.75 * len(rows) + 0.5), dpi=120, layout="constrained")
     axes = figure.subplots(len(rows), len(names), squeeze=False)
     for place, (row, line) in enumerate(zip(rows, axes, strict=True)):
         low, high, reach = colour_scale(row)
         for name, axis in zip(names, line, strict=True):
-            values = {"base": row.base, "residual": row.residual, "final": row.final}.get(name, row.gt)
+            values = getattr(row, fields[name])
             axis.set_xticks([])
             axis.set_yticks([])
             if place == 0:
@@ -161,6 +173,10 @@ def decomposition_figure(rows: Sequence[Panel], title: str = "") -> Figure:
             if name == "residual":
                 ends = beyond(values, -reach, reach)
                 image = axis.imshow(values, cmap=SIGNED_COLOURS, vmin=-reach, vmax=reach)
+            elif name == "remainder":
+                most = max(float(np.percentile(values, INSIDE)), MIN_SCALE)
+                ends = beyond(values, 0.0, most)
+                image = axis.imshow(values, cmap=REMAINDER_COLOURS, vmin=0.0, vmax=most)
             else:
                 shown = np.ma.masked_less_equal(values, 0) if name == "ground truth" else values
                 ends = beyond(np.ma.compressed(shown), low, high)

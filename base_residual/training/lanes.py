@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from base_residual.models.network import twin_of
+from base_residual.models.twins import twin_of
 from base_residual.training.faults import norm_statistics
 
 SMALLEST = 8  # recordings in a lane, at least: batch norm takes its statistics from them

@@ -14,6 +14,7 @@ from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.elsewhere import Tried
 from base_residual.metrics import Evaluation
 from base_residual.models.checkpoint import Start
+from base_residual.models.remainder import Calibration
 from base_residual.plots.display import show
 from base_residual.plots.figures import as_png
 from base_residual.training.curves import history_figure
@@ -34,6 +35,8 @@ class FitResult:
         title: what the run is, in words.
         elsewhere: how a model of simulated rooms did on others.
         start: the checkpoint whose weights it began with, if it did.
+        calibration: the promise of the best weights' remainder, if they have one.
+        uncalibrated: why they have none.
     """
 
     run_dir: Path
@@ -46,6 +49,8 @@ class FitResult:
     title: str = ""
     elsewhere: list[Tried] = field(default_factory=list)
     start: Start | None = None
+    calibration: Calibration | None = None
+    uncalibrated: str = ""
 
     @property
     def best(self) -> Record:
@@ -71,11 +76,19 @@ class FitResult:
             "criteria": [criterion._asdict() for criterion in self.criteria],
             "elsewhere": [tried._asdict() for tried in self.elsewhere],
             "start": self.start and self.start._asdict(),
+            "calibration": self.calibration and self.calibration._asdict(),
         }
 
     def sentences(self) -> list[str]:
-        """Return how far ahead of what hears nothing the model is, on the test split and elsewhere."""
-        return [*blind_lines(self.test.metrics["rmse"], self.blind), *map(str, self.elsewhere)]
+        """Return how far ahead of what hears nothing the model is, here and elsewhere, and how far off it may be."""
+        return [*blind_lines(self.test.metrics["rmse"], self.blind), *map(str, self.elsewhere), self._remainder()]
+
+    def _remainder(self) -> str:
+        """Return what the remainder promises, and what it holds."""
+        if self.calibration is None:
+            return f"No remainder, which would say how far off a pixel may be. {self.uncalibrated}".rstrip()
+        mean, held = self.test.interval["remainder_mean"], self.test.interval["coverage"]
+        return f"Remainder for {self.calibration}: {mean:.2f} m on average; on the test split {held:.1%} lie within."
 
     def plot(self) -> None:
         """Draw the curves at once: in a notebook beneath the cell, else in the system's picture viewer.

@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
+from base_residual.config.presets import DATASET_WORDS
 from base_residual.config.run_layout import BEST, CONFIG, CURVES, EVALUATION, LAST, picture_name, written_files
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, spread_indices
 from base_residual.deploy.predict import picture_samples
-from base_residual.errors import RunError
+from base_residual.errors import DataError, RunError
 from base_residual.files.atomic import discard, discard_temporary, write_whole
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import load_checkpoint
 from base_residual.models.network import DepthNet
 from base_residual.plots.figures import decomposition_figure, save_figure, standard_style
+from base_residual.training.calibration import calibrate
 from base_residual.training.curves import history_figure
 from base_residual.training.result import FitResult
 from base_residual.training.run_state import Position
@@ -100,6 +104,17 @@ def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
     if position.best_epoch == epoch:
         save_checkpoint(run_dir / BEST, model, epoch, position.history, start=position.start)
     save_checkpoint(run_dir / LAST, model, epoch, position.history, start=position.start)
+
+
+def calibrate_best(run_dir: Path, train: EchoDataset, val: EchoDataset, device: torch.device) -> str:
+    """Give the best weights a remainder, which the validation split sets; return why not if it cannot."""
+    best = load_checkpoint(run_dir / BEST, device)
+    try:
+        calibrate(best.model, train, val, DATASET_WORDS[best.config.data.name])
+    except DataError as error:
+        return str(error)
+    save_checkpoint(run_dir / BEST, best.model, best.epoch, best.history, start=best.model.provenance.start)
+    return ""
 
 
 def save_picture(run_dir: Path, model: DepthNet, val: EchoDataset, epoch: int) -> Path:

@@ -15,7 +15,7 @@ from base_residual.config.schema import Config, TrainerConfig
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
 from base_residual.losses import LOSS_NAMES, BaseResidualLoss, PlainLoss, make_loss
-from base_residual.machine import keep_freed_memory, mixed_precision
+from base_residual.machine import cpu_threads, keep_freed_memory, mixed_precision
 from base_residual.models.network import DepthNet
 from base_residual.training.activation_checkpointing import checkpoint_activations
 from base_residual.training.distributed import ALONE, Processes
@@ -93,6 +93,11 @@ class TrainingStep:
         Returns:
             The loss, its three terms and 1, (5,), on the device; all 0 where the step was at fault.
         """
+        with cpu_threads(1) if self.lanes else nullcontext():  # what lies between the lanes is too little to share
+            return self._update(batch, epoch, step)
+
+    def _update(self, batch: EchoBatch, epoch: int, step: int) -> Tensor:
+        """Do what `update` says."""
         settings, taken = self.config.trainer, (epoch - 1) * self.steps + step
         changed = self._augmented(batch, epoch, step)  # (B, 2, T) and (B, 1, S, S)
         for group in self.optimizer.param_groups:

@@ -39,6 +39,7 @@ from base_residual.training.optimisation import make_optimizer
 from base_residual.training.result import FitResult
 from base_residual.training.run_folder import (
     begin_run,
+    calibrate_best,
     claimed,
     last_picture,
     save_evaluation,
@@ -177,7 +178,7 @@ class Trainer:
                     self._draw(step, val, epoch)
                 if epoch == settings.epochs:  # after all that a resumed run would not do again
                     self._save(step, position)
-        return self._test(train, test, position, step.micro_batch)
+        return self._test(train, val, test, position, step.micro_batch)
 
     def _open(self, split: str) -> EchoDataset:
         """Return a split that was given, or the one that the configuration names, rendered and prepared."""
@@ -300,9 +301,12 @@ class Trainer:
             save_state(self.config.run_dir / STATE, self.config, step.networks, step.optimizer, position)
         self._saved = time.monotonic()
 
-    def _test(self, train: EchoDataset, test: EchoDataset, position: Position, micro_batch: int) -> FitResult:
-        """Test the best weights and write what came of it."""
+    def _test(
+        self, train: EchoDataset, val: EchoDataset, test: EchoDataset, position: Position, micro_batch: int
+    ) -> FitResult:
+        """Calibrate and test the best weights, and write what came of it."""
         config, run_dir = self.config, self.config.run_dir
+        uncalibrated = calibrate_best(run_dir, train, val, self.device) if self._processes.leads else ""
         self._processes.wait()  # until the best weights are written
         best = load_checkpoint(run_dir / BEST, self.device)
         if best.epoch > len(position.history):
@@ -327,6 +331,8 @@ class Trainer:
             config.in_words,
             elsewhere,
             position.start,
+            best.model.calibration,
+            uncalibrated,
         )
         if self._processes.leads:
             save_evaluation(result)

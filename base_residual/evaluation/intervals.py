@@ -1,0 +1,103 @@
+"""Figures of the remainder: how often it holds, how wide it is, and how well it ranks the errors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from base_residual.metrics import MIN_PREDICTION, Gather, valid_pixels
+
+RANKED = 1024  # pixels of an image, at most, by which the ranking is judged
+SHORT = 0.1  # share of the level by which an image may fall short and still count as held
+
+
+class Ranking(NamedTuple):
+    """The area between a sparsification curve and the oracle's, for one order of the pixels, as a share of the mae."""
+
+    remainder: float
+    depth: float
+    random: float
+
+
+class IntervalFigures:
+    """Figures of final +- remainder over the valid pixels of many batches.
+
+    Args:
+        level: share of the pixels that is promised to lie within.
+        max_depth: in metres.
+        min_depth: as in `metrics.depth_metrics`.
+    """
+
+    def __init__(self, level: float, max_depth: float, min_depth: float = 0.0) -> None:
+        self.level, self.max_depth, self.min_depth = level, max_depth, min_depth
+        self.metres = math.ceil(max_depth)
+        self._rows: list[Tensor] = []  # (B, 3 + 2 * metres): within, remainder, error, and by metre: within, all
+        self._ranked: list[Tensor] = []  # (B, RANKED, 3): remainder, error, final; NaN beside the valid pixels
+
+    def update(self, final: Tensor, remainder: Tensor, gt: Tensor) -> None:
+        """Add a batch, (B, 1, H, W) each, in metres."""
+        final, gt, remainder = (part.flatten(1) for part in (final.clamp(MIN_PREDICTION), gt, remainder))
+        valid = valid_pixels(gt, self.min_depth)
+        count, error = valid.sum(dim=1).float(), (final - gt).abs()
+        within = (error <= remainder) & valid
+        means = [torch.where(valid, part, 0).sum(dim=1) / count for part in (within, remainder, error)]
+        metre = torch.where(valid, gt, 0).long().clamp(max=self.metres - 1)
+        empty = gt.new_zeros(len(gt), self.metres)
+        by_metre = [empty.scatter_add(1, metre, counted.float()) for counted in (within, valid)]
+        self._rows.append(torch.cat([torch.stack(means, dim=1), *by_metre], dim=1))
+        step = max(1, gt.shape[1] // RANKED)
+        ranked = torch.stack([remainder, error, final], dim=-1)
+        ranked = torch.where(valid[..., None], ranked, math.nan)[:, step // 2 :: step][:, :RANKED]
+        self._ranked.append(torch.nn.functional.pad(ranked, (0, 0, 0, RANKED - ranked.shape[1]), value=math.nan))
+
+    def share(self, gathered: Gather) -> None:
+        """Take in what the other processes have added."""
+        rows = torch.cat(self._rows) if self._rows else torch.empty(0, 3 + 2 * self.metres)
+        ranked = torch.cat(self._ranked) if self._ranked else torch.empty(0, RANKED, 3)
+        self._rows, self._ranked = [gathered(rows)], [gathered(ranked)]
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures by name; see `metrics.INTERVAL`."""
+        rows = torch.cat(self._rows).double().cpu()
+        rows = rows[~rows[:, 0].isnan()]
+        within, remainder, error = rows[:, :3].unbind(dim=1)
+        held, all_of = rows[:, 3:].sum(dim=0).unflatten(0, (2, -1))
+        tenth = within.sort().values[: max(1, len(within) // 10)]
+        ranking = rank(torch.cat(self._ranked).flatten(0, 1).cpu())
+        return {
+            "level": self.level,
+            "coverage": float(within.mean()),
+            "coverage_worst_tenth": float(tenth.mean()),
+            "held_images": float((within >= self.level - SHORT).double().mean()),
+            "remainder_mean": float(remainder.mean()),
+            "remainder_over_mae": float(remainder.mean() / error.mean()),
+            "ause": ranking.remainder,
+            "ause_by_depth": ranking.depth,
+            "ause_at_random": ranking.random,
+        } | {f"coverage_{metre}_m": float(held[metre] / all_of[metre]) for metre in range(self.metres) if all_of[metre]}
+
+
+def rank(pixels: Tensor) -> Ranking:
+    """Return how well the remainder ranks errors, beside what depth itself and chance would do.
+
+    The pixels that are thought to be least certain are left out one after the other. The mean error of those that are
+    left is drawn over their share; the area between that curve and the one by the errors themselves is the AUSE (Ilg et
+    al., ECCV 2018), here in shares of the mean error. 0 is perfect. Farther pixels as the less certain ones are what a
+    remainder has to be ahead of.
+
+    Args:
+        pixels: (N, 3) remainder, error and final in metres; those with NaN do not count.
+    """
+    remainder, error, final = pixels[~pixels[:, 0].isnan()].double().unbind(dim=1)
+    count = torch.arange(1, len(error) + 1)
+    scale = error.mean().clamp(min=1e-9)
+
+    def curve(order: Tensor) -> Tensor:
+        return error[order].cumsum(dim=0) / count / scale  # of the most certain ones
+
+    best = curve(error.argsort())
+    ours, by_depth = (float((curve(order) - best).mean()) for order in (remainder.argsort(), final.argsort()))
+    return Ranking(ours, by_depth, float((1 - best).mean()))
