@@ -46,6 +46,8 @@ from base_residual.plots.figures import save_figure
 from base_residual.plots.tables import Table
 
 WORLDS: dict[str, World] = {world.name: world for world in (EXAM, CHOOSE, HEADS)}
+COUNTS = {"train": 200, "val": 20, "test": 200}  # echoes of a world
+SHARED = HERE.parents[1] / "shared"
 PARTS = (*WORLDS, "real", "standard", "changes")
 STANDARD = {"style": "standard", "rig": "ideal", "scene": None, "head": None, "train_rooms": 100, "val_rooms": 1}
 SAMPLE = Path("batvision_v2_sample/BatvisionV2")
@@ -133,12 +135,11 @@ def options() -> argparse.Namespace:
     asked = parser(__doc__)
     asked.add_argument("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="of one model, a seed each")
     asked.add_argument("--worlds", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    asked.add_argument("--train", type=positive, default=200, help="echoes of a world for its mean map, or to train on")
-    asked.add_argument("--val", type=positive, default=20, help="echoes of a world to validate on")
-    asked.add_argument("--test", type=positive, default=200, help="echoes of a world to test on")
+    for split, what in (("train", "for its mean map"), ("val", "to validate on"), ("test", "to test on")):
+        asked.add_argument(f"--{split}", type=positive, default=COUNTS[split], help=f"echoes of a world {what}")
     asked.add_argument("--seed", type=int, default=0, help="decides every room and echo")
     asked.add_argument("--data", type=Path, help="folder of the rendered worlds; default: the cache")
-    asked.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared", help="head and real recording")
+    asked.add_argument("--shared", type=Path, default=SHARED, help="head and real recording")
     asked.add_argument("--simulated", type=Path, help="a folder of simulated rooms; draws envelopes.png")
     asked.add_argument("--at-home", nargs="+", type=Path, default=[], metavar="CHECKPOINT", help="of standard rooms")
     asked.add_argument("--bundle", action="store_true", help="write the other rooms that the package holds, and end")
@@ -146,15 +147,26 @@ def options() -> argparse.Namespace:
     return asked.parse_args()
 
 
-def rendered(asked: argparse.Namespace) -> dict[str, Path]:
-    """Render what is asked for and not there yet; return the folder of each world."""
-    needed = {"exam" if part == "changes" else part for part in asked.worlds} & set(WORLDS)
+def rendered(
+    worlds: Iterable[str] = WORLDS,
+    counts: Mapping[str, int] = COUNTS,
+    seed: int = 0,
+    data: Path | None = None,
+    shared: Path = SHARED,
+) -> dict[str, Path]:
+    """Render the worlds that are not there yet; return the folder of each.
+
+    Args:
+        worlds: by name.
+        counts: echoes of each split.
+        seed: decides every room and echo.
+        data: folder of the worlds; default: the cache.
+        shared: folder of the head and of the real recording.
+    """
     roots = {}
-    for name in (name for name in WORLDS if name in needed):
-        kept = cache_folder("carry-over", {"world": name, "seed": asked.seed, "version": VERSION})
-        counts = {split: getattr(asked, split) for split in ("train", "val", "test")}
-        root = asked.data / name if asked.data else kept
-        roots[name] = write_world(WORLDS[name], root, counts, asked.shared, asked.seed, show_progress)
+    for name in (name for name in WORLDS if name in worlds):
+        kept = cache_folder("carry-over", {"world": name, "seed": seed, "version": VERSION})
+        roots[name] = write_world(WORLDS[name], data / name if data else kept, counts, shared, seed, show_progress)
         print(f"{name}: {roots[name]}", file=sys.stderr)
     return roots
 
@@ -164,7 +176,9 @@ def main() -> None:
     if asked.bundle:
         print(f"Wrote {write_bundle(EXAM, OTHER_ROOMS, asked.shared)}.")
         return
-    roots = rendered(asked)
+    needed = {"exam" if part == "changes" else part for part in asked.worlds}
+    counts = {split: getattr(asked, split) for split in COUNTS}
+    roots = rendered(needed, counts, asked.seed, asked.data, asked.shared)
     if asked.simulated:
         sets = {"simulated": asked.simulated, **roots, "real": asked.shared / SAMPLE}
         print(f"Wrote {save_figure(envelopes_figure(sets), asked.out.with_name('envelopes.png'))}.")

@@ -9,7 +9,6 @@ of the worlds of `carry_over.py`: what is doubted there is a false alarm.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from carry_over import WORLDS, rendered
+from carry_over import rendered
 from numpy.typing import NDArray
-from reporting import HERE, RESULTS, parser, positive, provenance, run_script, write
+from reporting import RESULTS, parser, positive, provenance, run_script, write
 
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.doubts import examine
@@ -167,9 +166,7 @@ def main() -> None:
         for place, (name, draw) in enumerate(KINDS.items())
     }
     if not asked.quick:
-        echoes = {"train": 200, "val": 20, "test": 200, "worlds": list(WORLDS), "seed": 0, "data": None}
-        roots = rendered(argparse.Namespace(shared=HERE.parents[1] / "shared", **echoes))
-        found |= {world: counted(world_doubts(root)) for world, root in roots.items()}
+        found |= {world: counted(world_doubts(root)) for world, root in rendered().items()}
     write(asked.out, {**provenance(), "kinds": found})
 
 

@@ -10,14 +10,13 @@ not repeated. The best rate is chosen by the validation rmse, and so is the epoc
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-from carry_over import WORLDS, rendered, world_figures
-from reporting import HERE, RESULTS, parser, positive, provenance, run_script, write
+from carry_over import SHARED, WORLDS, rendered, world_figures
+from reporting import RESULTS, parser, positive, provenance, run_script, write
 
 from base_residual.config.presets import Layer
 from base_residual.config.run_layout import BEST, EVALUATION, val_rmse
@@ -114,14 +113,13 @@ def main() -> None:
     for start, rates in RATES.items():
         asked.add_argument(f"--{start}-rates", nargs="+", type=float, default=rates, help="default: %(default)s")
     asked.add_argument("--work", type=Path, default=Path("few"), help="folder of the runs")
-    asked.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared", help="head and real recording")
+    asked.add_argument("--shared", type=Path, default=SHARED, help="head and real recording")
     asked.add_argument(
         "--out", type=Path, default=RESULTS / "few_recordings.json", help="JSON; the figure goes beside it"
     )
     given = asked.parse_args()
     counts = {"train": max(200, *given.recordings), "val": VALIDATED, "test": 200}
-    worlds = argparse.Namespace(worlds=[given.world], seed=0, data=given.work / "worlds", shared=given.shared, **counts)
-    root = rendered(worlds)[given.world]
+    root = rendered([given.world], counts, 0, given.work / "worlds", given.shared)[given.world]
     zero = world_figures(load_checkpoint(DEFAULT), root)
     points: list[Row] = []
     for count in given.recordings:

@@ -40,18 +40,19 @@ def cost_table(cost: Cost, title: str) -> Table:
 
 
 def models_table(models: dict[str, Released]) -> Table:
-    """Return the released models and their rmse on worlds that none was trained on, beside what hears nothing."""
+    """Return the released models, a column each, and their rmse on rooms that they were not trained on."""
     worlds = list(dict.fromkeys(world for model in models.values() for world in model.rmse))
     rows = [
-        (
-            name,
-            f"{model.output_size} x {model.output_size}",
-            f"{model.max_depth:g} m",
-            *("{:.3f} m of {:.3f}".format(*model.rmse[world]) if world in model.rmse else "" for world in worlds),
-        )
-        for name, model in models.items()
+        ("map", *(f"{model.output_size} x {model.output_size}" for model in models.values())),
+        ("up to", *(f"{model.max_depth:g} m" for model in models.values())),
+        *((f"rmse, {world}", *(_beside_blind(model.rmse.get(world)) for model in models.values())) for world in worlds),
     ]
-    return Table("Models in the package", ("name", "map", "up to", *worlds), rows)
+    return Table("Models in the package", ("", *models), rows)
+
+
+def _beside_blind(rmse: tuple[float, float] | None) -> str:
+    """Return an rmse beside that of what hears nothing; empty where none was taken."""
+    return "{:.3f} m of {:.3f}".format(*rmse) if rmse else ""
 
 
 def estimate_lines(estimate: Estimate) -> list[str]:
