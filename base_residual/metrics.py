@@ -47,7 +47,8 @@ INTERVAL = {
 """Figures of final +- remainder: the share of the pixels that is promised to lie within it, and the one that does; the
 latter in the worst tenth of the images; the share of the images in which at most 0.1 less do; the mean remainder, and
 the same over the mae; the area between its sparsification curve and the oracle's, that of depth, and that of chance."""
-BY_METRE = re.compile(r"coverage_(\d+)_m")  # the same share of the pixels between that depth and a metre more
+BY_METRE = re.compile(r"coverage_(predicted_)?(\d+)_m")
+"""The same share of the pixels whose true, or whose predicted, depth lies between that and a metre more."""
 COUNTED = ("images", "images_without_depth")
 AT_MOST_1 = (
     *("delta1", "delta2", "delta3", "residual_gain", "residual_detail_corr", "clamped_share"),
@@ -307,11 +308,10 @@ class Evaluation:
         return Table(title, ("figure", "value", "better"), self.rows(), right=(1,))
 
     def by_metre(self) -> str:
-        """Return in one line how often final +- remainder holds at which depth; nothing without a remainder."""
-        found = [(name[1], share) for key, share in self.interval.items() if (name := BY_METRE.fullmatch(key))]
-        if not found:
-            return ""
-        return f"Within the remainder, by metre: {', '.join(f'{metre} m {share:.0%}' for metre, share in found)}."
+        """Return in one line how often final +- remainder holds at which predicted depth; empty without a remainder."""
+        names = ((BY_METRE.fullmatch(key), share) for key, share in self.interval.items())
+        found = [f"{name[2]} m {share:.0%}" for name, share in names if name and name[1]]
+        return f"Within the remainder, by metre of predicted depth: {', '.join(found)}." if found else ""
 
     def protocol_line(self) -> str:
         """Return in one line how the figures were taken, and over how many images."""

@@ -67,6 +67,14 @@ ELSEWHERE = {
     "standard": "shoeboxes of the style `standard`",
     "standard, trained there": "the same, by models trained on those alone",
 }
+# The places of intervals.json in words.
+PLACES = {
+    "own": "new rooms of its simulator",
+    "exam": "`exam`",
+    "choose": "`choose`",
+    "heads": "`heads`",
+    "real": "one real recording",
+}
 
 
 class Goal(NamedTuple):
@@ -234,7 +242,8 @@ def released() -> str:
     for name, model in models.items():
         about = [f"`{name}`", f"{model['output_size']} x {model['output_size']}", f"{model['max_depth']:g} m"]
         for world, (rmse, blind) in model["rmse"].items():
-            rows.append([*about, ELSEWHERE[world], f"{rmse:.3f}", f"{blind:.3f}"])
+            tried_on = ELSEWHERE.get(world, "new rooms of its own simulator")
+            rows.append([*about, tried_on, f"{rmse:.3f}", f"{blind:.3f}"])
     return _ruled(rows)
 
 
@@ -255,6 +264,26 @@ def doubts() -> str:
     for kind, found in read("doubts")["kinds"].items():
         rows.append([ELSEWHERE.get(kind, kind), f"{found['doubted']} of {found['recordings']}"])
     return _ruled(rows)
+
+
+def intervals() -> str:
+    """How often the remainder of the released model holds, and how wide it is."""
+    found = read("intervals")["places"]
+    heads = ["tried on", "within", "predicted beyond 4 m", "truly beyond 4 m", "worst tenth", "mean (m)", "of the mae"]
+    rows = [[*heads, "AUSE", "by depth", "by chance"]]
+    for place, figures in found.items():
+        far = [_beyond(figures, name) for name in ("coverage_predicted", "coverage")]
+        shares = [f"{figures['coverage']:.0%}", *far, f"{figures['coverage_worst_tenth']:.0%}"]
+        mean = [f"{figures['remainder_mean']:.2f}", f"{figures['remainder_over_mae']:.2f}"]
+        ranks = [f"{figures[name]:.2f}" for name in ("ause", "ause_by_depth", "ause_at_random")]
+        rows.append([PLACES[place], *shares, *mean, *ranks])
+    return _ruled(rows)
+
+
+def _beyond(figures: Mapping[str, float], kind: str, near: int = 4) -> str:
+    """The mean share over the metres from there on, if there is anything so far."""
+    shares = [figures[name] for metre in range(near, 99) if (name := f"{kind}_{metre}_m") in figures]
+    return f"{statistics.fmean(shares):.0%}" if shares else ""
 
 
 def mutation() -> str:
@@ -288,6 +317,7 @@ TABLES: dict[str, Callable[..., str]] = {
         moved,
         released,
         doubts,
+        intervals,
         speed,
         sizes,
         growth,

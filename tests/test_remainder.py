@@ -228,8 +228,10 @@ def test_figures_of_an_interval_by_hand() -> None:
     assert found["held_images"] == 1.0  # at least 0.65 of each
     assert found["remainder_mean"] == pytest.approx(0.2, abs=1e-5)
     assert found["remainder_over_mae"] == pytest.approx(0.2 / ((0.8 / 3 + 0.6 / 4) / 2), abs=1e-4)
+    true = {"coverage_0_m": 1.0, "coverage_1_m": 1.0, "coverage_2_m": 1 / 3}
+    predicted = {"coverage_predicted_0_m": 1.0, "coverage_predicted_1_m": 1.0, "coverage_predicted_2_m": 1 / 3}
     by_metre = {name: value for name, value in found.items() if name.endswith("_m")}
-    assert by_metre == pytest.approx({"coverage_0_m": 1.0, "coverage_1_m": 1.0, "coverage_2_m": 1 / 3})
+    assert by_metre == pytest.approx(true | predicted)
     near = IntervalFigures(0.75, 3.0, min_depth=1.0)
     near.update(final, remainder, gt)
     assert near.compute()["coverage"] == pytest.approx((1 / 2 + 1 / 2) / 2)
@@ -295,8 +297,9 @@ def test_an_evaluation_has_the_figures_of_a_calibrated_network(tiny: MakeConfig)
     assert 0.9 <= found.interval["coverage"] < 1
     assert ("coverage", f"{found.interval['coverage']:.4f}", "the level") in found.rows()
     assert not any(name.endswith("_m") for name, _, _ in found.rows())
-    assert found.by_metre().startswith("Within the remainder, by metre: ")
-    assert "1 m " in found.by_metre()
+    held = {name: share for name, share in found.interval.items() if name.startswith("coverage_predicted_")}
+    metres = ", ".join(f"{name.split('_')[2]} m {share:.0%}" for name, share in held.items())
+    assert found.by_metre() == f"Within the remainder, by metre of predicted depth: {metres}."
     assert "by metre" in found._repr_html_()
     broken = {"coverage": 1.5}, {"coverage_3_m": -0.1}, {"glory": 1.0}
     for wrong in broken:

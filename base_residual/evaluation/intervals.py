@@ -34,7 +34,8 @@ class IntervalFigures:
     def __init__(self, level: float, max_depth: float, min_depth: float = 0.0) -> None:
         self.level, self.max_depth, self.min_depth = level, max_depth, min_depth
         self.metres = math.ceil(max_depth)
-        self._rows: list[Tensor] = []  # (B, 3 + 2 * metres): within, remainder, error, and by metre: within, all
+        # (B, 3 + 4 * metres): within, remainder, error; by metre of true and of predicted depth: within, all
+        self._rows: list[Tensor] = []
         self._ranked: list[Tensor] = []  # (B, RANKED, 3): remainder, error, final; NaN beside the valid pixels
 
     def update(self, final: Tensor, remainder: Tensor, gt: Tensor) -> None:
@@ -44,9 +45,12 @@ class IntervalFigures:
         count, error = valid.sum(dim=1).float(), (final - gt).abs()
         within = (error <= remainder) & valid
         means = [torch.where(valid, part, 0).sum(dim=1) / count for part in (within, remainder, error)]
-        metre = torch.where(valid, gt, 0).long().clamp(max=self.metres - 1)
         empty = gt.new_zeros(len(gt), self.metres)
-        by_metre = [empty.scatter_add(1, metre, counted.float()) for counted in (within, valid)]
+        by_metre = [
+            empty.scatter_add(1, depth.long().clamp(max=self.metres - 1), counted.float())
+            for depth in (gt, final)
+            for counted in (within, valid)
+        ]
         self._rows.append(torch.cat([torch.stack(means, dim=1), *by_metre], dim=1))
         step = max(1, gt.shape[1] // RANKED)
         ranked = torch.stack([remainder, error, final], dim=-1)
@@ -55,7 +59,7 @@ class IntervalFigures:
 
     def share(self, gathered: Gather) -> None:
         """Take in what the other processes have added."""
-        rows = torch.cat(self._rows) if self._rows else torch.empty(0, 3 + 2 * self.metres)
+        rows = torch.cat(self._rows) if self._rows else torch.empty(0, 3 + 4 * self.metres)
         ranked = torch.cat(self._ranked) if self._ranked else torch.empty(0, RANKED, 3)
         self._rows, self._ranked = [gathered(rows)], [gathered(ranked)]
 
@@ -64,7 +68,7 @@ class IntervalFigures:
         rows = torch.cat(self._rows).double().cpu()
         rows = rows[~rows[:, 0].isnan()]
         within, remainder, error = rows[:, :3].unbind(dim=1)
-        held, all_of = rows[:, 3:].sum(dim=0).unflatten(0, (2, -1))
+        true, predicted = rows[:, 3:].sum(dim=0).unflatten(0, (2, 2, -1))  # (2, metres) each: within, all
         tenth = within.sort().values[: max(1, len(within) // 10)]
         ranking = rank(torch.cat(self._ranked).flatten(0, 1).cpu())
         return {
@@ -77,7 +81,14 @@ class IntervalFigures:
             "ause": ranking.remainder,
             "ause_by_depth": ranking.depth,
             "ause_at_random": ranking.random,
-        } | {f"coverage_{metre}_m": float(held[metre] / all_of[metre]) for metre in range(self.metres) if all_of[metre]}
+            **_by_metre("coverage", *true),
+            **_by_metre("coverage_predicted", *predicted),
+        }
+
+
+def _by_metre(name: str, within: Tensor, count: Tensor) -> dict[str, float]:
+    """Return the share of the pixels within the remainder for each metre of depth that there is."""
+    return {f"{name}_{metre}_m": float(within[metre] / count[metre]) for metre in range(len(count)) if count[metre]}
 
 
 def rank(pixels: Tensor) -> Ranking:
