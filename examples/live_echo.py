@@ -166,7 +166,10 @@ def loop(model: br.BaseResidualNet, robot: Robot, rounds: int, pause: float, out
         took = time.perf_counter() - start
         depth = parts.final[0, 0].numpy()  # (S, S)
         middle = slice(len(depth) // 3, 2 * len(depth) // 3)
-        line = f"{number:4d}  ahead {np.median(depth[middle, middle]):5.2f} m  nearest {depth.min():5.2f} m"
+        ahead = f"{np.median(depth[middle, middle]):5.2f}"
+        if model.calibration is not None:
+            ahead += f" +- {parts.remainder[0, 0, middle, middle].median():.2f}"
+        line = f"{number:4d}  ahead {ahead} m  nearest {depth.min():5.2f} m"
         if heard.truth is not None:
             truth = np.minimum(heard.truth, model.max_depth)
             line += f"  rmse {np.sqrt(np.mean((depth - truth) ** 2)):5.2f} m"
@@ -175,7 +178,8 @@ def loop(model: br.BaseResidualNet, robot: Robot, rounds: int, pause: float, out
         console.print(f"{line}  predicted in {1000 * took:.0f} ms")
         if out is not None:
             gt = None if heard.truth is None else [truth]
-            save_figure(decomposition_figure(panels(parts, gt, [""])), out / f"round_{number:04d}.png")
+            rows = panels(parts, gt, [""], parts.half_width)
+            save_figure(decomposition_figure(rows), out / f"round_{number:04d}.png")
         if number != rounds:
             time.sleep(pause)
 

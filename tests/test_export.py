@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import fields
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 import soundfile
 import torch
 from conftest import TINY
-from test_cli import brdepth
+from test_cli import brdepth, sentence
 from torch import Tensor
 
 from base_residual.acoustics.framing import echo_frames
@@ -30,9 +32,11 @@ from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import AudioConfig, Config
 from base_residual.deploy import onnx as export
+from base_residual.deploy.benchmark import OnnxCost
 from base_residual.deploy.onnx import ExportError, RealFrontEnd, check_onnx, export_onnx, sample_echoes
 from base_residual.deploy.predict import predict_files
 from base_residual.errors import MissingExtraError
+from base_residual.machine import few_threads
 from base_residual.models import time_encoder, unet
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.decomposition import DepthDecomposition
@@ -206,6 +210,24 @@ def test_a_two_dimensional_network_of_untouched_recordings_exports_and_is_left_a
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     about = session(path).get_modelmeta().custom_metadata_map
     assert (about["reserve"], about["frames"]) == ("0", str(FRAMES - RESERVE))  # such a file needs no more
+
+
+def test_what_the_file_costs_is_measured_without_the_network(exported: Exported, tmp_path: Path) -> None:
+    found = json.loads(brdepth("benchmark", exported.path, "--json"))
+    assert list(found) == [field.name for field in fields(OnnxCost)]
+    assert 0 < found["latency_median_ms"] <= found["latency_p95_ms"]
+    assert found["scan_median_ms"] > 0
+    assert found["threads"] == few_threads()
+    assert "from samples to a scan, median" in brdepth("benchmark", exported.path)
+    assert "does nothing for an ONNX file" in sentence(brdepth("benchmark", exported.path, "--batch-size", 3, code=2))
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(exported.path.read_bytes()[:1000])
+    assert "is no ONNX file that can be run here" in sentence(brdepth("benchmark", broken, code=2))
+    other = onnx.load(exported.path)
+    other.ClearField("metadata_props")
+    onnx.save(other, tmp_path / "other.onnx")
+    said = sentence(brdepth("benchmark", tmp_path / "other.onnx", code=2))
+    assert "none that brdepth export has written" in said
 
 
 def test_silence_has_a_depth(exported: Exported) -> None:

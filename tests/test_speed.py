@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
 import torch
@@ -45,6 +45,8 @@ def test_every_figure_is_there_and_the_model_is_left_as_it_was(tiny: Callable[..
     assert cost.parameters == sum(weights.numel() for weights in model.parameters())
     assert cost.gflops == gflops(model) > 0
     assert 0 < cost.latency_median_ms <= cost.latency_p95_ms
+    assert cost.scan_median_ms is not None
+    assert cost.scan_median_ms > 0
     assert cost.throughput > 0
     assert cost.batch_size == 2
     assert cost.peak_memory_mib is None or cost.peak_memory_mib > 10
@@ -84,7 +86,7 @@ def test_a_batch_is_what_is_timed(tiny: Callable[..., Config], monkeypatch: pyte
     monkeypatch.setattr(model, "features", lambda x: (sizes.append(len(x)), heard(x))[1])
     measure(model, batch_size=40, seconds=0.0)
     calls = benchmark.WARM_UP + benchmark.FEWEST
-    assert sizes == [1] * calls + [40] * calls
+    assert sizes == [1] * 2 * calls + [40] * calls  # to the map, to a scan, and a batch
 
 
 def test_timing_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,7 @@ def test_timing_goes_on_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_cost_is_a_record_that_json_can_hold(tiny: Callable[..., Config]) -> None:
     cost = measure(OneLayer(tiny()), batch_size=1, seconds=0.0)
-    assert Cost(**json.loads(json.dumps(cost.as_dict()))) == cost
+    assert Cost(**json.loads(json.dumps(asdict(cost)))) == cost
     assert all(f"{field.name}:" in (Cost.__doc__ or "") for field in fields(Cost))
     with pytest.raises(FrozenInstanceError):
         cost.gflops = 0.0  # type: ignore[misc]

@@ -392,10 +392,14 @@ def test_the_first_recordings_of_a_world_are_a_dataset_beside_all_that_validates
     assert counts == [2, 4, 4]
 
 
-def test_the_rate_that_validates_best_is_reported(world_script: Callable[[str], ModuleType]) -> None:
-    rows = [
-        {"rate": rate, "val": val, "test": test}
-        for rate, val, test in [(0.1, 1.0, 5.0), (0.1, 3.0, 7.0), (0.2, 1.9, 2.0), (0.2, 1.9, 4.0), (0.3, 9.0, 0.1)]
-    ]
-    found = world_script("few_recordings").over_seeds(rows)
+def test_the_rate_that_validates_best_is_run_with_every_seed(world_script: Callable[[str], ModuleType]) -> None:
+    val = {(0.1, 0): 3.0, (0.2, 0): 1.9, (0.3, 0): 9.0}
+    asked = list[tuple[float, int]]()
+
+    def run(rate: float, seed: int) -> dict[str, float]:
+        asked.append((rate, seed))
+        return {"rate": rate, "val": val.get((rate, seed), 0.0), "test": 2.0 + 2.0 * seed}
+
+    found = world_script("few_recordings").over_seeds((0.1, 0.2, 0.3), 2, run)
+    assert asked == [(0.1, 0), (0.2, 0), (0.3, 0), (0.2, 1)]
     assert found == {"rate": 0.2, "mean": 3.0, "std": pytest.approx(2**0.5), "seeds": 2}

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
+from test_cli import brdepth, sentence
 
+from base_residual.camera import DepthCamera
+from base_residual.config.resolve import make_config
+from base_residual.models.checkpoint import save_checkpoint
+from base_residual.models.factory import create_model
+from base_residual.models.released import sample
 from base_residual.plots.figures import (
     MIN_SCALE,
     Panel,
@@ -15,6 +23,7 @@ from base_residual.plots.figures import (
     decomposition_figure,
     save_figure,
 )
+from base_residual.plots.views import view_figure
 
 
 def panel(gt: bool = True, residual: float = 0.3) -> Panel:
@@ -132,3 +141,42 @@ def test_names_that_the_font_or_the_formulas_do_not_know_are_drawn(tmp_path: Pat
     assert save_figure(figure, tmp_path / "a.png").is_file()  # without a warning, which would be an error
     save_figure(comparison_figure({"$\\frac$_\u56de": [[1.0, 0.5]]}), tmp_path / "b.png")
     assert figure.axes[0].get_ylabel() == "\ufffd\ufffd_$\\frac$_a"
+
+
+def test_a_view_from_above_is_the_slice_at_the_height_of_the_camera() -> None:
+    camera = DepthCamera((90.0, 60.0))
+    wall, off = np.full((8, 8), 2.0), np.full((8, 8), 0.5)
+    truth = np.full((8, 8), 3.0)
+    truth[4, :4] = 0  # nothing was measured on the left
+    figure = view_figure([Panel(wall, 0 * wall, wall, truth, "Attic", off)], camera, "a title")
+    above, behind = figure.axes
+    true, final, robot = above.lines
+    across = 2 * (np.arange(8) - 3.5) / 4
+    np.testing.assert_allclose(final.get_xdata(), across, atol=1e-6)  # left is on the left
+    np.testing.assert_allclose(final.get_ydata(), 2.0)
+    np.testing.assert_allclose(np.asarray(true.get_ydata()), [math.nan] * 4 + [3.0] * 4)
+    assert (robot.get_xdata()[0], robot.get_ydata()[0]) == (0, 0)
+    (band,) = above.patches
+    ahead = band.get_xy()[:, 1]
+    assert (ahead.min(), ahead.max()) == (1.5, 2.5)
+    assert len(behind.collections) == 2
+    assert len(behind.collections[1].get_offsets()) == 64
+    plain = view_figure([Panel(wall, 0 * wall, wall, None, "Attic")], camera)
+    assert (len(plain.axes[0].patches), len(plain.axes[0].lines), len(plain.axes[1].collections)) == (0, 2, 1)
+
+
+def test_a_large_map_is_viewed_by_some_of_its_points() -> None:
+    wall = np.full((256, 256), 2.0)
+    figure = view_figure([Panel(wall, 0 * wall, wall, None, "Attic")], DepthCamera((90.0, 90.0)))
+    assert len(figure.axes[1].collections[0].get_offsets()) == 43**2
+
+
+def test_the_command_draws_a_view_where_the_camera_is_known(tmp_path: Path) -> None:
+    sound = sample()[0]
+    said = brdepth("visualize", "small", "--audio", sound, "--view", "--out", tmp_path / "view.png")
+    assert said.strip() == f"Picture: {tmp_path / 'view.png'}"
+    assert (tmp_path / "view.png").stat().st_size > 10_000
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(path, create_model(make_config(TINY, {"data": {"name": "own"}})), 1, [])
+    assert "field of view" in sentence(brdepth("visualize", path, "--audio", sound, "--view", code=2))
+    assert not (tmp_path / "own_room_view.png").exists()

@@ -1,13 +1,14 @@
-"""The commands of `brdepth` that use a trained model: score it, draw with it, predict, export and time it."""
+"""The commands of `brdepth` that judge a trained model: score it, draw with it, calibrate it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from base_residual.cli.help_pages import Command
+from base_residual.cli.loading import is_given, load_for_command, opinion
 from base_residual.cli.printer import Printer
 from base_residual.cli.shared_options import (
     CheckpointArgument,
@@ -18,9 +19,7 @@ from base_residual.cli.shared_options import (
     QuietOption,
     RootOption,
     SplitOption,
-    completing,
 )
-from base_residual.config.names import listed
 from base_residual.config.presets import Layer
 from base_residual.errors import ConfigError
 
@@ -89,25 +88,30 @@ def visualize(
     audio: Annotated[
         list[Path] | None, typer.Option(metavar="ECHO.wav", help="Recordings of your own instead; repeatable.")
     ] = None,
+    view: Annotated[
+        bool, typer.Option("--view", help="Draw where the points lie instead: from above and from behind.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="PNG file to write.", show_default="beside the checkpoint")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Draw base | residual | final | ground truth."""
-    from base_residual.config.run_layout import written_about
+    """Draw base | residual | final | remainder | ground truth, or the points in space."""
+    from base_residual.config.run_layout import PICTURES, written_about
+    from base_residual.models.decomposition import require_camera
     from base_residual.plots.figures import decomposition_figure, save_figure
+    from base_residual.plots.views import view_figure
 
     printer, other, about, doubtful = Printer(as_json, quiet), "", {}, ""
     if audio:
         from base_residual.deploy.predict import mark, picture_files
 
-        idle = [name for name in ("dataset", "data_root", "split", "follow_links", "count") if _is_given(ctx, name)]
+        idle = [name for name in ("dataset", "data_root", "split", "follow_links", "count") if is_given(ctx, name)]
         if idle:
             raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing beside --audio; leave one of them out.")
-        loaded = _load_checkpoint(checkpoint, device)
+        loaded = load_for_command(checkpoint, device)
         rows, examined = picture_files(loaded.model, audio)
-        opinions = zip(audio, map(_opinion, examined.emission, examined.doubts), strict=True)
+        opinions = zip(audio, map(opinion, examined.emission, examined.doubts), strict=True)
         about = {"recordings": [{"recording": path} | opinion for path, opinion in opinions]}
         doubtful = mark(list(dict.fromkeys(doubt for doubts in examined.doubts for doubt in doubts)))
     else:
@@ -122,8 +126,11 @@ def visualize(
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
     of = "own recordings" if audio else f"{split} split" + (f" of {other}" if other else "")
     title = f"{loaded.config.in_words}, epoch {loaded.epoch}: {of}"
-    figure = decomposition_figure(rows, doubtful or title)
-    picture = save_figure(figure, out or written_about(checkpoint, shows))
+    if view:
+        figure = view_figure(rows, require_camera(loaded.model.camera), doubtful or title)
+    else:
+        figure = decomposition_figure(rows, doubtful or title)
+    picture = save_figure(figure, out or written_about(checkpoint, shows, PICTURES[view]))
     printer.json({"picture": picture} | about)
     printer.show(f"Picture: {picture}")
 
@@ -183,153 +190,6 @@ def calibrate_checkpoint(
     printer.show(*map(Text, lines))
 
 
-@app.command(cls=Command)
-def predict(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[CHECKPOINT|NAME] ECHO.wav",
-            help="Two-channel recordings, left ear first, after the checkpoint or the name of a released model, if it "
-            "is not to be small. (default: a recording that comes with the package)",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the depth maps and pictures.")] = Path("predictions"),
-    points: Annotated[
-        str | None,
-        typer.Option(
-            metavar="|".join(CLOUDS),
-            help="Write a point cloud, too: metres, x forward, y left, z up.",
-            autocompletion=completing(CLOUDS),
-        ),
-    ] = None,
-    scan: Annotated[
-        bool, typer.Option("--scan", help="Write a planar scan, too: JSON by the names of ROS' LaserScan.")
-    ] = False,
-    parts: Annotated[
-        bool, typer.Option("--parts", help="Write base, residual, final and remainder as one .npz, too.")
-    ] = False,
-    no_picture: Annotated[
-        bool, typer.Option("--no-picture", help="Draw nothing; drawing takes most of the time.")
-    ] = False,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Predict depth for recordings of your own: a .npy map in metres and a picture each.
-
-    Metres are along the camera's axis, or along each pixel's ray where data.depth_along says so. A second map, the
-    remainder, says how far off each pixel may be, if the network is calibrated.
-    """
-    from base_residual.deploy.predict import Wanted, write_predictions
-    from base_residual.machine import cpu_threads, few_threads
-    from base_residual.models.released import DEFAULT, find_released, sample
-
-    if points is not None and points not in CLOUDS:
-        raise ConfigError(f"Unknown format '{points}'. Known are {listed(points, CLOUDS)}")
-    wanted = Wanted(not no_picture, points is not None, scan, parts)
-    printer, echoes, checkpoint, truths = Printer(as_json, quiet), files or [], find_released(DEFAULT), None
-    if echoes and _is_checkpoint(echoes[0]):
-        checkpoint, *echoes = echoes
-    if not echoes:
-        echo, truth = sample()
-        echoes, truths = [echo], [truth]
-    model = _load_checkpoint(checkpoint, device).model
-    with cpu_threads(few_threads()):
-        written = write_predictions(model, echoes, out, truths, wanted)
-    rows = [
-        {"recording": echo} | one.files | _opinion(one.emission, one.doubts)
-        for echo, one in zip(echoes, written, strict=True)
-    ]
-    level = model.calibration and model.calibration.level
-    printer.json({"predictions": rows, "level": level})
-    printer.show(*("  ".join(map(str, one.files.values())) for one in written))
-    if model.calibration is None:
-        printer.show(f"How far off a pixel may be is not known: {checkpoint} is not calibrated (brdepth calibrate).")
-
-
-@app.command(cls=Command)
-def models(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """List the models that come with the package: what they are, were trained on, and reach."""
-    from rich.text import Text
-
-    from base_residual.cli.tables import models_table
-    from base_residual.models.released import released
-
-    printer, known = Printer(as_json, quiet), released()
-    printer.json({name: model._asdict() for name, model in known.items()})
-    lines = [f"{name}: {model.about}" for name, model in known.items()]
-    printer.show(models_table(known), *map(Text, [*lines, "Beside each rmse that of a depth map which hears nothing."]))
-
-
-@app.command(cls=Command)
-def export(
-    checkpoint: CheckpointArgument,
-    out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="beside the checkpoint")] = None,
-    kind: Annotated[
-        str,
-        typer.Option(
-            "--format", metavar="|".join(FORMATS), help="Format to write.", autocompletion=completing(FORMATS)
-        ),
-    ] = FORMATS[0],
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Write a checkpoint as ONNX, waveform in and depth out, and check that ONNX Runtime gets the same depth."""
-    from base_residual.deploy.onnx import export_onnx
-
-    if kind not in FORMATS:
-        raise ConfigError(f"Unknown format '{kind}'. Known are {listed(kind, FORMATS)}")
-    path = export_onnx(_load_checkpoint(checkpoint, "cpu").model, out or checkpoint.with_suffix(".onnx"))
-    printer, size = Printer(as_json, quiet), path.stat().st_size
-    printer.json({"onnx": path, "bytes": size})
-    printer.show(f"ONNX: {path} ({size / 2**20:.1f} MiB)")
-
-
-@app.command(cls=Command)
-def benchmark(
-    checkpoint: CheckpointArgument,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Echoes at a time, for the throughput.")] = 32,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Measure what a checkpoint costs on this machine: latency, throughput, memory, operations."""
-    from base_residual.cli.tables import cost_table
-    from base_residual.deploy.benchmark import measure
-    from base_residual.machine import busy
-
-    cost = measure(_load_checkpoint(checkpoint, device).model, batch_size)
-    printer = Printer(as_json, quiet)
-    printer.json(cost.as_dict())
-    printer.show(cost_table(cost, checkpoint.name))
-    if note := busy(cost.load):
-        printer.show(note)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Return whether a path stands for a checkpoint, by its ending; without one, a file is a recording, else a name."""
-    return path.suffix.lower() in (".safetensors", ".onnx") if path.suffix else not path.is_file()
-
-
-def _opinion(emission: float | None, doubts: list[str]) -> dict[str, Any]:
-    """Return whether a recording's prediction is to be trusted, why not, and its moment of emission, for JSON."""
-    return {"trusted": not doubts, "doubts": doubts, "emission": emission}
-
-
-def _load_checkpoint(path: Path, device: str) -> Checkpoint[DepthNet]:
-    from base_residual.machine import resolve_device
-    from base_residual.models.factory import load_checkpoint
-
-    return load_checkpoint(path, resolve_device(device))
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    """Return whether an option was typed, rather than left at its default."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _other_data(own: Config, used: Config) -> str:
     """Return the name of the data that a checkpoint is tried on, if it is not that of its own run."""
     if (used.data.name, used.data.root) == (own.data.name, own.data.root):
@@ -347,7 +207,7 @@ def _load(
     from base_residual.config.resolve import make_config
     from base_residual.models.released import TRIED_ON, is_released
 
-    loaded = _load_checkpoint(path, device)
+    loaded = load_for_command(path, device)
     own = TRIED_ON if is_released(path) and dataset is None and data_root is None else {}
     given: Layer = {}
     if dataset is not None:

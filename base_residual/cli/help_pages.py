@@ -47,8 +47,9 @@ class Commands(TyperGroup):
         """Write the sections of the help, and the list of commands."""
         write_parameters(self.get_params(ctx), ctx, formatter)
         with formatter.section("Commands"):
-            # Without docstrings (`python -OO`) a command has no help.
-            formatter.write_dl([(name, command.help or "") for name, command in self.commands.items()])
+            # The first paragraph of each; without docstrings (`python -OO`) a command has no help.
+            helps = {name: (command.help or "").partition("\n\n")[0] for name, command in self.commands.items()}
+            formatter.write_dl([*helps.items()])
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the whole program, as a shell or another program has started it."""

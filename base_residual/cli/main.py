@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from base_residual.cli import checkpoints, datasets, runs, train
+from base_residual.cli import checkpoints, datasets, robots, runs, train
 from base_residual.cli.exits import EXIT_CODES, say
 from base_residual.cli.help_pages import Commands
 from base_residual.version import __version__
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": current_name, "help_option_names": ["-h", "--help"]},
 )
-for commands in (train, checkpoints, runs, datasets):
+for commands in (train, checkpoints, robots, runs, datasets):
     app.add_typer(commands.app)
 
 

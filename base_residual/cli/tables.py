@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from base_residual.config.presets import SPLITS
 from base_residual.data.check import EMISSIONS, WANDERING, Findings, quantiles
-from base_residual.deploy.benchmark import Cost
+from base_residual.deploy.benchmark import Cost, OnnxCost
 from base_residual.evaluation import criteria_table
 from base_residual.evaluation.comparison import Comparison
 from base_residual.plots.tables import Table
@@ -31,12 +31,29 @@ def cost_table(cost: Cost, title: str) -> Table:
         ("operations for one echo", f"{cost.gflops:.2f} GFLOP"),
         ("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms"),
         ("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms"),
+        ("from samples to a scan, median", _scan_time(cost)),
         (f"throughput, {cost.batch_size} at a time", f"{cost.throughput:,.0f} echoes/s"),
         ("peak memory", memory),
         ("device", cost.device),
         ("threads for one echo, for batches", f"{cost.threads_for_one}, {cost.threads}"),
     ]
     return Table(title, ("", ""), rows, right=(1,))
+
+
+def onnx_cost_table(cost: OnnxCost, title: str) -> Table:
+    """Return what an exported model costs in ONNX Runtime."""
+    rows = [
+        ("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms"),
+        ("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms"),
+        ("from samples to a scan, median", _scan_time(cost)),
+        ("device", cost.device),
+        ("threads", f"{cost.threads}"),
+    ]
+    return Table(title, ("", ""), rows, right=(1,))
+
+
+def _scan_time(cost: Cost | OnnxCost) -> str:
+    return "view not known" if cost.scan_median_ms is None else f"{cost.scan_median_ms:.1f} ms"
 
 
 def models_table(models: dict[str, Released]) -> Table:

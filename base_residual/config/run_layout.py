@@ -22,6 +22,7 @@ CURVES = "curves.png"
 REPORT = "report.html"
 WANDB_ID = "wandb_id.txt"
 PICTURE = re.compile(r"epoch_\d{4,}_decomposition\.png")
+PICTURES = ("decomposition", "view")  # that `visualize` draws
 OF_WEIGHTS = (BEST, LAST)  # beside which `export` and `visualize` write, unless they are told where
 
 
@@ -30,9 +31,9 @@ def picture_name(epoch: int) -> str:
     return f"epoch_{epoch:04d}_decomposition.png"
 
 
-def written_about(weights: Path, shown: str) -> Path:
-    """Return the picture that `visualize` draws with a run's weights, of what is shown: a split, mostly."""
-    return weights.with_name(f"{weights.stem}_{shown}_decomposition.png")
+def written_about(weights: Path, shown: str, kind: str = PICTURES[0]) -> Path:
+    """Return the picture of that kind that `visualize` draws with a run's weights: of a split, mostly."""
+    return weights.with_name(f"{weights.stem}_{shown}_{kind}.png")
 
 
 def written_files(run_dir: Path) -> list[Path]:
@@ -42,7 +43,8 @@ def written_files(run_dir: Path) -> list[Path]:
     """
     names = {CONFIG, METRICS, BEST, LAST, STATE, EVALUATION, CURVES, REPORT, WANDB_ID}
     for weights in (run_dir / name for name in OF_WEIGHTS):
-        names |= {weights.with_suffix(".onnx").name, *(written_about(weights, split).name for split in SPLITS)}
+        drawn = {written_about(weights, split, kind).name for split in SPLITS for kind in PICTURES}
+        names |= {weights.with_suffix(".onnx").name, *drawn}
     return [path for path in run_dir.iterdir() if path.name in names or PICTURE.fullmatch(path.name)]
 
 

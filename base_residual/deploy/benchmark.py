@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.hearing import emitted_sound, lead_frames
+from base_residual.camera import DepthCamera
+from base_residual.deploy.onnx import open_onnx
 from base_residual.errors import ConfigError
 from base_residual.machine import cpu_threads, device_name, few_threads, load, many_threads, standard_torch
 from base_residual.models.network import DepthNet
@@ -36,6 +39,7 @@ class Cost:
             end, as everywhere else in this project.
         latency_median_ms: from one echo's waveform to its depth map, front end included, in milliseconds.
         latency_p95_ms: what 95 of 100 such calls stay below, in milliseconds.
+        scan_median_ms: from the waveform to a planar scan, remainder included; None where the view is not known.
         throughput: echoes per second in batches of `batch_size`, front end included.
         batch_size: echoes in each of those batches.
         peak_memory_mib: the most that the process has held so far, PyTorch itself included, on CUDA what was allocated
@@ -50,6 +54,7 @@ class Cost:
     gflops: float
     latency_median_ms: float
     latency_p95_ms: float
+    scan_median_ms: float | None
     throughput: float
     batch_size: int
     peak_memory_mib: float | None
@@ -58,9 +63,26 @@ class Cost:
     threads_for_one: int
     load: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the figures by name, ready for JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class OnnxCost:
+    """The cost of an exported model in ONNX Runtime, on the CPU.
+
+    Attributes:
+        latency_median_ms: from one recording's samples to all that the file gives, in milliseconds.
+        latency_p95_ms: what 95 of 100 such calls stay below, in milliseconds.
+        scan_median_ms: from the samples to a planar scan; None where the camera's view is not known.
+        device: name of the processor.
+        threads: that one call takes.
+        load: cores of the machine that others used as the timing began, over a minute; None where nobody tells.
+    """
+
+    latency_median_ms: float
+    latency_p95_ms: float
+    scan_median_ms: float | None
+    device: str
+    threads: int
+    load: float | None
 
 
 @standard_torch()
@@ -95,8 +117,10 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         return _durations(once, seconds)
 
     load_before, ready = load(), evaluating(model)
+    camera = model.camera
     with cpu_threads(few_threads()):
         single = 1e3 * timed(ready.predict, 1)
+        scanned = timed(lambda echo: ready.predict(echo).scan(), 1) if camera else None
     with cpu_threads(many_threads()), torch.inference_mode():
         batched = timed(lambda some: ready.bound(ready.features(some.to(device))), batch_size)
     return Cost(
@@ -104,12 +128,47 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
         gflops=gflops(model),
         latency_median_ms=float(np.median(single)),
         latency_p95_ms=float(np.percentile(single, 95)),
+        scan_median_ms=None if scanned is None else 1e3 * float(np.median(scanned)),
         throughput=batch_size / float(np.median(batched)),
         batch_size=batch_size,
         peak_memory_mib=peak_memory(device),
         device=device_name(device),
         threads=many_threads(),
         threads_for_one=few_threads(),
+        load=load_before,
+    )
+
+
+def measure_onnx(path: Path, seconds: float = 3.0) -> OnnxCost:
+    """Time an exported model in ONNX Runtime, one recording at a time.
+
+    Args:
+        path: a file that `export_onnx` has written.
+        seconds: that each of the two timings lasts.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        CheckpointError: it is no such file.
+    """
+    threads, load_before = few_threads(), load()
+    run, about = open_onnx(path, threads)
+    rate, frames = int(about["sample_rate"]), int(about["frames"])
+    chirp = emitted_sound(ChirpDesign(), rate)[:frames].numpy()
+    echo = 0.01 * np.random.default_rng(0).standard_normal((1, 2, frames)).astype(np.float32)
+    echo[..., : len(chirp)] += chirp
+    single = 1e3 * _durations(lambda: run(echo), seconds)
+    scanned = None
+    if "field_of_view" in about:
+        across, upward = json.loads(about["field_of_view"])
+        camera = DepthCamera((across, upward), about["depth_along"])
+        with cpu_threads(threads):
+            scanned = _durations(lambda: camera.scan(torch.from_numpy(run(echo)["final"][0, 0])), seconds)
+    return OnnxCost(
+        latency_median_ms=float(np.median(single)),
+        latency_p95_ms=float(np.percentile(single, 95)),
+        scan_median_ms=None if scanned is None else 1e3 * float(np.median(scanned)),
+        device=device_name(torch.device("cpu")),
+        threads=threads,
         load=load_before,
     )
 
@@ -131,7 +190,7 @@ def gflops(model: DepthNet) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def _durations(call: Callable[[], None], seconds: float) -> NDArray[np.float64]:
+def _durations(call: Callable[[], object], seconds: float) -> NDArray[np.float64]:
     """Return the seconds of each call; the calls follow one another."""
     for _ in range(WARM_UP):
         call()

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +21,11 @@ from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import emitted_sound, fit_echo, hear
 from base_residual.config.schema import AudioConfig
 from base_residual.deploy.real_filter import Pair, RealMatchedFilter, turns
-from base_residual.errors import BaseResidualError, MissingExtraError
+from base_residual.errors import BaseResidualError, CheckpointError, MissingExtraError
 from base_residual.files.atomic import write_whole
 from base_residual.machine import standard_torch
 from base_residual.models.network import DepthNet
+from base_residual.plots.figures import Map
 from base_residual.version import __version__
 
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
@@ -141,6 +142,43 @@ def check_onnx(model: DepthNet, exported: Path | bytes) -> float:
         theirs = torch.stack([torch.from_numpy(part) for part in found])
         largest.append((ours - theirs).abs().max())
     return float(torch.stack(largest).max())
+
+
+def open_onnx(path: Path, threads: int) -> tuple[Callable[[Map], dict[str, Map]], dict[str, str]]:
+    """Open an exported model in ONNX Runtime, on the CPU.
+
+    Args:
+        path: a file that `export_onnx` has written.
+        threads: that a call takes.
+
+    Returns:
+        What gives the outputs by name for recordings (B, 2, frames), and the metadata.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        CheckpointError: it is no such file.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("What an ONNX file costs", "onnx") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # what is wrong with a file is raised
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no parent of their own
+        raise CheckpointError(f"{path} is no ONNX file that can be run here.") from error
+    about: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    names = [output.name for output in session.get_outputs()]
+    if not {"frames", "sample_rate"} <= about.keys() or names != list(OUTPUTS[: len(names)]):
+        raise CheckpointError(f"{path} is an ONNX file, but none that brdepth export has written.")
+
+    def run(echoes: Map) -> dict[str, Map]:
+        found: list[Map] = session.run(names, {"waveform": echoes})  # type: ignore[assignment]
+        return dict(zip(names, found, strict=True))
+
+    return run, about
 
 
 def sample_echoes(batch: int, frames: int, sample_rate: int) -> Tensor:
