@@ -165,7 +165,7 @@ def test_a_robots_files_hold_what_the_map_holds(tmp_path: Path) -> None:
     wanted = ("--points", "ply", "--scan", "--parts", "--no-picture")
     (found,) = json.loads(brdepth("predict", "--out", tmp_path, *wanted, "--json"))["predictions"]
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"room_{end}" for end in ("depth.npy", "points.ply", "scan.json", "parts.npz")
+        f"room_{end}" for end in ("depth.npy", "remainder.npy", "points.ply", "scan.json", "parts.npz")
     }
     depth, camera = np.load(found["depth"]), DepthCamera((90.0, 90.0))
     with np.load(found["parts"]) as parts:

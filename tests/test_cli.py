@@ -194,7 +194,8 @@ def test_predicting_writes_metres_and_a_picture_for_each_recording(run: tuple[Pa
     output = brdepth(
         "predict", folder / "best.safetensors", tmp_path / "a.wav", tmp_path / "b.wav", "--out", tmp_path / "out"
     )
-    assert len(output.splitlines()) == 2
+    assert len(re.findall(r"[ab]_depth.npy  ", output)) == 2
+    assert output.endswith("is not calibrated (brdepth calibrate).\n")
     for name in ("a", "b"):
         depth = np.load(tmp_path / "out" / f"{name}_depth.npy", allow_pickle=False)
         assert (depth.shape, depth.dtype) == ((32, 32), np.float32)
