@@ -162,6 +162,13 @@ def test_the_rooms_are_the_models_own_from_the_best_to_the_worst(page: Path, run
         assert room["runs"][runs["unet"].name]["base"] is None
 
 
+def test_points_in_space_need_the_camera_and_the_remainder_a_calibration(page: Path) -> None:
+    gallery = embedded(page, "gallery")
+    assert gallery["camera"] == [[90.0, 90.0], "axis"]
+    assert {run["remainder"] for room in gallery["rooms"] for run in room["runs"].values()} == {None}
+    assert page.read_text("utf-8").count('<canvas class="space') == len(gallery["rooms"])
+
+
 def test_maps_that_would_not_fit_are_shown_smaller(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +347,21 @@ def test_dragging_over_the_picture_moves_the_cut(opened: webdriver.Chrome) -> No
     assert float(card.find_element(By.CLASS_NAME, "slider").get_attribute("value") or 0) == pytest.approx(
         1.75, abs=0.03
     )
+
+
+def test_the_points_in_space_are_turned_by_the_keyboard_and_by_dragging(opened: webdriver.Chrome) -> None:
+    space = cards(opened)[0].find_element(By.CLASS_NAME, "space")
+    drawn = [opened.execute_script("return arguments[0].toDataURL()", space)]
+    for act in (
+        lambda: space.send_keys(Keys.ARROW_RIGHT),
+        lambda: space.send_keys(Keys.ARROW_UP),
+        lambda: ActionChains(opened).move_to_element(space).click_and_hold().move_by_offset(30, 0).release().perform(),
+    ):
+        act()
+        drawn.append(opened.execute_script("return arguments[0].toDataURL()", space))
+    assert len(set(drawn)) == 4
+    space.send_keys(Keys.ARROW_DOWN, Keys.ARROW_UP)
+    assert opened.execute_script("return arguments[0].toDataURL()", space) == drawn[-1]
 
 
 def test_the_rooms_sort_by_their_error(opened: webdriver.Chrome) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from base_residual.camera import DepthCamera
 from base_residual.config.run_layout import BEST
 from base_residual.data import open_again
 from base_residual.data.depth_maps import resize_depth
@@ -41,6 +42,7 @@ class Gallery:
         split: number of recordings that the ranks count.
         side: of the shown maps, in pixels.
         step: of the stored depths, in metres.
+        camera: that the maps are seen by; None where its view is not known, and points cannot be shown.
     """
 
     missing: dict[str, str]
@@ -49,6 +51,7 @@ class Gallery:
     split: int = 0
     side: int = 0
     step: float = LEAST_STEP
+    camera: DepthCamera | None = None
 
 
 class Judged(NamedTuple):
@@ -106,7 +109,7 @@ def make_gallery(
         missing[name] = f"Its test split holds other recordings than that of {chosen_by}."
         del shown[name]
 
-    side, maps = model.output_size, len(chosen) * (1 + 2 * len(shown))
+    side, maps = model.output_size, len(chosen) * (1 + 3 * len(shown))
     while maps * side**2 * 2 * 4 / 3 > LARGEST:  # 2 bytes a pixel, and 4 characters for 3 bytes
         side //= 2
     step = max(LEAST_STEP, model.max_depth / (2**16 - 1))
@@ -125,13 +128,14 @@ def make_gallery(
                         "rank": 1 + judged[name].ranking.index(index),
                         "final": _packed(row.final, side, step),
                         "base": _packed(row.base, side, step) if judged[name].model.has_residual else None,
+                        "remainder": None if row.remainder is None else _packed(row.remainder, side, step),
                         "reach": scale.reach,
                     }
                     for name, row, scale in zip(shown, rows, scales, strict=True)
                 },
             }
         )
-    return Gallery(missing, rooms, chosen_by, len(ranking), side, step)
+    return Gallery(missing, rooms, chosen_by, len(ranking), side, step, model.camera)
 
 
 def _ends(truth: Panel, rows: Sequence[Panel], scales: Sequence[Scale]) -> dict[str, Any]:

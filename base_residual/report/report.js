@@ -35,7 +35,7 @@ async function drawCharts() {
 
 const PARTS = ["base", "final", "truth"];
 const NAMES = { base: "base", final: "final", truth: "ground truth" };
-const { rooms, side, step, split, palettes } = given("gallery");
+const { rooms, side, step, split, palettes, camera } = given("gallery");
 const metres = (value) => `${value.toFixed(2)}\u00a0m`;
 const signed = (value) => `${value < 0 ? "−" : "+"}${metres(Math.abs(value))}`;
 
@@ -64,6 +64,8 @@ class Room {
     this.reading = card.querySelector(".reading");
     this.spot = card.querySelector(".spot");
     this.truth = unpacked(this.data.truth);
+    const space = card.querySelector(".space");
+    this.space = space && new Space(space, this);
     paint(card.querySelector(".bar"), (pixel) => palettes.depth[pixel], 256, 1);
     this.slider.addEventListener("input", () => this.draw());
     for (const button of card.querySelectorAll("button.part")) {
@@ -74,7 +76,7 @@ class Room {
 
   // Another run's prediction of the same room. A plain network has one depth map and no base.
   show(run) {
-    const { base, final, reach, rmse, rank } = this.data.runs[run];
+    const { base, final, remainder, reach, rmse, rank } = this.data.runs[run];
     this.rmse = rmse;
     this.rank = rank;
     this.maps = { final: unpacked(final), truth: this.truth };
@@ -96,6 +98,7 @@ class Room {
     }
     this.draw();
     this.read();
+    this.space?.show(this.maps, remainder && unpacked(remainder));
   }
 
   colourOf(part, pixel) {
@@ -176,6 +179,92 @@ class Room {
     this.spot.hidden = false;
     this.spot.style.left = `${(100 * (x + 0.5)) / side}%`;
     this.spot.style.top = `${(100 * (y + 0.5)) / side}%`;
+  }
+}
+
+// The ways of the pixels at a depth of one metre: forward, left and up, as in REP 103.
+const rays = camera && Array.from({ length: side * side }, (_, pixel) => {
+  const [[across, upward], along] = camera;
+  const centre = (place) => ((place + 0.5) / side) * 2 - 1;
+  const slope = (degrees) => Math.tan((degrees * Math.PI) / 360);
+  const ray = [1, -centre(pixel % side) * slope(across), -centre(Math.floor(pixel / side)) * slope(upward)];
+  const length = along === "axis" ? 1 : Math.hypot(...ray);
+  return ray.map((part) => part / length);
+});
+
+// A room's points in space, seen from behind and above the robot until somebody turns them.
+class Space {
+  constructor(canvas, room) {
+    Object.assign(this, { canvas, room, yaw: -0.5, pitch: 0.5 });
+    canvas.width = 640;
+    canvas.height = 480;
+    canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
+    canvas.addEventListener("pointermove", (event) => {
+      if (event.buttons === 1) this.turn(-event.movementX / 150, event.movementY / 150);
+    });
+    const turns = { ArrowLeft: [0.1, 0], ArrowRight: [-0.1, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] };
+    canvas.addEventListener("keydown", (event) => {
+      if (!turns[event.key]) return;
+      event.preventDefault();
+      this.turn(...turns[event.key]);
+    });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  turn(yaw, pitch) {
+    this.yaw += yaw;
+    this.pitch = Math.max(0, Math.min(Math.PI / 2, this.pitch + pitch));
+    this.draw();
+  }
+
+  show(maps, remainder) {
+    const reach = [maps.final, maps.truth].flatMap((depths) => [...depths]).reduce((most, depth) => Math.max(most, depth), 1);
+    Object.assign(this, { maps, remainder, reach });
+    this.draw();
+  }
+
+  // From metres to the canvas: turned around the middle of what lies ahead.
+  place([forward, left, up]) {
+    const [x, y] = [forward - this.reach / 2, left];
+    const ahead = x * Math.cos(this.yaw) + y * Math.sin(this.yaw);
+    const aside = y * Math.cos(this.yaw) - x * Math.sin(this.yaw);
+    const high = up * Math.cos(this.pitch) + ahead * Math.sin(this.pitch);
+    const zoom = this.canvas.height / (1.8 * this.reach);
+    return [this.canvas.width / 2 - aside * zoom, this.canvas.height / 2 - high * zoom];
+  }
+
+  draw() {
+    const pen = this.canvas.getContext("2d");
+    const at = (pixel, depth) => this.place(rays[pixel].map((part) => part * depth));
+    const dots = (depths, colourOf, size) => depths.forEach((depth, pixel) => {
+      if (depth === 0) return;
+      pen.fillStyle = colourOf(pixel);
+      const [x, y] = at(pixel, depth);
+      pen.fillRect(x - size / 2, y - size / 2, size, size);
+    });
+    pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (this.remainder) {
+      pen.strokeStyle = "rgb(120 160 220 / 22%)";
+      pen.lineWidth = 1;
+      pen.beginPath();
+      const every = Math.max(2, side >> 4); // lines on every pixel would hide the points
+      this.remainder.forEach((off, pixel) => {
+        if (pixel % every || Math.floor(pixel / side) % every) return;
+        const depth = this.maps.final[pixel];
+        pen.moveTo(...at(pixel, Math.max(0, depth - off)));
+        pen.lineTo(...at(pixel, depth + off));
+      });
+      pen.stroke();
+    }
+    dots(this.maps.truth, () => "rgb(128 128 128 / 60%)", 2);
+    dots(this.maps.final, (pixel) => `rgb(${this.room.colourOf("final", pixel).join(" ")})`, 3);
+    const [x, y] = this.place([0, 0, 0]);
+    pen.fillStyle = "#d33";
+    pen.beginPath();
+    pen.moveTo(x, y - 10);
+    pen.lineTo(x - 8, y + 6);
+    pen.lineTo(x + 8, y + 6);
+    pen.fill();
   }
 }
 
