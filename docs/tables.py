@@ -67,6 +67,7 @@ ELSEWHERE = {
     "standard": "shoeboxes of the style `standard`",
     "standard, trained there": "the same, by models trained on those alone",
 }
+LOWER = {120: 0.15, 480: 0.08, 1900: 0.04}  # share by which a start from the released model shall be better
 # The places of intervals.json in words.
 PLACES = {
     "own": "new rooms of its simulator",
@@ -266,6 +267,20 @@ def doubts() -> str:
     return _ruled(rows)
 
 
+def few() -> str:
+    """What a released model is worth as a start, where recordings are few."""
+    found = read("few_recordings")
+    points = {(point["start"], point["recordings"]): point for point in found["points"]}
+    rows = [["recordings", "from scratch (m)", "from `small` (m)", "lower by", "target", ""]]
+    for count in sorted({count for _, count in points}):
+        scratch, start = (points[name, count] for name in ("scratch", "small"))
+        lower, least = 1 - start["mean"] / scratch["mean"], LOWER.get(count, 0.0)
+        means = [f"{point['mean']:.3f} ± {point['std']:.3f}" for point in (scratch, start)]
+        rows.append([f"{count:,}", *means, f"{lower:.0%}", f"at least {least:.0%}", VERDICT[lower >= least]])
+    rows.append(["none", "", f"{found['as it is']:.3f}", "", "", ""])
+    return _ruled(rows)
+
+
 def intervals() -> str:
     """How often the remainder of the released model holds, and how wide it is."""
     found = read("intervals")["places"]
@@ -317,6 +332,7 @@ TABLES: dict[str, Callable[..., str]] = {
         moved,
         released,
         doubts,
+        few,
         intervals,
         speed,
         sizes,
