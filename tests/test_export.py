@@ -223,11 +223,24 @@ def test_what_the_file_costs_is_measured_without_the_network(exported: Exported,
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(exported.path.read_bytes()[:1000])
     assert "is no ONNX file that can be run here" in sentence(brdepth("benchmark", broken, code=2))
-    other = onnx.load(exported.path)
-    other.ClearField("metadata_props")
-    onnx.save(other, tmp_path / "other.onnx")
-    said = sentence(brdepth("benchmark", tmp_path / "other.onnx", code=2))
-    assert "none that brdepth export has written" in said
+    assert "There is no file" in sentence(brdepth("benchmark", tmp_path / "none.onnx", code=2))
+    known = exported.session.get_modelmeta().custom_metadata_map
+    for wrong in (
+        {"frames": "abc"},
+        {"frames": "100"},
+        {"frames": "-5"},
+        {"sample_rate": "0"},
+        {"field_of_view": "[1"},
+        {"field_of_view": "[0, 90]"},
+        {"field_of_view": "[1, 2, 3]"},
+        {"depth_along": "way"},
+    ):
+        other = onnx.load(exported.path)
+        other.ClearField("metadata_props")
+        onnx.helper.set_model_props(other, known | wrong)
+        onnx.save(other, tmp_path / "other.onnx")
+        said = sentence(brdepth("benchmark", tmp_path / "other.onnx", code=2))
+        assert "none that brdepth export has written" in said
 
 
 def test_silence_has_a_depth(exported: Exported) -> None:

@@ -15,6 +15,7 @@ from golden import inputs
 from test_cli import brdepth, sentence
 
 from base_residual.config.resolve import make_config
+from base_residual.config.run_layout import BEST
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import CheckpointError, ConfigError, DataError, PredictionError
@@ -29,6 +30,7 @@ from base_residual.models.factory import create_model, load_model
 from base_residual.models.network import DepthNet
 from base_residual.models.remainder import LEAST, Calibration, Remainder
 from base_residual.training.calibration import calibrate, least_places, places_of
+from base_residual.training.run_folder import calibrate_best
 from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
@@ -167,8 +169,8 @@ def test_a_failed_calibration_leaves_the_network_alone(tiny: MakeConfig) -> None
     samples, model = heard(12, tiny()), create_model(tiny()).eval()
     empty = [one._replace(depth=torch.zeros(32, 32)) for one in samples]
     for arguments, words in (
-        ((samples, samples[:3], "halls"), "There are 3 recordings"),
-        ((samples, empty, "halls"), "There are 0 recordings"),
+        ((samples, samples[:3], "halls"), "There are 3 recordings to calibrate by"),
+        ((samples, empty, "halls"), "There are 0 recordings with a measured pixel"),
         ((empty, samples, "halls"), "Nothing was measured"),
     ):
         with pytest.raises(DataError, match=words):
@@ -203,11 +205,33 @@ def test_a_checkpoint_holds_the_remainder(tiny: MakeConfig, tmp_path: Path) -> N
     adopt(other, again, 3.0)  # a training begins with it, and will have a remainder of its own
     assert other.calibration is None
     header, tensors = read_header(path), read_tensors(path, again.state_dict())
-    for wrong in ({"level": 1.5}, {"factor": -1.0}, {"places": 0}, {"kind": None}):
+    for wrong in ({"level": 1.5}, {"factor": 1e4}, {"factor": 1e-3}, {"places": 0}, {"kind": None}, {"kind": "hall"}):
         damaged = header | {"calibration": json.dumps(json.loads(header["calibration"]) | wrong)}
         write_tensors(path, tensors, damaged)
         with pytest.raises(CheckpointError, match=r"^The header of .* is damaged"):
             load_model(path)
+
+
+def test_a_network_in_another_precision_is_calibrated_in_it(tiny: MakeConfig) -> None:
+    samples, model = heard(12, tiny()), create_model(tiny()).eval().to(torch.bfloat16)
+    calibrate(model, samples, samples, "halls")
+    assert model.remainder is not None
+    assert {weights.dtype for weights in model.parameters()} == {torch.bfloat16}
+    assert model.predict(samples[0].waveform).remainder.isfinite().all()
+
+
+def test_a_run_whose_calibration_fails_is_tested_all_the_same(tiny: MakeConfig, tmp_path: Path) -> None:
+    samples, path = heard(12, tiny()), tmp_path / BEST
+    model = create_model(tiny()).eval()
+    calibrate(model, samples, samples, "halls")
+    save_checkpoint(path, model, 1, [])
+    why = calibrate_best(tmp_path, samples, samples[:3], "halls", 2, torch.device("cpu"))
+    assert why.startswith("There are 3 recordings to calibrate by")
+    assert load_model(path).calibration is None
+    endless = [one._replace(waveform=one.waveform * math.inf) for one in samples]
+    assert "hall/" in calibrate_best(tmp_path, samples, endless, "halls", 2, torch.device("cpu"))
+    assert calibrate_best(tmp_path, samples, samples, "halls", 2, torch.device("cpu")) == ""
+    assert load_model(path).calibration is not None
 
 
 def test_a_calibration_says_what_it_promises() -> None:
@@ -248,11 +272,12 @@ def test_figures_of_an_interval_do_not_depend_on_the_batches_nor_on_who_has_them
     assert parts.compute() == pytest.approx(whole.compute())
     other = IntervalFigures(0.9, 4.0)
     other.update(final[:5], remainder[:5], gt[:5])
-    rest = iter((whole._rows[0][5:], whole._ranked[0][5:]))
+    ranked = torch.nn.functional.pad(whole._ranked[0], (0, 0, 0, RANKED - 64), value=math.nan)  # as it travels
+    rest = iter((whole._rows[0][5:], ranked[5:]))
     other.share(lambda own: torch.cat([own, next(rest)]))
     assert other.compute() == pytest.approx(whole.compute())
     empty = IntervalFigures(0.9, 4.0)
-    everything = iter((whole._rows[0], whole._ranked[0]))
+    everything = iter((whole._rows[0], ranked))
     empty.share(lambda own: torch.cat([own, next(everything)]))
     assert empty.compute() == pytest.approx(whole.compute())
 
@@ -270,12 +295,28 @@ def test_images_are_held_where_at_most_a_tenth_is_missing() -> None:
     assert found["coverage"] == pytest.approx((4 * 0.7 + 2 * 0.8 + 14) / 20)
 
 
-def test_many_pixels_are_ranked_by_some_of_them() -> None:
-    figures = IntervalFigures(0.9, 4.0)
-    maps = torch.rand(2, 1, 64, 64)
+def test_many_pixels_are_ranked_by_some_of_them_in_all_columns_and_rows() -> None:
+    figures = IntervalFigures(0.9, 400.0)
+    maps = torch.arange(128 * 128.0).view(1, 1, 128, 128).expand(2, -1, -1, -1) / 100 + 1
     figures.update(maps, maps, maps + 0.1)
     assert figures._ranked[0].shape == (2, RANKED, 3)
     assert not figures._ranked[0].isnan().any()
+    pixels = ((figures._ranked[0][0, :, 2] - 1) * 100).round().long()
+    assert min(len((pixels % 128).unique()), len((pixels // 128).unique())) > 120
+
+
+def test_a_prediction_that_is_not_finite_is_named_and_not_scored(tiny: MakeConfig) -> None:
+    samples, model = heard(12, tiny()), create_model(tiny()).eval()
+    calibrate(model, samples, samples, "halls")
+    assert model.remainder is not None
+    for weights in (next(model.remainder.parameters()), next(model.parameters())):
+        kept = weights.data.clone()
+        weights.data.fill_(math.nan)
+        with pytest.raises(PredictionError, match="hall/0"):
+            evaluate(model, samples)
+        with pytest.raises(PredictionError, match="the echo"):
+            model.predict(samples[0].waveform)
+        weights.data = kept
 
 
 def test_a_ranking_is_judged_against_the_errors_themselves() -> None:
@@ -328,8 +369,8 @@ def test_a_run_with_too_few_rooms_says_why_it_has_none(tiny: MakeConfig) -> None
     result = Trainer(tiny({"trainer": {"epochs": 1}}), trackers=[]).fit()
     assert (result.calibration, result.test.interval) == (None, {})
     assert result.sentences()[-1] == (
-        "No remainder, which would say how far off a pixel may be. There are 4 recordings with a measured pixel to "
-        "calibrate by, and a level of 0.9 needs 9. Hold out more of them, or give a lower level."
+        "No remainder, which would say how far off a pixel may be. There are 4 recordings to calibrate by, and a level "
+        "of 0.9 needs 9. Hold out more of them, or give a lower level."
     )
 
 
@@ -382,4 +423,12 @@ def test_the_command_calibrates_and_predict_writes_the_remainder(
     nearest = camera.scan(torch.from_numpy(depth - remainder).clamp(min=0)).ranges
     np.testing.assert_allclose(scan["ranges_at_least"], nearest, atol=1e-4)
     assert "data-root" in sentence(brdepth("calibrate", "small", code=2))
+    for name in ("a.pt", "rooms"):
+        said = sentence(brdepth("calibrate", path, "--data-root", root, "--out", tmp_path / name, code=2))
+        assert "is no name of a checkpoint" in said
+    for depth in root.glob("*/depth/test_*.npy"):
+        np.save(depth, np.zeros_like(np.load(depth)))
+    said = brdepth("calibrate", path, "--data-root", root, "--level", 0.8, "--out", "c.safetensors")
+    assert "What it holds on a test split is not known." in said
+    assert load_model("c.safetensors").calibration is not None
     assert "needs 19" in sentence(brdepth("calibrate", path, "--data-root", root, "--level", 0.95, code=2))

@@ -21,7 +21,7 @@ from base_residual.cli.shared_options import (
     SplitOption,
 )
 from base_residual.config.presets import Layer
-from base_residual.errors import ConfigError
+from base_residual.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from base_residual.config.schema import Config
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from base_residual.models.checkpoint import Checkpoint
     from base_residual.models.network import DepthNet
 
-FORMATS = ("onnx",)  # that a checkpoint is exported to
-CLOUDS = ("ply",)  # formats of point clouds
+WIDE = 0.4  # of the largest depth: a mean remainder that says next to nothing
 CAMERA = ("field_of_view", "depth_along")  # settings of a dataset's camera
 
 app = typer.Typer()
@@ -159,11 +158,11 @@ def calibrate_checkpoint(
     from rich.text import Text
 
     from base_residual.cli.progress import counting
-    from base_residual.config.presets import DATASET_WORDS, SPLITS
+    from base_residual.config.presets import DATASET_WORDS
     from base_residual.evaluation import evaluate
     from base_residual.models.checkpoint import save_checkpoint
     from base_residual.models.released import is_released
-    from base_residual.training.calibration import calibrate
+    from base_residual.training.calibration import calibrate, least_places
 
     printer = Printer(as_json, quiet)
     if dataset is None and data_root is None and is_released(checkpoint):
@@ -171,23 +170,29 @@ def calibrate_checkpoint(
             f"{checkpoint} is calibrated, on simulated rooms. Name recordings of your own: --dataset batvisionv2 "
             "--data-root ROOT, laid out as the data page says."
         )
-    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
-    train, held_out, test = (_open(config, split, printer) for split in SPLITS)
-    with counting(printer.progress) as progress:
-        found = calibrate(loaded.model, train, held_out, DATASET_WORDS[config.data.name], level, progress)
     path = out or _beside(checkpoint, f"{checkpoint.stem}_calibrated.safetensors")
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise ConfigError(f"{path} is no name of a checkpoint. Give a file that ends in .safetensors.")
+    least_places(level)
+    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
+    train, held_out = (_open(config, split, printer) for split in ("train", "val"))
+    with counting(printer.progress) as progress:
+        data = DATASET_WORDS[config.data.name]
+        found = calibrate(loaded.model, train, held_out, data, level, progress=progress)
     start = loaded.model.provenance.start
     save_checkpoint(path, loaded.model, loaded.epoch, loaded.history, loaded.config, start)
-    tested = evaluate(loaded.model, test)
-    printer.json({"checkpoint": path, "calibration": found._asdict(), "interval": tested.interval})
-    share, mean = tested.interval["coverage"], tested.interval["remainder_mean"]
-    lines = [
-        f"Remainder for {found}.",
-        f"On the test split it is {mean:.2f} m on average, and {share:.1%} of the pixels lie within.",
-        tested.by_metre(),
-        f"Checkpoint: {path}",
-    ]
-    printer.show(*map(Text, lines))
+    try:
+        tested = evaluate(loaded.model, _open(config, "test", printer))
+        interval = tested.interval
+        share, mean = interval["coverage"], interval["remainder_mean"]
+        says = f"On the test split it is {mean:.2f} m on average, and {share:.1%} of the pixels lie within."
+        if mean > WIDE * loaded.model.max_depth:
+            says += " So wide a remainder says next to nothing: the network does not know such recordings."
+        lines = [says, tested.by_metre()]
+    except DataError as error:
+        interval, lines = {}, [f"What it holds on a test split is not known. {error}"]
+    printer.json({"checkpoint": path, "calibration": found._asdict(), "interval": interval})
+    printer.show(*map(Text, [f"Remainder for {found}.", *lines, f"Checkpoint: {path}"]))
 
 
 def _other_data(own: Config, used: Config) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,12 +21,8 @@ from base_residual.cli.shared_options import (
 from base_residual.config.names import listed
 from base_residual.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
 FORMATS = ("onnx",)  # that a checkpoint is exported to
 CLOUDS = ("ply",)  # formats of point clouds
-CAMERA = ("field_of_view", "depth_along")  # settings of a dataset's camera
 
 app = typer.Typer()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.hearing import emitted_sound, lead_frames
-from base_residual.camera import DepthCamera
 from base_residual.deploy.onnx import open_onnx
 from base_residual.errors import ConfigError
 from base_residual.machine import cpu_threads, device_name, few_threads, load, many_threads, standard_torch
@@ -151,16 +149,13 @@ def measure_onnx(path: Path, seconds: float = 3.0) -> OnnxCost:
         CheckpointError: it is no such file.
     """
     threads, load_before = few_threads(), load()
-    run, about = open_onnx(path, threads)
-    rate, frames = int(about["sample_rate"]), int(about["frames"])
+    run, frames, rate, camera = open_onnx(path, threads)
     chirp = emitted_sound(ChirpDesign(), rate)[:frames].numpy()
     echo = 0.01 * np.random.default_rng(0).standard_normal((1, 2, frames)).astype(np.float32)
     echo[..., : len(chirp)] += chirp
     single = 1e3 * _durations(lambda: run(echo), seconds)
     scanned = None
-    if "field_of_view" in about:
-        across, upward = json.loads(about["field_of_view"])
-        camera = DepthCamera((across, upward), about["depth_along"])
+    if camera is not None:
         with cpu_threads(threads):
             scanned = _durations(lambda: camera.scan(torch.from_numpy(run(echo)["final"][0, 0])), seconds)
     return OnnxCost(

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, Json
 from torch import Tensor, nn
 
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import emitted_sound, fit_echo, hear
+from base_residual.camera import DepthCamera
 from base_residual.config.schema import AudioConfig
 from base_residual.deploy.real_filter import Pair, RealMatchedFilter, turns
 from base_residual.errors import BaseResidualError, CheckpointError, MissingExtraError
@@ -28,6 +32,7 @@ from base_residual.models.network import DepthNet
 from base_residual.plots.figures import Map
 from base_residual.version import __version__
 
+Angle = Annotated[float, Field(gt=0, lt=180)]  # of view, in degrees
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
 RESERVE = 0.1  # seconds that a recording may begin before the emission
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch
@@ -144,20 +149,35 @@ def check_onnx(model: DepthNet, exported: Path | bytes) -> float:
     return float(torch.stack(largest).max())
 
 
-def open_onnx(path: Path, threads: int) -> tuple[Callable[[Map], dict[str, Map]], dict[str, str]]:
+class OpenedModel(NamedTuple):
+    """An exported model in ONNX Runtime.
+
+    Attributes:
+        run: gives the outputs by name for recordings (B, 2, frames), float32.
+        frames: of a recording, in samples.
+        sample_rate: in Hz.
+        camera: None where its view is not known.
+    """
+
+    run: Callable[[Map], dict[str, Map]]
+    frames: int
+    sample_rate: int
+    camera: DepthCamera | None
+
+
+def open_onnx(path: Path, threads: int) -> OpenedModel:
     """Open an exported model in ONNX Runtime, on the CPU.
 
     Args:
         path: a file that `export_onnx` has written.
         threads: that a call takes.
 
-    Returns:
-        What gives the outputs by name for recordings (B, 2, frames), and the metadata.
-
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        CheckpointError: it is no such file.
+        CheckpointError: it is no such file, or does not run.
     """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
     try:
         import onnxruntime
     except ImportError as error:
@@ -169,16 +189,32 @@ def open_onnx(path: Path, threads: int) -> tuple[Callable[[Map], dict[str, Map]]
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no parent of their own
         raise CheckpointError(f"{path} is no ONNX file that can be run here.") from error
-    about: dict[str, str] = session.get_modelmeta().custom_metadata_map
     names = [output.name for output in session.get_outputs()]
-    if not {"frames", "sample_rate"} <= about.keys() or names != list(OUTPUTS[: len(names)]):
-        raise CheckpointError(f"{path} is an ONNX file, but none that brdepth export has written.")
 
     def run(echoes: Map) -> dict[str, Map]:
         found: list[Map] = session.run(names, {"waveform": echoes})  # type: ignore[assignment]
         return dict(zip(names, found, strict=True))
 
-    return run, about
+    try:
+        about = _About.model_validate(session.get_modelmeta().custom_metadata_map)
+        if names not in (list(OUTPUTS), list(OUTPUTS[:-1])):
+            raise ValueError("it has other outputs")
+        run(np.zeros((1, 2, about.frames), np.float32))
+    except Exception as error:  # of pydantic, and of the runtime
+        raise CheckpointError(f"{path} is an ONNX file, but none that brdepth export has written.") from error
+    camera = DepthCamera(about.field_of_view, about.depth_along) if about.field_of_view else None
+    return OpenedModel(run, about.frames, about.sample_rate, camera)
+
+
+class _About(BaseModel):
+    """Check the metadata of an exported model."""
+
+    model_config = ConfigDict(defer_build=True)  # until a file is opened
+
+    frames: int = Field(ge=1, le=10**7)
+    sample_rate: int = Field(ge=8_000, le=192_000)
+    field_of_view: Json[tuple[Angle, Angle]] | None = None
+    depth_along: Literal["axis", "ray"] = "axis"
 
 
 def sample_echoes(batch: int, frames: int, sample_rate: int) -> Tensor:

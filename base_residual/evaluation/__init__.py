@@ -16,7 +16,7 @@ from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation.intervals import IntervalFigures
 from base_residual.machine import side_by_side, standard_torch
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
-from base_residual.models.decomposition import DepthDecomposition, raise_unless_finite
+from base_residual.models.decomposition import DepthDecomposition, finite_maps, raise_unless_finite
 from base_residual.models.network import DepthNet
 from base_residual.models.twins import evaluating
 from base_residual.plots.tables import Table
@@ -144,7 +144,7 @@ def _score(
     for batch, parts, remainder in side_by_side(predicted, batches, threads):
         heard = heard or not is_silent(batch.waveform)
         gt = batch.depth.to(device)
-        finite.append(parts.finite())
+        finite.append(parts.finite() if remainder is None else parts.finite() & finite_maps(remainder))
         names += batch.ids
         metrics.update(parts.final, gt)
         if model.has_residual:

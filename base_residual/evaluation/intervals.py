@@ -36,7 +36,7 @@ class IntervalFigures:
         self.metres = math.ceil(max_depth)
         # (B, 3 + 4 * metres): within, remainder, error; by metre of true and of predicted depth: within, all
         self._rows: list[Tensor] = []
-        self._ranked: list[Tensor] = []  # (B, RANKED, 3): remainder, error, final; NaN beside the valid pixels
+        self._ranked: list[Tensor] = []  # (B, RANKED or fewer, 3): remainder, error, final; NaN where not valid
 
     def update(self, final: Tensor, remainder: Tensor, gt: Tensor) -> None:
         """Add a batch, (B, 1, H, W) each, in metres."""
@@ -47,20 +47,23 @@ class IntervalFigures:
         means = [torch.where(valid, part, 0).sum(dim=1) / count for part in (within, remainder, error)]
         empty = gt.new_zeros(len(gt), self.metres)
         by_metre = [
-            empty.scatter_add(1, depth.long().clamp(max=self.metres - 1), counted.float())
+            empty.scatter_add(1, depth.nan_to_num(0).clamp(0, self.metres - 1).long(), counted.float())
             for depth in (gt, final)
             for counted in (within, valid)
         ]
         self._rows.append(torch.cat([torch.stack(means, dim=1), *by_metre], dim=1))
-        step = max(1, gt.shape[1] // RANKED)
-        ranked = torch.stack([remainder, error, final], dim=-1)
-        ranked = torch.where(valid[..., None], ranked, math.nan)[:, step // 2 :: step][:, :RANKED]
-        self._ranked.append(torch.nn.functional.pad(ranked, (0, 0, 0, RANKED - ranked.shape[1]), value=math.nan))
+        ranked = torch.where(valid[..., None], torch.stack([remainder, error, final], dim=-1), math.nan)
+        self._ranked.append(ranked[:, self._chosen(gt.shape[1])])
+
+    def _chosen(self, pixels: int) -> Tensor:
+        """Return the pixels of an image that are ranked, RANKED at most: the same ones of every image, at random."""
+        return torch.randperm(pixels, generator=torch.Generator().manual_seed(0))[:RANKED]
 
     def share(self, gathered: Gather) -> None:
         """Take in what the other processes have added."""
         rows = torch.cat(self._rows) if self._rows else torch.empty(0, 3 + 4 * self.metres)
-        ranked = torch.cat(self._ranked) if self._ranked else torch.empty(0, RANKED, 3)
+        own = torch.cat(self._ranked) if self._ranked else torch.empty(0, 0, 3)
+        ranked = torch.nn.functional.pad(own, (0, 0, 0, RANKED - own.shape[1]), value=math.nan)
         self._rows, self._ranked = [gathered(rows)], [gathered(ranked)]
 
     def compute(self) -> dict[str, float]:

@@ -61,7 +61,7 @@ def card_text(model: StoredNet, config: Config, evaluation: Evaluation | None = 
         training=_training(model, config),
         figures=_figures(model, evaluation),
         protocol=(evaluation.protocol if evaluation else Protocol(data.max_depth, 0.0, data.output_size)).sentence(),
-        limits="\n".join(f"- {limit}" for limit in _limits(config)),
+        limits="\n".join(f"- {limit}" for limit in _limits(model, config)),
     )
 
 
@@ -130,13 +130,20 @@ def _figures(model: StoredNet, evaluation: Evaluation | None) -> str:
     )
 
 
-def _limits(config: Config) -> Iterator[str]:
+def _doubt(model: StoredNet) -> str:
+    """Return what the model says of its own errors."""
+    if model.calibration is None:
+        return "A prediction looks as sure where it is wrong as where it is right."
+    return f"The remainder says how far off a pixel may be: for {model.calibration}. Elsewhere the promise may break."
+
+
+def _limits(model: StoredNet, config: Config) -> Iterator[str]:
     if config.data.name == "simulated":
         yield "The rooms are simulated, boxes in rectangular rooms. How well it does in real ones is not known."
     yield f"Nothing is predicted to be farther than {config.data.max_depth:g} m."
     yield (
         "What returns no echo, such as an open door or a soft or slanted surface, is guessed from the rest of the "
-        "scene. A prediction looks as sure where it is wrong as where it is right."
+        f"scene. {_doubt(model)}"
     )
     yield "Another loudspeaker, other ears or another distance between them need a training of their own."
     yield "It must not be the only thing that keeps a robot from running into something, or into someone."

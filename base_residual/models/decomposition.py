@@ -45,7 +45,7 @@ class DepthDecomposition(NamedTuple):
 
     def finite(self) -> Tensor:
         """Return whether each prediction is finite, (B,), on its device."""
-        return torch.stack([part.flatten(1).isfinite().all(dim=1) for part in self]).all(dim=0)
+        return torch.stack([*map(finite_maps, self)]).all(dim=0)
 
     def show(self, gt: Tensor | NDArray[np.floating[Any]] | None = None) -> None:
         """Draw base, residual and final at once: in a notebook beneath the cell, else in the system's picture viewer.
@@ -80,6 +80,11 @@ class DepthDecomposition(NamedTuple):
         return None
 
 
+def finite_maps(maps: Tensor) -> Tensor:
+    """Return whether each of some maps (B, 1, S, S) is finite, (B,)."""
+    return maps.flatten(1).isfinite().all(dim=1)
+
+
 class Prediction(DepthDecomposition):
     """A decomposition that a network predicts from recordings, with the camera that it sees by.
 
@@ -106,6 +111,11 @@ class Prediction(DepthDecomposition):
                 "was not trained on: brdepth calibrate CHECKPOINT --dataset ... --data-root ROOT."
             )
         return self.half_width
+
+    def finite(self) -> Tensor:
+        """Return whether each prediction and its remainder are finite, (B,), on its device."""
+        found = super().finite()
+        return found if self.half_width is None else found & finite_maps(self.half_width)
 
     def _known_remainder(self) -> Tensor | None:
         return self.half_width

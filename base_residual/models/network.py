@@ -157,8 +157,8 @@ class DepthNet(StoredNet):
             sample_rate: its rate in Hz, if it is not the one of the training data.
 
         Returns:
-            base, residual and final, (B, 1, S, S) in metres, on the network's device; B = 1 for one echo. Its method
-            `points` gives them in space.
+            base, residual and final, (B, 1, S, S) in metres, on the network's device; B = 1 for one echo. Its
+            `remainder` is how far off they may be, and its method `points` gives them in space.
 
         Raises:
             ShapeError: the waveform has another shape.
@@ -190,11 +190,12 @@ class DepthNet(StoredNet):
         parts, bounds = zip(
             *(model.bound(model.features(batch.to(device))) for batch in echoes.split(ECHOES_AT_ONCE)), strict=True
         )
-        prediction = Prediction(*map(torch.cat, zip(*parts, strict=True))).require_finite()
+        prediction = Prediction(*map(torch.cat, zip(*parts, strict=True)))
         prediction.camera = self.camera
-        if self.calibration is not None:
-            prediction.half_width, prediction.level = torch.cat(bounds), self.calibration.level
-        return prediction
+        known = [bound for bound in bounds if bound is not None]
+        if known and model.calibration is not None:
+            prediction.half_width, prediction.level = torch.cat(known), model.calibration.level
+        return prediction.require_finite()
 
     @property
     def camera(self) -> DepthCamera | None:

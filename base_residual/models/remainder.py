@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,8 @@ KNOWN = 4  # channels of what the parts say: base, final and residual
 NEAREST = 0.05  # metres; below, depths and residuals are taken for as small
 USUAL = 0.05  # of the largest depth: an error to begin with
 LEAST = 0.01  # metres, which the scale stays above
+FACTORS = torch.logspace(-2, 3, 2001).tolist()  # remainders over scales that are tried, 0.6 % apart
+KINDS = ("room", "location", "recording")  # what a place may be
 
 
 class Calibration(NamedTuple):
@@ -37,9 +38,16 @@ class Calibration(NamedTuple):
     data: str
 
     def check(self) -> None:
-        """Raise a ValueError if no calibration has such figures."""
-        if not (0 < self.level < 1 and 0 < self.factor < math.inf and self.places > 0):
-            raise ValueError(f"a calibration that cannot be, {self}")
+        """Raise a ValueError that names a figure such as no calibration has."""
+        sane = {
+            "level": 0 < self.level < 1,
+            "factor": FACTORS[0] <= self.factor <= FACTORS[-1],
+            "places": 0 < self.places < 10**9,
+            "kind": self.kind in KINDS,
+        }
+        wrong = [name for name, fine in sane.items() if not fine]
+        if wrong:
+            raise ValueError(f"a calibration that cannot be, with {wrong[0]}={getattr(self, wrong[0])!r}")
 
     def __str__(self) -> str:
         kinds = self.kind if self.places == 1 else f"{self.kind}s"
@@ -79,7 +87,7 @@ class Remainder(nn.Module):
         size, known = parts.final.shape[-1], self._known(parts).detach()
         if self.half_maps:
             known = left_halves(F.avg_pool2d(known, 2))
-        elif known.shape != features.shape:
+        elif known.shape[-2:] != features.shape[-2:]:
             known = F.interpolate(known, features.shape[-2:], mode="bilinear", antialias=True)
         raw = self.head(F.relu(self.body(torch.cat([features.detach(), known.to(features.dtype)], dim=1))))
         if self.half_maps:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MOST = 48  # points along a side of a map that are drawn
 TRUE_COLOUR, FINAL_COLOUR, BAND_COLOUR, ROBOT = "0.5", "C0", "C0", "C3"
-SHORTEST = 0.5  # metres along a side of the box in space
 
 
 @standard_style()
@@ -103,7 +102,7 @@ def _draw_behind(axis: Axes3D, camera: DepthCamera, row: Panel) -> None:
     points, depths = _points(camera, row.final)
     axis.scatter(*points.T, s=4, c=depths, cmap=DEPTH_COLOURS, linewidths=0)
     axis.plot([0], [0], [0], marker="^", color=ROBOT, ms=7)
-    axis.set_box_aspect(np.maximum(np.ptp(points, axis=0), SHORTEST))
+    axis.set_aspect("equal")
     axis.view_init(elev=32, azim=-150)
     axis.set_xlabel("ahead (m)", fontsize=8)
     axis.set_ylabel("left (m)", fontsize=8)

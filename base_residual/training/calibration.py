@@ -18,7 +18,7 @@ from base_residual.losses import laplace
 from base_residual.machine import side_by_side, standard_torch
 from base_residual.models.decomposition import DepthDecomposition, raise_unless_finite
 from base_residual.models.network import DepthNet
-from base_residual.models.remainder import Calibration, Remainder
+from base_residual.models.remainder import FACTORS, Calibration, Remainder
 from base_residual.models.twins import evaluating
 from base_residual.training.optimisation import generator
 
@@ -26,7 +26,6 @@ LEVEL = 0.9  # share of the pixels that an interval holds
 MOST = 1000  # recordings that a remainder is fitted to
 MEMORY = 2**29  # bytes of features that are kept meanwhile
 STEPS, PASSES, BATCH, RATE = 150, 5, 32, 0.005  # of the fit: steps at least, passes over the recordings at least
-FACTORS = torch.logspace(-2, 3, 2001)  # that are tried, 0.6 % apart
 POSE = re.compile(r"(.*/(?:train|val|test)_\d{6})_\d+")  # name of a recording in a simulated room
 
 
@@ -46,6 +45,7 @@ def calibrate(
     held_out: EchoDataset,
     data: str,
     level: float = LEVEL,
+    batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> Calibration:
     """Give a network a remainder, or a new one: how far off each pixel may be.
@@ -63,6 +63,7 @@ def calibrate(
         held_out: recordings that it has not been trained on.
         data: whose they are, in words.
         level: the share.
+        batch_size: recordings that go through the network together.
         progress: told how many recordings are seen.
 
     Returns:
@@ -73,12 +74,10 @@ def calibrate(
         DataError: there are too few places for that level, nothing was measured, or no remainder holds it.
         PredictionError: a prediction is not finite.
     """
-    if not 0 < level < 1:
-        raise ConfigError(f"The level is {level:g}; expected is a share of the pixels between 0 and 1, such as 0.9.")
-    places_of([f"{index}" for index in range(len(held_out))], level)  # refuses too few before anything is fitted
-    remainder = fitted(model, train, progress)
+    require_places(len(held_out), "recordings", level)  # before anything is fitted
+    remainder = fitted(model, train, batch_size, progress)
     names, shares = list[str](), list[Tensor]()
-    for seen in _seen(model, held_out, range(len(held_out))):
+    for seen in _seen(model, held_out, range(len(held_out)), batch_size):
         names += seen.ids
         shares += _shares_outside(remainder, seen)
         if progress:
@@ -93,9 +92,9 @@ def calibrate(
     held = (worst <= 1 - level + 1e-9).nonzero()
     if not len(held):
         raise DataError(f"No remainder holds {100 * level:.4g}% of the pixels of these recordings.")
-    model.remainder = remainder
-    model.calibration = Calibration(level, float(FACTORS[held[0, 0]]), len(risks), kind, data)
-    return model.calibration
+    found = Calibration(level, FACTORS[int(held[0, 0])], len(risks), kind, data)
+    model.remainder, model.calibration = remainder.to(next(model.parameters()).dtype), found
+    return found
 
 
 def _shares_outside(remainder: Remainder, seen: Seen) -> list[Tensor]:
@@ -103,12 +102,28 @@ def _shares_outside(remainder: Remainder, seen: Seen) -> list[Tensor]:
     scale = remainder(seen.features, seen.parts)
     errors = (seen.parts.final - seen.gt).abs() / scale
     ratios = [error[gt > 0].sort().values.cpu() for error, gt in zip(errors, seen.gt, strict=True)]
-    return [1 - torch.searchsorted(ratio, FACTORS, right=True).double() / len(ratio) for ratio in ratios]
+    factors = torch.tensor(FACTORS)
+    return [1 - torch.searchsorted(ratio, factors, right=True).double() / len(ratio) for ratio in ratios]
 
 
 def least_places(level: float) -> int:
-    """Return how many places it takes to promise a level: with fewer, one place more could break it by itself."""
+    """Return how many places it takes to promise a level: with fewer, one place more could break it by itself.
+
+    Raises:
+        ConfigError: the level is no share between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"The level is {level:g}; expected is a share of the pixels between 0 and 1, such as 0.9.")
     return math.ceil(round(level / (1 - level), 6))
+
+
+def require_places(count: int, what: str, level: float) -> None:
+    """Raise a DataError if there are too few places for a level."""
+    if count < least_places(level):
+        raise DataError(
+            f"There are {count} {what} to calibrate by, and a level of {level:g} needs {least_places(level)}. Hold out "
+            "more of them, or give a lower level."
+        )
 
 
 def places_of(ids: Sequence[str], level: float) -> tuple[str, list[str]]:
@@ -125,15 +140,11 @@ def places_of(ids: Sequence[str], level: float) -> tuple[str, list[str]]:
         kind, places = "room", rooms
     elif len(set(locations)) >= least:
         kind, places = "location", locations
-    if len(set(places)) < least:
-        raise DataError(
-            f"There are {len(set(places))} {kind}s with a measured pixel to calibrate by, and a level of {level:g} "
-            f"needs {least}. Hold out more of them, or give a lower level."
-        )
+    require_places(len(set(places)), f"{kind}s with a measured pixel", level)
     return kind, places
 
 
-def fitted(model: DepthNet, train: EchoDataset, progress: Progress | None = None) -> Remainder:
+def fitted(model: DepthNet, train: EchoDataset, batch_size: int = BATCH, progress: Progress | None = None) -> Remainder:
     """Return a remainder of a network that is fitted to some recordings; the network is not changed.
 
     Raises:
@@ -141,15 +152,15 @@ def fitted(model: DepthNet, train: EchoDataset, progress: Progress | None = None
         PredictionError: a prediction is not finite.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        remainder = model.make_remainder().train()
-    first = next(_seen(model, train, [0]))
+        torch.default_generator.manual_seed(0)  # the CPU's alone, where the weights are drawn
+        remainder = model.make_remainder().float().train()
+    first = next(_seen(model, train, [0], batch_size))
     most = min(MOST, max(BATCH, MEMORY // (first.features.numel() * first.features.element_size())))
     chosen, known = spread_indices(len(train), most), list[Seen]()
-    for done, seen in enumerate(_seen(model, train, chosen), start=1):
+    for done, seen in enumerate(_seen(model, train, chosen, batch_size), start=1):
         known.append(seen)
         if progress:
-            progress("Fitting the remainder", min(done * BATCH, len(chosen)), len(chosen))
+            progress("Fitting the remainder", min(done * batch_size, len(chosen)), len(chosen))
     parts = DepthDecomposition(*(torch.cat(each) for each in zip(*(seen.parts for seen in known), strict=True)))
     gt, halves = torch.cat([seen.gt for seen in known]), first.features.shape[0] // len(first.ids)
     features = torch.cat([seen.features.unflatten(0, (halves, -1)) for seen in known], dim=1)  # (1 or 2, N, C, H, W)
@@ -172,8 +183,8 @@ def fitted(model: DepthNet, train: EchoDataset, progress: Progress | None = None
     return remainder.eval().requires_grad_(False)
 
 
-def _seen(model: DepthNet, dataset: EchoDataset, indices: Sequence[int]) -> Iterator[Seen]:
-    """Yield what a network makes of some recordings of a dataset, batch by batch.
+def _seen(model: DepthNet, dataset: EchoDataset, indices: Sequence[int], batch_size: int) -> Iterator[Seen]:
+    """Yield what a network makes of some recordings of a dataset, in full precision, batch by batch.
 
     Raises:
         PredictionError: a prediction is not finite.
@@ -184,9 +195,10 @@ def _seen(model: DepthNet, dataset: EchoDataset, indices: Sequence[int]) -> Iter
     @torch.no_grad()
     def see(batch: EchoBatch) -> Seen:
         parts, features = model.draw_from(model.features(batch.waveform.to(device)))
-        return Seen(parts, features, batch.depth.to(device), batch.ids)
+        full = DepthDecomposition(*(part.float() for part in parts))
+        return Seen(full, features.float(), batch.depth.to(device), batch.ids)
 
-    batches = reader(dataset, 0, model.max_depth, batch_size=BATCH, sampler=indices)
+    batches = reader(dataset, 0, model.max_depth, batch_size=batch_size, sampler=indices)
     with readers_in_words():
         for seen in side_by_side(see, read_batches(batches), threads):
             raise_unless_finite(seen.parts.finite().tolist(), seen.ids)

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from base_residual.config.presets import DATASET_WORDS
 from base_residual.config.run_layout import BEST, CONFIG, CURVES, EVALUATION, LAST, picture_name, written_files
 from base_residual.config.schema import Config
 from base_residual.data.sample import EchoDataset, spread_indices
 from base_residual.deploy.predict import picture_samples
-from base_residual.errors import DataError, RunError
+from base_residual.errors import DataError, PredictionError, RunError
 from base_residual.files.atomic import discard, discard_temporary, write_whole
 from base_residual.files.json import as_json
 from base_residual.models.checkpoint import save_checkpoint
@@ -106,15 +105,18 @@ def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
     save_checkpoint(run_dir / LAST, model, epoch, position.history, start=position.start)
 
 
-def calibrate_best(run_dir: Path, train: EchoDataset, val: EchoDataset, device: torch.device) -> str:
+def calibrate_best(
+    run_dir: Path, train: EchoDataset, val: EchoDataset, data: str, batch_size: int, device: torch.device
+) -> str:
     """Give the best weights a remainder, which the validation split sets; return why not if it cannot."""
-    best = load_checkpoint(run_dir / BEST, device)
+    best, why = load_checkpoint(run_dir / BEST, device), ""
+    best.model.remainder = best.model.calibration = None  # of a run that was killed here
     try:
-        calibrate(best.model, train, val, DATASET_WORDS[best.config.data.name])
-    except DataError as error:
-        return str(error)
+        calibrate(best.model, train, val, data, batch_size=batch_size)
+    except (DataError, PredictionError) as error:  # a run does not end for it
+        why = str(error)
     save_checkpoint(run_dir / BEST, best.model, best.epoch, best.history, start=best.model.provenance.start)
-    return ""
+    return why
 
 
 def save_picture(run_dir: Path, model: DepthNet, val: EchoDataset, epoch: int) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from base_residual.config.presets import DATASET_WORDS
 from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import BEST, CONFIG, STATE, Record, val_rmse
 from base_residual.config.schema import Config
@@ -306,7 +307,6 @@ class Trainer:
     ) -> FitResult:
         """Calibrate and test the best weights, and write what came of it."""
         config, run_dir = self.config, self.config.run_dir
-        uncalibrated = calibrate_best(run_dir, train, val, self.device) if self._processes.leads else ""
         self._processes.wait()  # until the best weights are written
         best = load_checkpoint(run_dir / BEST, self.device)
         if best.epoch > len(position.history):
@@ -314,6 +314,12 @@ class Trainer:
                 f"{run_dir} holds the weights of epoch {best.epoch}, to which the run had come before it was killed, "
                 f"and now it ends before. Go on with --resume and --epochs {best.epoch} or more (trainer.epochs)."
             )
+        uncalibrated = ""
+        if self._processes.leads:
+            own = "recordings that were given" if self._given["val"] is not None else DATASET_WORDS[config.data.name]
+            uncalibrated = calibrate_best(run_dir, train, val, own, micro_batch, self.device)
+        self._processes.wait()
+        best = load_checkpoint(run_dir / BEST, self.device)
         found = self._score(best.model, test, micro_batch)
         blind = BlindGuess.from_dataset(train, config.data.max_depth).rmse_on(test, config.data.max_depth)
         curve, why = val_rmse(position.history), why_undecided(config.model.name)
