@@ -67,7 +67,7 @@ def predict(
     """
     from base_residual.deploy.predict import Wanted, write_predictions
     from base_residual.machine import cpu_threads, few_threads
-    from base_residual.models.released import DEFAULT, find_released, sample
+    from base_residual.models.released import DEFAULT, SAMPLE_VIEW, find_released, sample
 
     if points is not None and points not in CLOUDS:
         raise ConfigError(f"Unknown format '{points}'. Known are {listed(points, CLOUDS)}")
@@ -75,10 +75,11 @@ def predict(
     printer, echoes, checkpoint, truths = Printer(as_json, quiet), files or [], find_released(DEFAULT), None
     if echoes and _is_checkpoint(echoes[0]):
         checkpoint, *echoes = echoes
+    model = load_for_command(checkpoint, device).model
     if not echoes:
         echo, truth = sample()
-        echoes, truths = [echo], [truth]
-    model = load_for_command(checkpoint, device).model
+        alike = model.camera is not None and model.camera.field_of_view == SAMPLE_VIEW
+        echoes, truths = [echo], [truth] if alike else None  # another camera would have seen something else
     with cpu_threads(few_threads()):
         written = write_predictions(model, echoes, out, truths, wanted)
     rows = [

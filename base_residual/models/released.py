@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from base_residual.config.names import listed
-from base_residual.config.presets import Layer
+from base_residual.config.presets import VIEWS, Layer
 from base_residual.errors import CheckpointError
 from base_residual.files.json import from_json
 from base_residual.files.paths import expand_home
 
+SAMPLE_VIEW = VIEWS["ideal"]  # of the camera that has seen the depth map of the recording in the package
 DEFAULT = "small"  # what is taken where no model is named
 TRIED_ON: Layer = {"simulation": {"train_rooms": 200, "val_rooms": 1, "test_rooms": 200, "poses": 1, "seed": 1}}
 """Rooms that no released model was trained on, to score and draw one where no dataset is named; they take seconds."""
