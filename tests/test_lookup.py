@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from base_residual.acoustics.front_end import interpolate_at
 from base_residual.config.schema import Config
 from base_residual.models.code import EchoCode
 from base_residual.models.factory import create_base_residual_model
@@ -82,3 +84,12 @@ def test_a_base_that_is_not_finite_is_looked_up_without_harm() -> None:
     lookup(features, shares).sum().backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
+
+
+def test_between_its_steps_a_series_is_interpolated_and_beyond_its_ends_it_stays() -> None:
+    series = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]])
+    moments = torch.tensor([[[-1.0, 0.0, 0.125], [0.25, 0.375, 0.75], [0.875, 1.0, 2.0]]])
+    found = interpolate_at(series, moments)
+    assert found.tolist() == [[[[1.0, 1.0, 1.0], [1.5, 2.0, 6.0], [8.0, 8.0, 8.0]]]]
+    assert interpolate_at(series.bfloat16(), moments).dtype == torch.bfloat16
+    assert interpolate_at(series, torch.full((1, 1, 1), math.nan)).isnan().all()  # and no error
