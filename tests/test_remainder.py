@@ -29,12 +29,20 @@ from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.factory import create_model, load_model
 from base_residual.models.network import DepthNet
 from base_residual.models.remainder import LEAST, Calibration, Remainder
+from base_residual.training import calibration
 from base_residual.training.calibration import calibrate, least_places, places_of
 from base_residual.training.run_folder import calibrate_best
 from base_residual.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 PROMISE = Calibration(0.8, 1.5, 9, "room", "simulated rooms")
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remainder is fitted in few steps, where it need not be a good one."""
+    monkeypatch.setattr(calibration, "STEPS", 4)
+    monkeypatch.setattr(calibration, "PASSES", 2)
 
 
 def heard(count: int, config: Config) -> list[EchoSample]:
@@ -153,7 +161,8 @@ def test_a_place_counts_once_however_often_it_was_heard(tiny: MakeConfig) -> Non
     assert (found.kind, found.places) == ("room", 10)
 
 
-def test_a_fitted_scale_is_larger_where_errors_are(tiny: MakeConfig) -> None:
+def test_a_fitted_scale_is_larger_where_errors_are(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "STEPS", 40)
     samples, model = heard(12, tiny()), create_model(tiny()).eval()
     rows = torch.arange(32)[:, None] < 16
     near = float(model.predict(samples[0].waveform).final.mean())
