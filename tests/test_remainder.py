@@ -162,7 +162,7 @@ def test_a_place_counts_once_however_often_it_was_heard(tiny: MakeConfig) -> Non
 
 
 def test_a_fitted_scale_is_larger_where_errors_are(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "STEPS", 150)
+    monkeypatch.setattr(calibration, "STEPS", 90)
     samples, model = heard(12, tiny()), create_model(tiny()).eval()
     rows = torch.arange(32)[:, None] < 16
     near = float(model.predict(samples[0].waveform).final.mean())
