@@ -295,13 +295,14 @@ def test_images_are_held_where_at_most_a_tenth_is_missing() -> None:
     figures = IntervalFigures(0.9, 1.0)
     gt = torch.full((20, 1, 1, 10), 0.5)
     off = torch.zeros(20, 1, 1, 10)
-    off[:4, ..., :3] = 0.3  # 0.7 of these four
+    off[:4, ..., :3] = 0.3  # 0.7 of these four, but 0.6 of the first
+    off[0, ..., 3] = 0.3
     off[4:6, ..., :2] = 0.3  # 0.8 of these two: held
     figures.update(gt + off, torch.full_like(gt, 0.1), gt)
     found = figures.compute()
     assert found["held_images"] == pytest.approx(16 / 20)
-    assert found["coverage_worst_tenth"] == pytest.approx(0.7)
-    assert found["coverage"] == pytest.approx((4 * 0.7 + 2 * 0.8 + 14) / 20)
+    assert found["coverage_worst_tenth"] == pytest.approx((0.6 + 0.7) / 2)
+    assert found["coverage"] == pytest.approx((0.6 + 3 * 0.7 + 2 * 0.8 + 14) / 20)
 
 
 def test_many_pixels_are_ranked_by_some_of_them_in_all_columns_and_rows() -> None:
@@ -310,6 +311,9 @@ def test_many_pixels_are_ranked_by_some_of_them_in_all_columns_and_rows() -> Non
     figures.update(maps, maps, maps + 0.1)
     assert figures._ranked[0].shape == (2, RANKED, 3)
     assert not figures._ranked[0].isnan().any()
+    again = IntervalFigures(0.9, 400.0)
+    again.update(maps, maps, maps + 0.1)
+    assert torch.equal(again._ranked[0], figures._ranked[0])  # the same ones each time
     pixels = ((figures._ranked[0][0, :, 2] - 1) * 100).round().long()
     assert min(len((pixels % 128).unique()), len((pixels // 128).unique())) > 120
 
@@ -335,6 +339,7 @@ def test_a_ranking_is_judged_against_the_errors_themselves() -> None:
     assert found.remainder == pytest.approx(0.0)
     assert found.depth == pytest.approx(((3 / 2 - 1 / 2) + (2.5 / 2 - 1.5 / 2) + 0) / 3)  # the other way round
     assert found.random == pytest.approx((1 - 0.5 + 1 - 0.75 + 0) / 3)
+    assert rank(pixels / 1000) == pytest.approx(found)  # in shares of the mean error
 
 
 def test_an_evaluation_has_the_figures_of_a_calibrated_network(tiny: MakeConfig) -> None:
