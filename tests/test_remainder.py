@@ -28,7 +28,7 @@ from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.decomposition import DepthDecomposition
 from base_residual.models.factory import create_model, load_model
 from base_residual.models.network import DepthNet
-from base_residual.models.remainder import LEAST, Calibration, Remainder
+from base_residual.models.remainder import FACTORS, LEAST, Calibration, Remainder
 from base_residual.training import calibration
 from base_residual.training.calibration import calibrate, least_places, places_of
 from base_residual.training.run_folder import calibrate_best
@@ -446,3 +446,43 @@ def test_the_command_calibrates_and_predict_writes_the_remainder(
     assert "What it holds on a test split is not known." in said
     assert load_model("c.safetensors").calibration is not None
     assert "needs 19" in sentence(brdepth("calibrate", path, "--data-root", root, "--level", 0.95, code=2))
+
+
+@pytest.mark.parametrize(
+    ("half_maps", "shape", "expected"),
+    [
+        (True, (4, 3, 8, 4), (4.35627, 3.62348, 6.02569, 3.18641, 4.65026, 2.55544)),
+        (False, (2, 3, 16, 16), (2.04131, 1.63608, 1.89134, 2.43833, 2.89818, 1.16652)),
+        (False, (2, 3, 24, 20), (2.14757, 3.43722, 1.88026, 3.68961, 1.30641, 1.7683)),
+    ],
+    ids=["half maps", "whole maps", "maps of another size"],
+)
+def test_a_remainder_with_fixed_weights_gives_fixed_numbers(
+    half_maps: bool, shape: tuple[int, ...], expected: tuple[float, ...]
+) -> None:
+    remainder = inputs.filled(Remainder(3, half_maps, 8.0).requires_grad_(False))
+    rng = inputs.stream("remainder")
+    features = torch.from_numpy(rng.uniform(0, 1, shape)).float()
+    ends = (0, 8), (-1.6, 1.6), (0, 8)  # of base, residual and final
+    maps = [torch.from_numpy(rng.uniform(low, high, (2, 1, 16, 16))).float() for low, high in ends]
+    scale = remainder(features, DepthDecomposition(*maps))
+    found = scale[0, 0].flatten()[::50].tolist()
+    assert found == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_the_bounds_of_a_calibration_are_those_that_can_be_found() -> None:
+    assert (len(FACTORS), FACTORS[0], FACTORS[-1]) == (2001, pytest.approx(0.01), pytest.approx(1000.0))
+    for fine in ({"factor": FACTORS[0]}, {"factor": FACTORS[-1]}, {"places": 1}, {"places": 10**9 - 1}):
+        PROMISE._replace(**fine).check()
+    for wrong in (
+        {"level": 0.0},
+        {"level": 1.0},
+        {"factor": FACTORS[0] / 1.001},
+        {"factor": FACTORS[-1] * 1.001},
+        {"places": 0},
+        {"places": 10**9},
+        {"kind": "hall"},
+    ):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"^a calibration that cannot be, with {name}="):
+            PROMISE._replace(**wrong).check()
