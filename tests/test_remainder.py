@@ -486,3 +486,34 @@ def test_the_bounds_of_a_calibration_are_those_that_can_be_found() -> None:
         (name,) = wrong
         with pytest.raises(ValueError, match=f"^a calibration that cannot be, with {name}="):
             PROMISE._replace(**wrong).check()
+
+
+def test_a_calibration_tells_how_far_it_is_and_takes_recordings_from_everywhere(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, model = heard(12, tiny()), create_model(tiny()).eval()
+    told = list[tuple[str, int, int]]()
+    monkeypatch.setattr(calibration, "MOST", 6)
+    calibrate(model, samples, samples, "halls", 0.8, 5, lambda *progress: told.append(progress))
+    fitting, holding = "Fitting the remainder", "Calibrating"
+    assert told == [(fitting, 5, 6), (fitting, 6, 6), (holding, 5, 12), (holding, 10, 12), (holding, 12, 12)]
+    features = model.draw_from(model.features(samples[0].waveform[None]))[1]
+    monkeypatch.setattr(calibration, "MOST", 1000)
+    monkeypatch.setattr(calibration, "BATCH", 2)
+    monkeypatch.setattr(calibration, "MEMORY", 4 * 4 * features.numel())  # of float32
+    told.clear()
+    calibrate(model, samples, samples, "halls", 0.8, 5, lambda *progress: told.append(progress))
+    assert told[0] == (fitting, 4, 4)
+
+
+def test_near_pixels_count_and_holes_do_not(tiny: MakeConfig) -> None:
+    model = create_model(tiny()).eval()
+    near = [one._replace(depth=one.depth.clamp(max=0.9)) for one in heard(12, tiny())]
+    holes = [one._replace(depth=torch.where(torch.arange(32) < 20, one.depth, 0.0)) for one in near]
+    whole, partly = (calibrate(model, near, some, "halls", 0.8) for some in (near, holes))
+    assert whole.places == partly.places == 12
+    parts, bound = model.bound(model.features(collate(holes).waveform))
+    assert bound is not None
+    off, valid = (parts.final - collate(holes).depth).abs(), collate(holes).depth > 0
+    outside = torch.where(valid, off > bound, False).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1)
+    assert float(outside.sum() + 1) / 13 <= 0.2 + 1e-4
