@@ -212,15 +212,16 @@ def growth(*panels: str) -> str:
 def firstcommand() -> str:
     """When each stage of README's first command is reached."""
     *_, reached = read("first_command")["commits"].values()
-    return _ruled([["reached", "seconds after pressing enter"], *([stage, f"{at:.0f}"] for stage, at in reached.items())])
+    rows = [[stage, f"{at:.0f}"] for stage, at in reached.items()]
+    return _ruled([["reached", "seconds after pressing enter"], *rows])
 
 
 def busy() -> str:
     """What other work on the machine does to training, with one thread and with one for each core."""
     found = {name: statistics.median(values) for name, values in read("busy")["samples_per_s"].items()}
     ways = list(dict.fromkeys(name.partition(", ")[2] for name in found))
-    rows = [["recordings a second", *ways]]
-    return _ruled([*rows, *([state, *(f"{found[f'{state}, {way}']:.0f}" for way in ways)] for state in ("idle", "busy"))])
+    rows = [[state, *(f"{found[f'{state}, {way}']:.0f}" for way in ways)] for state in ("idle", "busy")]
+    return _ruled([["recordings a second", *ways], *rows])
 
 
 def kills() -> str:
