@@ -82,6 +82,11 @@ def side_by_side(function: Callable[[Item], Found], items: Iterable[Item], threa
             yield begun.popleft().result()
 
 
+def threads_beside(device: torch.device) -> int:
+    """Return how many batches `side_by_side` takes: one for each of PyTorch's threads on the CPU, else one."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 def load() -> float | None:
     """Return how many cores of the machine were at work or wanted over the last minute; None where nobody tells."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -112,10 +112,8 @@ def train(stage: Stage, recipe: Recipe, root: Path, runs: Path, first: str | Pat
         settings += ["--epochs", stage.epochs, "--learning-rate", stage.learning_rate]
         settings += ["--set", f"data.output_size={stage.output_size}", "--set", f"trainer.optimizer={stage.optimizer}"]
         settings += ["--set", f"data.max_depth={recipe.max_depth}"]
-        settings += [
-            "--set",
-            f"simulation.rig={recipe.rooms.get('rig', 'varied')}",
-        ]  # whose camera the rooms are seen by
+        rig = recipe.rooms.get("rig", "varied")  # whose camera the rooms are seen by
+        settings += ["--set", f"simulation.rig={rig}"]
         if found:
             settings = ["--config", found[0] / CONFIG, "--resume"]
         else:

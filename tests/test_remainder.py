@@ -26,7 +26,7 @@ from base_residual.losses import laplace
 from base_residual.models.adopt import adopt
 from base_residual.models.checkpoint import save_checkpoint
 from base_residual.models.decomposition import DepthDecomposition
-from base_residual.models.factory import create_model, load_model
+from base_residual.models.factory import create_model, load_checkpoint, load_model
 from base_residual.models.network import DepthNet
 from base_residual.models.remainder import FACTORS, LEAST, Calibration, Remainder
 from base_residual.training import calibration
@@ -234,12 +234,12 @@ def test_a_run_whose_calibration_fails_is_tested_all_the_same(tiny: MakeConfig, 
     model = create_model(tiny()).eval()
     calibrate(model, samples, samples, "halls")
     save_checkpoint(path, model, 1, [])
-    why = calibrate_best(tmp_path, samples, samples[:3], "halls", 2, torch.device("cpu"))
+    why = calibrate_best(tmp_path, load_checkpoint(path), samples, samples[:3], "halls", 2)
     assert why.startswith("There are 3 recordings to calibrate by")
     assert load_model(path).calibration is None
     endless = [one._replace(waveform=one.waveform * math.inf) for one in samples]
-    assert "hall/" in calibrate_best(tmp_path, samples, endless, "halls", 2, torch.device("cpu"))
-    assert calibrate_best(tmp_path, samples, samples, "halls", 2, torch.device("cpu")) == ""
+    assert "hall/" in calibrate_best(tmp_path, load_checkpoint(path), samples, endless, "halls", 2)
+    assert calibrate_best(tmp_path, load_checkpoint(path), samples, samples, "halls", 2) == ""
     assert load_model(path).calibration is not None
 
 

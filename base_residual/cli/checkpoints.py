@@ -173,7 +173,7 @@ def calibrate_checkpoint(
     path = out or _beside(checkpoint, f"{checkpoint.stem}_calibrated.safetensors")
     if path.suffix != ".safetensors" or path.is_dir():
         raise ConfigError(f"{path} is no name of a checkpoint. Give a file that ends in .safetensors.")
-    least_places(level)
+    least_places(level)  # refuses what is no share, before there is anything to wait for
     loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
     train, held_out = (_open(config, split, printer) for split in ("train", "val"))
     with counting(printer.progress) as progress:

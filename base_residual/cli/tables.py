@@ -29,9 +29,7 @@ def cost_table(cost: Cost, title: str) -> Table:
     rows = [
         ("parameters", f"{cost.parameters / 1e6:.2f} M"),
         ("operations for one echo", f"{cost.gflops:.2f} GFLOP"),
-        ("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms"),
-        ("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms"),
-        ("from samples to a scan, median", _scan_time(cost)),
+        *_latency_rows(cost),
         (f"throughput, {cost.batch_size} at a time", f"{cost.throughput:,.0f} echoes/s"),
         ("peak memory", memory),
         ("device", cost.device),
@@ -43,17 +41,21 @@ def cost_table(cost: Cost, title: str) -> Table:
 def onnx_cost_table(cost: OnnxCost, title: str) -> Table:
     """Return what an exported model costs in ONNX Runtime."""
     rows = [
-        ("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms"),
-        ("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms"),
-        ("from samples to a scan, median", _scan_time(cost)),
+        *_latency_rows(cost),
         ("device", cost.device),
         ("threads", f"{cost.threads}"),
     ]
     return Table(title, ("", ""), rows, right=(1,))
 
 
-def _scan_time(cost: Cost | OnnxCost) -> str:
-    return "view not known" if cost.scan_median_ms is None else f"{cost.scan_median_ms:.1f} ms"
+def _latency_rows(cost: Cost | OnnxCost) -> list[tuple[str, str]]:
+    """Return how long one echo takes, to its depth map and to a scan."""
+    scan = "view not known" if cost.scan_median_ms is None else f"{cost.scan_median_ms:.1f} ms"
+    return [
+        ("latency of one echo, median", f"{cost.latency_median_ms:.1f} ms"),
+        ("latency of one echo, 95th percentile", f"{cost.latency_p95_ms:.1f} ms"),
+        ("from samples to a scan, median", scan),
+    ]
 
 
 def models_table(models: dict[str, Released]) -> Table:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.hearing import emitted_sound, lead_frames
-from base_residual.deploy.onnx import open_onnx
+from base_residual.deploy.onnx import open_onnx, sample_echoes
 from base_residual.errors import ConfigError
 from base_residual.machine import cpu_threads, device_name, few_threads, load, many_threads, standard_torch
 from base_residual.models.network import DepthNet
@@ -150,9 +150,7 @@ def measure_onnx(path: Path, seconds: float = 3.0) -> OnnxCost:
     """
     threads, load_before = few_threads(), load()
     run, frames, rate, camera = open_onnx(path, threads)
-    chirp = emitted_sound(ChirpDesign(), rate)[:frames].numpy()
-    echo = 0.01 * np.random.default_rng(0).standard_normal((1, 2, frames)).astype(np.float32)
-    echo[..., : len(chirp)] += chirp
+    echo = sample_echoes(1, frames, rate).numpy()
     single = 1e3 * _durations(lambda: run(echo), seconds)
     scanned = None
     if camera is not None:

@@ -14,7 +14,7 @@ from base_residual.data.sample import EchoBatch, EchoDataset, check_dataset
 from base_residual.data.splits import is_silent
 from base_residual.errors import ConfigError, DataError
 from base_residual.evaluation.intervals import IntervalFigures
-from base_residual.machine import side_by_side, standard_torch
+from base_residual.machine import side_by_side, standard_torch, threads_beside
 from base_residual.metrics import DecompositionFigures, DepthMetrics, Evaluation, Gather, Protocol
 from base_residual.models.decomposition import DepthDecomposition, finite_maps, raise_unless_finite
 from base_residual.models.network import DepthNet
@@ -100,11 +100,8 @@ def evaluate(
     heard = torch.tensor([int(sound)])
     if gathered:
         heard = gathered(heard)
-        metrics.share(gathered)
-        if model.has_residual:
-            figures.share(gathered)
-        if model.calibration:
-            intervals.share(gathered)
+        for shared in (metrics, *[figures] * model.has_residual, *[intervals] * bool(model.calibration)):
+            shared.share(gathered)
     found = metrics.compute()
     if not found["images"]:
         raise DataError("Not one image has a measured pixel: nothing to evaluate against.")
@@ -140,8 +137,7 @@ def _score(
     def predicted(batch: EchoBatch) -> tuple[EchoBatch, DepthDecomposition, Tensor | None]:
         return batch, *model.bound(model.features(batch.waveform.to(device)), detach_base)
 
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    for batch, parts, remainder in side_by_side(predicted, batches, threads):
+    for batch, parts, remainder in side_by_side(predicted, batches, threads_beside(device)):
         heard = heard or not is_silent(batch.waveform)
         gt = batch.depth.to(device)
         finite.append(parts.finite() if remainder is None else parts.finite() & finite_maps(remainder))

@@ -61,9 +61,15 @@ def view_figure(rows: Sequence[Panel], camera: DepthCamera, title: str = "") -> 
     return figure
 
 
+def _in_space(camera: DepthCamera, depth: Map) -> NDArray[np.float32]:
+    """Return the points of a map's pixels, (S, S, 3) in metres."""
+    points: NDArray[np.float32] = camera.points(torch.from_numpy(np.ascontiguousarray(depth, np.float32))).numpy()
+    return points
+
+
 def _points(camera: DepthCamera, depth: Map) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the points of a map's measured pixels, (N, 3) in metres, and their depths; some of a large map's."""
-    points = camera.points(torch.from_numpy(np.ascontiguousarray(depth, dtype=np.float32))).numpy()
+    points = _in_space(camera, depth)
     step = max(1, -(-len(depth) // MOST))
     some = slice(step // 2, None, step)
     points, depths = points[some, some].reshape(-1, 3), depth[some, some].reshape(-1)
@@ -89,7 +95,7 @@ def _draw_above(axis: Axes, camera: DepthCamera, row: Panel) -> None:
 
 def _slice(camera: DepthCamera, depth: Map) -> tuple[Map, Map]:
     """Return a map's row at the height of the camera as points in metres: right and ahead, (S,) each."""
-    points = camera.points(torch.from_numpy(np.ascontiguousarray(depth.clip(0), dtype=np.float32))).numpy()
+    points = _in_space(camera, depth.clip(0))
     middle = points[len(points) // 2]
     return -middle[:, 1], middle[:, 0]
 

@@ -15,7 +15,7 @@ from base_residual.data.sample import EchoBatch, EchoDataset, spread_indices
 from base_residual.errors import ConfigError, DataError
 from base_residual.files.cache import Progress
 from base_residual.losses import laplace
-from base_residual.machine import side_by_side, standard_torch
+from base_residual.machine import side_by_side, standard_torch, threads_beside
 from base_residual.models.decomposition import DepthDecomposition, raise_unless_finite
 from base_residual.models.network import DepthNet
 from base_residual.models.remainder import FACTORS, Calibration, Remainder
@@ -190,7 +190,6 @@ def _seen(model: DepthNet, dataset: EchoDataset, indices: Sequence[int], batch_s
         PredictionError: a prediction is not finite.
     """
     model, device = evaluating(model), next(model.parameters()).device
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
 
     @torch.no_grad()
     def see(batch: EchoBatch) -> Seen:
@@ -200,6 +199,6 @@ def _seen(model: DepthNet, dataset: EchoDataset, indices: Sequence[int], batch_s
 
     batches = reader(dataset, 0, model.max_depth, batch_size=batch_size, sampler=indices)
     with readers_in_words():
-        for seen in side_by_side(see, read_batches(batches), threads):
+        for seen in side_by_side(see, read_batches(batches), threads_beside(device)):
             raise_unless_finite(seen.parts.finite().tolist(), seen.ids)
             yield seen

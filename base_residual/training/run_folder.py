@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 from base_residual.config.run_layout import BEST, CONFIG, CURVES, EVALUATION, LAST, picture_name, written_files
@@ -16,8 +15,7 @@ from base_residual.deploy.predict import picture_samples
 from base_residual.errors import DataError, PredictionError, RunError
 from base_residual.files.atomic import discard, discard_temporary, write_whole
 from base_residual.files.json import as_json
-from base_residual.models.checkpoint import save_checkpoint
-from base_residual.models.factory import load_checkpoint
+from base_residual.models.checkpoint import Checkpoint, save_checkpoint
 from base_residual.models.network import DepthNet
 from base_residual.plots.figures import decomposition_figure, save_figure, standard_style
 from base_residual.training.calibration import calibrate
@@ -106,10 +104,10 @@ def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:
 
 
 def calibrate_best(
-    run_dir: Path, train: EchoDataset, val: EchoDataset, data: str, batch_size: int, device: torch.device
+    run_dir: Path, best: Checkpoint[DepthNet], train: EchoDataset, val: EchoDataset, data: str, batch_size: int
 ) -> str:
     """Give the best weights a remainder, which the validation split sets; return why not if it cannot."""
-    best, why = load_checkpoint(run_dir / BEST, device), ""
+    why = ""
     best.model.remainder = best.model.calibration = None  # of a run that was killed here
     try:
         calibrate(best.model, train, val, data, batch_size=batch_size)

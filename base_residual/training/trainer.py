@@ -317,7 +317,7 @@ class Trainer:
         uncalibrated = ""
         if self._processes.leads:
             own = "recordings that were given" if self._given["val"] is not None else DATASET_WORDS[config.data.name]
-            uncalibrated = calibrate_best(run_dir, train, val, own, micro_batch, self.device)
+            uncalibrated = calibrate_best(run_dir, best, train, val, own, micro_batch)
         self._processes.wait()
         best = load_checkpoint(run_dir / BEST, self.device)
         found = self._score(best.model, test, micro_batch)
