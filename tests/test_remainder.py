@@ -30,7 +30,7 @@ from base_residual.models.factory import create_model, load_checkpoint, load_mod
 from base_residual.models.network import DepthNet
 from base_residual.models.remainder import FACTORS, LEAST, Calibration, Remainder
 from base_residual.training import calibration
-from base_residual.training.calibration import calibrate, least_places, places_of
+from base_residual.training.calibration import calibrate, fitted, least_places, places_of
 from base_residual.training.run_folder import calibrate_best
 from base_residual.training.trainer import Trainer
 
@@ -125,6 +125,8 @@ def test_a_place_is_a_room_or_a_location_or_a_recording() -> None:
     assert places_of(rooms, 0.8) == ("room", [name[:-2] for name in rooms])
     halls = [f"hall {place}/audio_{row}" for place in range(4) for row in range(3)]
     assert places_of(halls, 0.8) == ("location", [name.partition("/")[0] for name in halls])
+    wings = [f"house/{name}" for name in halls]
+    assert places_of(wings, 0.8) == ("location", [name.rpartition("/")[0] for name in wings])
     few = [f"hall {row % 3}/audio_{row}" for row in range(6)]
     assert places_of(few, 0.8) == ("recording", few)
     assert places_of([*rooms, "hall/1"], 0.8)[0] == "recording"
@@ -517,3 +519,22 @@ def test_near_pixels_count_and_holes_do_not(tiny: MakeConfig) -> None:
     off, valid = (parts.final - collate(holes).depth).abs(), collate(holes).depth > 0
     outside = torch.where(valid, off > bound, False).flatten(1).sum(dim=1) / valid.flatten(1).sum(dim=1)
     assert float(outside.sum() + 1) / 13 <= 0.2 + 1e-4
+
+
+def test_a_remainder_is_fitted_to_near_pixels_and_not_to_holes(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "STEPS", 90)
+    samples, model = heard(12, tiny()), create_model(tiny()).eval()
+    batch = collate(samples)
+    with torch.no_grad():
+        parts, features = model.draw_from(model.features(batch.waveform))
+    left = torch.arange(32) < 16
+    right_or_hole = [
+        one._replace(depth=torch.where(left, final[0], 0.0).contiguous())
+        for one, final in zip(samples, parts.final, strict=True)
+    ]
+    assert float(fitted(model, right_or_hole)(features, parts).mean()) < 0.2  # nothing is off where it was measured
+    near = [one._replace(depth=torch.full((32, 32), 0.5)) for one in samples]
+    assert float((parts.final - 0.5).abs().mean()) > 2
+    assert float(fitted(model, near)(features, parts).mean()) > 2
