@@ -47,12 +47,15 @@ from base_residual.config.presets import PRESETS, SIZES
 from base_residual.config.resolve import make_config, merge
 from base_residual.data.sample import EchoBatch
 from base_residual.data.simulated import simulate
-from base_residual.deploy.benchmark import gflops, parameter_count
-from base_residual.errors import MissingExtraError
+from base_residual.deploy.benchmark import gflops, measure, measure_onnx, parameter_count
+from base_residual.deploy.onnx import export_onnx
+from base_residual.machine import cpu_threads
 from base_residual.models.factory import create_model
-from base_residual.models.network import DepthNet
+from base_residual.models.remainder import FACTORS, Calibration
 
 EPOCH = 1_911  # recordings of BatVision V2 to train on
+ROBOT_DEPTH = 12.0  # metres that a robot looks ahead
+PRODUCT = 2048  # rows and columns of the matrices whose product says how fast a processor is
 
 
 def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
@@ -92,27 +95,32 @@ def training(root: Path, sizes: Sizes, device: torch.device = CPU) -> dict[str, 
     return found
 
 
-def hearing(work: Path, sizes: Sizes) -> dict[str, Any]:
+def hearing(sizes: Sizes) -> dict[str, Any]:
     """Measure the way from one echo to a depth map."""
     network, model = reference.network(sizes.channels, sizes.side).eval(), create_model(package_config(sizes)).eval()
     (waveform,) = echoes(1)
     theirs = torch.no_grad()(lambda: network(reference.spectrogram(waveform, sizes.side)[None]))
     ways = {"reference": repeated(1, theirs), "package": repeated(sizes.repeats, lambda: model.predict(waveform))}
-    try:
-        session = onnx_session(model, work / "model.onnx")
-        ways["onnx"] = repeated(sizes.repeats, lambda: session.run(None, {"waveform": waveform[None].numpy()}))
-    except MissingExtraError as error:
-        print(f"Without the figure of ONNX Runtime: {error}")
     return {"echo": take_turns(sizes.turns, ways)}
 
 
-def onnx_session(model: DepthNet, path: Path) -> Any:
-    from base_residual.deploy.onnx import export_onnx
-
-    export_onnx(model, path)
-    import onnxruntime  # optional; without it the export has just said so
-
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def on_a_robot(work: Path, sizes: Sizes) -> dict[str, Any]:
+    """Measure one thread: from an echo's samples to a map with its remainder, and on to a scan, in milliseconds."""
+    found: dict[str, Any] = {}
+    for side in sizes.robot_sides:
+        config = package_config(sizes, {"data": {"max_depth": ROBOT_DEPTH}}, side)
+        model = create_model(config).eval()
+        model.expect_remainder(Calibration(0.9, FACTORS[0], 9, "room", "nothing"))
+        export_onnx(model, work / "model.onnx")
+        costs = {"PyTorch": measure(model, sizes.batch, sizes.seconds)}
+        costs |= {"ONNX Runtime": measure_onnx(work / "model.onnx", sizes.seconds)}
+        found[str(side)] = {
+            name: {"map": cost.latency_median_ms, "scan": cost.scan_median_ms} for name, cost in costs.items()
+        }
+    with cpu_threads(1):
+        product = repeated(sizes.repeats, partial(torch.mm, *torch.randn(2, PRODUCT, PRODUCT)))
+        rates = take_turns(sizes.turns, {"product": product})
+    return {"ms": found, "product_ms": 1000 / medians(rates)["product"]}
 
 
 def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
@@ -165,7 +173,6 @@ def headline(speeds: Mapping[str, Any], processes: Mapping[str, list[float]]) ->
         "train_ratio_default": over(speeds["step"], "default"),
         "echo_ratio": over(speeds["echo"], "package"),
         "echo_ms": 1000 / echo["package"],
-        **({"onnx_ms": 1000 / echo["onnx"]} if "onnx" in echo else {}),
         "simulate_per_s": medians(speeds["simulate"])["package"],
         "import_ratio": over(speeds["start"], "torch", "package"),
         "help_s": 1 / start["help"],
@@ -174,14 +181,15 @@ def headline(speeds: Mapping[str, Any], processes: Mapping[str, list[float]]) ->
     }
 
 
-def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
+def measured(work: Path, sizes: Sizes) -> dict[str, Any]:
     """Return all figures; each part says when it is done."""
     root, start = work / "recordings", time.perf_counter()
     parts: dict[str, Callable[[], Any]] = {
         "recordings": lambda: write_recordings(root, sizes),
         "loading": lambda: loading(root, sizes),
         "training": lambda: training(root, sizes),
-        "hearing": lambda: hearing(work, sizes),
+        "hearing": lambda: hearing(sizes),
+        "robot": lambda: on_a_robot(work, sizes),
         "starting": lambda: starting(work, sizes),
         "sizes": lambda: named(sizes),
         "growth": lambda: growth(root, sizes),
@@ -200,6 +208,7 @@ def measure(work: Path, sizes: Sizes) -> dict[str, Any]:
     return {
         "ratios": headline(speeds, found["growth"]["processes"]["series"]),
         "per_second": {name: medians(ways) for name, ways in speeds.items()},
+        "robot": found["robot"],
         "card": card,
         "sizes": found["sizes"],
         "growth": found["growth"],
@@ -252,7 +261,7 @@ def main() -> None:
         write(out, where | {"shares": found})
         return
     with tempfile.TemporaryDirectory() as work:
-        result = measure(Path(work), sizes)
+        result = measured(Path(work), sizes)
     for name, ratio in result["ratios"].items():
         print(f"{name}: {ratio:.3g}")
     write(out, provenance() | {"measured": sizes._asdict()} | result)

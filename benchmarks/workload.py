@@ -16,13 +16,13 @@ from reference import MAX_DEPTH, RATE
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.batvision import V2
 from base_residual.data.sample import EchoBatch
+from base_residual.deploy.benchmark import clear_echoes
 from base_residual.models.factory import create_model
 from base_residual.training.batches import Batches, make_loader
 from base_residual.training.optimisation import make_optimizer
@@ -50,11 +50,13 @@ class Sizes(NamedTuple):
     turns: int = 6  # of each way; of several, the first does not count
     long_turns: int = 4  # the same, where a turn takes seconds
     growth_turns: int = 3
+    robot_sides: tuple[int, ...] = (64, 128, 256)
+    seconds: float = 3.0  # that a figure of one thread takes
     splits: tuple[str, ...] = tuple(SPLITS)  # whose memory is compared
     symmetric: bool = True  # the default network; one that does not know the mirror exports in a third of the time
 
 
-QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1, 1, ("test",), symmetric=False)
+QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1, 1, (32,), 0.1, ("test",), symmetric=False)
 
 
 def write_recordings(root: Path, sizes: Sizes) -> None:
@@ -109,4 +111,4 @@ def depth_maps(count: int, side: int) -> Tensor:
 
 
 def echoes(count: int) -> Tensor:
-    return 0.1 * torch.randn(count, 2, echo_frames(MAX_DEPTH))
+    return clear_echoes(count, MAX_DEPTH, RATE)

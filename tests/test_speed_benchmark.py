@@ -80,7 +80,8 @@ def test_the_speed_benchmark_runs_in_its_quick_form(
     monkeypatch.setattr(growth, "child", measured_here)
     monkeypatch.setattr(growth, "subprocess", SimpleNamespace(run=forked))
     # An export takes as long as all the rest, and test_export.py has it.
-    monkeypatch.setattr(speed, "onnx_session", lambda *_: SimpleNamespace(run=lambda outputs, inputs: [inputs]))
+    monkeypatch.setattr(speed, "export_onnx", lambda *_: None)
+    monkeypatch.setattr(speed, "measure_onnx", lambda *_: SimpleNamespace(latency_median_ms=1.0, scan_median_ms=1.0))
     monkeypatch.setattr(sys, "argv", ["speed.py", "--quick", "--out", str(out)])
     speed.main()
     result, committed = (json.loads(path.read_text()) for path in (out, BENCHMARKS / "results" / "speed.json"))
@@ -95,7 +96,9 @@ def test_the_speed_benchmark_runs_in_its_quick_form(
         assert all(len(values) == len(panel["at"]) for values in panel["series"].values())
     series = [panel["series"] for panel in result["growth"].values()]
     costs = [[size["echo_ms"], size["gflops"]] for size in result["sizes"].values()]
-    measured = list(numbers([result["ratios"], result["per_second"], result["card"] or {}, series, costs]))
+    measured = list(
+        numbers([result["ratios"], result["per_second"], result["card"] or {}, result["robot"], series, costs])
+    )
     assert measured
     assert all(math.isfinite(value) and value > 0 for value in measured)
 

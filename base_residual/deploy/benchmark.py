@@ -100,11 +100,7 @@ def measure(model: DepthNet, batch_size: int = 32, seconds: float = 3.0) -> Cost
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
-    rate, lead = model.front_end.config.sample_rate, lead_frames(model.front_end.config.sample_rate)
-    echoes = 0.01 * torch.randn(batch_size, 2, frames, generator=torch.Generator().manual_seed(0))
-    chirp = emitted_sound(ChirpDesign(), rate)[: frames - lead]
-    echoes[..., lead : lead + len(chirp)] += chirp  # nothing is to be doubted about them
+    echoes = clear_echoes(batch_size, model.max_depth, model.front_end.config.sample_rate)
 
     def timed(act: Callable[[Tensor], object], count: int) -> NDArray[np.float64]:
         def once() -> None:
@@ -164,6 +160,15 @@ def measure_onnx(path: Path, seconds: float = 3.0) -> OnnxCost:
         threads=threads,
         load=load_before,
     )
+
+
+def clear_echoes(count: int, max_depth: float, sample_rate: int) -> Tensor:
+    """Return float32 (count, 2, T): a chirp and a little noise, about which there is nothing to be doubted."""
+    frames, lead = echo_frames(max_depth, sample_rate), lead_frames(sample_rate)
+    echoes = 0.01 * torch.randn(count, 2, frames, generator=torch.Generator().manual_seed(0))
+    chirp = emitted_sound(ChirpDesign(), sample_rate)[: frames - lead]
+    echoes[..., lead : lead + len(chirp)] += chirp
+    return echoes
 
 
 def parameter_count(model: nn.Module) -> int:
