@@ -42,8 +42,7 @@ from workload import (
     write_recordings,
 )
 
-from base_residual.acoustics.front_end import EchoFrontEnd
-from base_residual.config.presets import PRESETS, SIZES
+from base_residual.config.presets import SIZES
 from base_residual.config.resolve import make_config, merge
 from base_residual.data.sample import EchoBatch
 from base_residual.data.simulated import simulate
@@ -59,9 +58,8 @@ PRODUCT = 2048  # rows and columns of the matrices whose product says how fast a
 
 
 def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
-    """Measure reading a prepared set, the same with spectrograms made of it, and the preparing."""
+    """Measure reading a prepared set, and the preparing."""
     config = package_config(sizes)
-    front_end = EchoFrontEnd(package_config(sizes, PRESETS["original"]).audio, sizes.side)
     theirs = partial(reference.loader, root, "train", sizes.side, sizes.batch)
     ours = package_loader(config, root, "train", sizes.batch)
 
@@ -69,9 +67,7 @@ def loading(root: Path, sizes: Sizes) -> dict[str, Any]:
         empty_cache(root.parent)
         return reading(package_loader(config, root, "train", sizes.batch))()
 
-    often = repeated(sizes.repeats, reading(ours), len(ours.dataset))
-    ways = {"reference": reading(theirs()), "package": often}
-    ways["with spectrograms"] = reading(ours, lambda batch: front_end(batch.waveform))
+    ways = {"reference": reading(theirs()), "package": repeated(sizes.repeats, reading(ours), len(ours.dataset))}
     first = {"reference": lambda: reading(theirs())(), "package": prepare_and_read}
     return {"loader": take_turns(sizes.turns, ways), "first_epoch": take_turns(sizes.long_turns, first)}
 
@@ -126,7 +122,7 @@ def on_a_robot(work: Path, sizes: Sizes) -> dict[str, Any]:
 def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
     """Measure rendering rooms on all cores, and what a user waits for at each start, in fresh processes."""
     rooms = {"train_rooms": sizes.rooms, "val_rooms": 1, "test_rooms": 1}
-    config = make_config({"data": {"output_size": sizes.side}, "simulation": rooms})
+    config = make_config({"simulation": rooms})
 
     def render() -> int:
         simulate(Path(tempfile.mkdtemp(dir=work)), config.data, config.simulation)
@@ -168,7 +164,6 @@ def headline(speeds: Mapping[str, Any], processes: Mapping[str, list[float]]) ->
     one, two = processes["package"]
     return {
         "loader_ratio": over(speeds["loader"], "package"),
-        "loader_spectrogram_ratio": over(speeds["loader"], "with spectrograms"),
         "first_epoch_ratio": over(speeds["first_epoch"], "package"),
         "train_ratio_default": over(speeds["step"], "default"),
         "echo_ratio": over(speeds["echo"], "package"),

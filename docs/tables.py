@@ -100,7 +100,6 @@ GOALS = {
     "train_ratio_default": Goal("train the default", least=10),
     "echo_ratio": Goal("predict one map"),
     "loader_ratio": Goal("read a prepared set", least=50),
-    "loader_spectrogram_ratio": Goal("read it and make spectrograms"),
     "first_epoch_ratio": Goal("prepare it and read it once", least=1),
     "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
     "processes_ratio": Goal("train in two processes instead of one, a core each", least=1.8),
@@ -225,8 +224,7 @@ def robot() -> str:
 def firstcommand() -> str:
     """When each stage of README's first command is reached."""
     *_, reached = read("first_command")["commits"].values()
-    rows = [[stage, f"{at:.0f}"] for stage, at in reached.items()]
-    return _ruled([["reached", "seconds after pressing enter"], *rows])
+    return _ruled([["reached", *reached], ["seconds after pressing enter", *(f"{at:.0f}" for at in reached.values())]])
 
 
 def busy() -> str:
