@@ -1,10 +1,11 @@
 """How much a released model is worth where recordings are few.
 
-    python benchmarks/few_recordings.py choose --recordings 120 --seeds 1   # to choose by
-    python benchmarks/few_recordings.py exam                                # to report
+    python benchmarks/few_recordings.py choose --recordings 120 --starts small frozen --out results/fine_tuning.json
+    python benchmarks/few_recordings.py exam  # to report; the line above is to choose by
 
 Trains on the first recordings of a world of `carry_over.py`, from scratch and from the released model, with the same
-settings but for the learning rate, and tests on the world's test rooms. The rate is chosen by the validation rmse of
+settings but for the learning rate, and tests on the world's test rooms. `frozen` is the released model whose encoder
+stays as it is. The rate is chosen by the validation rmse of
 the first seed, and so is the epoch in every run. Each run is noted in the JSON as it ends, and not repeated there.
 """
 
@@ -21,14 +22,17 @@ from reporting import RESULTS, parser, positive, provenance, run_script, write
 
 from base_residual.config.presets import Layer
 from base_residual.config.run_layout import val_rmse
+from base_residual.data.sample import EchoDataset
 from base_residual.models.factory import load_checkpoint
+from base_residual.models.network import DepthNet
 from base_residual.models.released import DEFAULT, released
 from base_residual.plots.figures import save_figure, standard_style
 from base_residual.training.fine_tuning import fine_tuning_config
 from base_residual.training.trainer import Trainer
 
+FROZEN = "frozen"
 STARTS = ("scratch", DEFAULT)
-RATES = {"scratch": (0.001, 0.002, 0.004), DEFAULT: (0.0005, 0.001, 0.002)}
+RATES = {"scratch": (0.001, 0.002, 0.004), DEFAULT: (0.0005, 0.001, 0.002), FROZEN: (0.0005, 0.001, 0.002)}
 VALIDATED = 60  # recordings by which epoch and rate are chosen
 STEPS, LEAST_EPOCHS = 300, 15  # steps of 32 recordings, and epochs, that every run has at least
 Row = dict[str, Any]
@@ -50,6 +54,16 @@ def some_of(root: Path, count: int, out: Path) -> Path:
     return folder
 
 
+class FrozenEncoder(Trainer):
+    """A training that leaves the encoder's weights as they are."""
+
+    def _make_network(self, train: EchoDataset, first: DepthNet | None) -> DepthNet:
+        model = super()._make_network(train, first)
+        for name, part in model.named_children():
+            part.requires_grad_(name != "encoder")
+        return model
+
+
 def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path) -> Row:
     """Train once; return validation and test rmse of the best epoch, in metres."""
     steps = -(-count // 32)
@@ -64,7 +78,8 @@ def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path
         "tracking": {"results_dir": str(out), "experiment_name": f"{start}-{count}-{rate:g}-{seed}"},
     }
     config = fine_tuning_config(DEFAULT, layer)
-    result = Trainer(config, init=None if start == "scratch" else DEFAULT, overwrite=True, trackers=[]).fit()
+    kind = FrozenEncoder if start == FROZEN else Trainer
+    result = kind(config, init=None if start == "scratch" else DEFAULT, overwrite=True, trackers=[]).fit()
     found = {"val": min(val_rmse(result.history)), "test": result.test.metrics["rmse"]}
     print(f"{start}, {count} recordings, rate {rate:g}, seed {seed}: {found}", flush=True)
     return {"start": start, "recordings": count, "rate": rate, "seed": seed, **found}
@@ -89,7 +104,7 @@ def curve_figure(points: list[Row], blind: float, zero: float) -> Any:
     with standard_style():
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
-        for start in STARTS:
+        for start in dict.fromkeys(point["start"] for point in points):
             own = [point for point in points if point["start"] == start]
             means, spreads = ([point[name] for point in own] for name in ("mean", "std"))
             axes.errorbar([point["recordings"] for point in own], means, spreads, marker="o", capsize=3, label=start)
@@ -104,6 +119,7 @@ def main() -> None:
     asked = parser(__doc__)
     asked.add_argument("world", choices=WORLDS, help="whose recordings stand in for a robot's")
     asked.add_argument("--recordings", nargs="+", type=positive, default=[30, 120, 480, 1900])
+    asked.add_argument("--starts", nargs="+", choices=RATES, default=STARTS)
     asked.add_argument("--seeds", type=positive, default=3)
     for start, rates in RATES.items():
         asked.add_argument(f"--{start}-rates", nargs="+", type=float, default=rates, help="default: %(default)s")
@@ -123,7 +139,7 @@ def main() -> None:
     result |= {"blind": zero["blind"], "as it is": zero["rmse"], "runs": runs, "points": (points := [])}
     for count in given.recordings:
         some = some_of(root, count, given.work / given.world)
-        for start in STARTS:
+        for start in given.starts:
 
             def run(rate: float, seed: int, start: str = start, count: int = count, some: Path = some) -> Row:
                 key = {"start": start, "recordings": count, "rate": rate, "seed": seed}
