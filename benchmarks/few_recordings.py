@@ -64,7 +64,7 @@ class FrozenEncoder(Trainer):
         return model
 
 
-def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path) -> Row:
+def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path) -> dict[str, float]:
     """Train once; return validation and test rmse of the best epoch, in metres."""
     steps = -(-count // 32)
     layer: Layer = {
@@ -82,7 +82,7 @@ def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path
     result = kind(config, init=None if start == "scratch" else DEFAULT, overwrite=True, trackers=[]).fit()
     found = {"val": min(val_rmse(result.history)), "test": result.test.metrics["rmse"]}
     print(f"{start}, {count} recordings, rate {rate:g}, seed {seed}: {found}", flush=True)
-    return {"start": start, "recordings": count, "rate": rate, "seed": seed, **found}
+    return found
 
 
 def over_seeds(rates: Sequence[float], seeds: int, run: Callable[[float, int], Row]) -> Row:
@@ -132,7 +132,7 @@ def main() -> None:
     counts = {"train": max(200, *given.recordings), "val": VALIDATED, "test": 200}
     root = rendered([given.world], counts, 0, given.work / "worlds", given.shared)[given.world]
     zero = world_figures(load_checkpoint(DEFAULT), root)
-    result: Row = {"world": given.world, "model": released()[DEFAULT].sha256, "test_recordings": counts["test"]}
+    result: Row = {"world": given.world, "test_recordings": counts["test"]}
     before = json.loads(given.out.read_text()) if given.out.exists() else {}
     alike = all(before.get(name) == value for name, value in result.items())
     runs: list[Row] = before["runs"] if alike else []
@@ -142,10 +142,11 @@ def main() -> None:
         for start in given.starts:
 
             def run(rate: float, seed: int, start: str = start, count: int = count, some: Path = some) -> Row:
-                key = {"start": start, "recordings": count, "rate": rate, "seed": seed}
+                weights = None if start == "scratch" else released()[DEFAULT].sha256
+                key = {"start": start, "weights": weights, "recordings": count, "rate": rate, "seed": seed}
                 found = next((row for row in runs if key.items() <= row.items()), None)
                 if found is None:
-                    runs.append(found := train(some, start, count, rate, seed, given.work / given.world))
+                    runs.append(found := key | train(some, start, count, rate, seed, given.work / given.world))
                     write(given.out, {**provenance(), **result})
                 return found
 

@@ -239,7 +239,7 @@ def test_the_first_commands_stages_are_what_a_training_prints(
 ) -> None:
     monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
     first, readme = script("first_command"), (BENCHMARKS.parent / "README.md").read_text()
-    assert first.first_command(readme).endswith("&& brdepth train")
+    assert first.first_command(readme, "train").endswith("&& brdepth train")
     settings = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
     printed = brdepth("train", *settings, "--results-dir", tmp_path / "results").splitlines()
     now = iter(range(100))
