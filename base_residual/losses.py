@@ -120,8 +120,11 @@ def decomposition_terms(
     valid_mask: Tensor | None = None,
     recon: ReconKind = "l1",
     count: Count = own_count,
+    empty_room: Tensor | None = None,
 ) -> LossTerms:
-    """Return the three terms over valid pixels: the reconstruction, mean |base - lowpass(gt)| and mean |residual|.
+    """Return the three terms over valid pixels: the reconstruction, mean |base - layout| and mean |residual|.
+
+    The layout is the empty room where it is known, and a low-pass of the ground truth elsewhere.
 
     Args:
         base: (B, 1, H, W) in metres.
@@ -132,13 +135,15 @@ def decomposition_terms(
         valid_mask: bool (B, 1, H, W); default: gt > 0.
         recon: kind of the reconstruction term; see `reconstruction`.
         count: what the means divide by.
+        empty_room: the depth without furniture (B, 1, H, W) in metres, 0 where it is not known; default: nowhere.
 
     Raises:
         ShapeError: the shapes differ, or the mask is not bool.
         ConfigError: there is no such kind of reconstruction.
     """
-    for name, tensor in {"base": base, "residual": residual, "final": final}.items():
-        if tensor.shape != gt.shape or gt.ndim != 4:
+    given = {"base": base, "residual": residual, "final": final, "empty_room": empty_room}
+    for name, tensor in given.items():
+        if tensor is not None and (tensor.shape != gt.shape or gt.ndim != 4):
             raise ShapeError(
                 f"{name} has shape {tuple(tensor.shape)} and gt {tuple(gt.shape)}; expected are equal (B, 1, H, W)."
             )
@@ -147,10 +152,12 @@ def decomposition_terms(
         raise ShapeError(
             f"valid_mask has shape {tuple(valid.shape)} and type {valid.dtype}; expected is bool {tuple(gt.shape)}."
         )
-    smooth = low_pass(gt, kernel, valid)
+    layout = low_pass(gt, kernel, valid)
+    if empty_room is not None:
+        layout = torch.where(empty_room > 0, empty_room, layout)
     return LossTerms(
         recon=reconstruction(final, gt, valid, recon, count),
-        base=masked_mean((base - smooth).abs(), valid, count),
+        base=masked_mean((base - layout).abs(), valid, count),
         sparse=masked_mean(residual.abs(), valid, count),
     )
 
@@ -177,7 +184,7 @@ class BaseResidualLoss(nn.Module):
 
     Args:
         lambda_recon: weight of the reconstruction, mean |final - gt|.
-        lambda_base: weight of mean |base - lowpass(gt)|.
+        lambda_base: weight of mean |base - layout|; see `decomposition_terms`.
         lambda_sparse: weight of mean |residual|.
         lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
         recon: `rmse` for another reconstruction term; see `reconstruction`.
@@ -207,7 +214,13 @@ class BaseResidualLoss(nn.Module):
         """Do nothing: fixed weights are the same in every epoch (from 1)."""
 
     def forward(
-        self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
+        self,
+        base: Tensor,
+        residual: Tensor,
+        final: Tensor,
+        gt: Tensor,
+        valid_mask: Tensor | None = None,
+        empty_room: Tensor | None = None,
     ) -> tuple[Tensor, LossTerms]:
         """Return the loss and its terms.
 
@@ -217,6 +230,7 @@ class BaseResidualLoss(nn.Module):
             final: their sum (B, 1, H, W) in metres.
             gt: the ground truth (B, 1, H, W) in metres.
             valid_mask: bool (B, 1, H, W); default: gt > 0.
+            empty_room: the depth without furniture (B, 1, H, W) in metres, 0 where it is not known.
 
         Returns:
             The weighted sum, a scalar, and the unweighted terms.
@@ -224,7 +238,9 @@ class BaseResidualLoss(nn.Module):
         Raises:
             ShapeError: the shapes differ.
         """
-        terms = decomposition_terms(base, residual, final, gt, self.lowpass_kernel, valid_mask, self.recon, self.count)
+        terms = decomposition_terms(
+            base, residual, final, gt, self.lowpass_kernel, valid_mask, self.recon, self.count, empty_room
+        )
         weights = self.weights
         total = weights.recon * terms.recon + weights.base * terms.base + weights.sparse * terms.sparse
         return total, terms
@@ -305,7 +321,13 @@ class PlainLoss(nn.Module):
         """Do nothing: the loss is the same in every epoch."""
 
     def forward(
-        self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, valid_mask: Tensor | None = None
+        self,
+        base: Tensor,
+        residual: Tensor,
+        final: Tensor,
+        gt: Tensor,
+        valid_mask: Tensor | None = None,
+        empty_room: Tensor | None = None,
     ) -> tuple[Tensor, LossTerms]:
         """Return the loss and its terms; only the reconstruction is not 0."""
         valid = gt > 0 if valid_mask is None else valid_mask

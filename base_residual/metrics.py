@@ -23,7 +23,10 @@ SUMS = 10  # over pixels, which the figures of the decomposition are made of
 Gather = Callable[[Tensor], Tensor]
 """Make one tensor of the rows (N, ...) that each of several processes has, in order of their ranks."""
 
-IN_METRES = ("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean", "remainder_mean")
+IN_METRES = (
+    *("rmse", "mae", "base_positive", "base_rmse", "residual_abs_mean", "remainder_mean"),
+    *("base_layout_rmse", "final_layout_rmse"),
+)
 HEALTHY = {
     "base_positive": ">= 0",
     "base_smoothness": "below 0.25",
@@ -47,6 +50,8 @@ INTERVAL = {
 """Figures of final +- remainder: the share of the pixels that is promised to lie within it, and the one that does; the
 latter in the worst tenth of the images; the share of the images in which at most 0.1 less do; the mean remainder, and
 the same over the mae; the area between its sparsification curve and the oracle's, that of depth, and that of chance."""
+LAYOUT = {"base_layout_rmse": "lower", "final_layout_rmse": "lower"}
+"""How far base and final are from the depth of the empty room, in metres, where the dataset knows it."""
 BY_METRE = re.compile(r"coverage_(predicted_)?(\d+)_m")
 """The same share of the pixels whose true, or whose predicted, depth lies between that and a metre more."""
 COUNTED = ("images", "images_without_depth")
@@ -172,11 +177,17 @@ class DecompositionFigures:
         self.kernel, self.max_depth, self.min_depth = kernel, max_depth, min_depth
         self._base = DepthMetrics(max_depth, min_depth)
         self._final = DepthMetrics(max_depth, min_depth)
+        self._layout = {name: DepthMetrics(max_depth, min_depth) for name in LAYOUT}
         self._smallest: list[Tensor] = []
         self._sums: list[Tensor] = []
 
-    def update(self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor) -> None:
-        """Add a batch, (B, 1, H, W) each, in metres."""
+    def update(
+        self, base: Tensor, residual: Tensor, final: Tensor, gt: Tensor, empty_room: Tensor | None = None
+    ) -> None:
+        """Add a batch, (B, 1, H, W) each, in metres; the empty room is 0 where it is not known."""
+        if empty_room is not None:
+            for metrics, part in zip(self._layout.values(), (base, final), strict=True):
+                metrics.update(part, empty_room)
         valid = valid_pixels(gt, self.min_depth)
         self._base.update(base, gt)
         self._final.update(final, gt)
@@ -202,18 +213,18 @@ class DecompositionFigures:
 
     def share(self, gathered: Gather) -> None:
         """Take in what the other processes have added."""
-        self._base.share(gathered)
-        self._final.share(gathered)
+        for metrics in (self._base, self._final, *self._layout.values()):
+            metrics.share(gathered)
         own = torch.stack(self._sums) if self._sums else torch.empty(0, SUMS)
         smallest = torch.stack(self._smallest) if self._smallest else torch.empty(0)
         self._sums, self._smallest = [*gathered(own)], [*gathered(smallest)]
 
     def compute(self) -> dict[str, float]:
-        """Return the figures by name: `base_positive` (m), `base_smoothness`, `residual_abs_mean` (m), `residual_gain`,
-        `residual_detail_corr`, `clamped_share`, and `base_rmse` (m)."""
+        """Return the figures by name: those of `HEALTHY`, and where the empty room is known, of `LAYOUT`."""
         count, absolute, clamped, base_detail, gt_detail, r, m, rr, mm, rm = (
             torch.stack(self._sums).cpu().double().sum(dim=0).tolist()
         )
+        layout = {name: metrics.compute() for name, metrics in self._layout.items()}
         base_rmse, rmse = self._base.compute()["rmse"], self._final.compute()["rmse"]
         # Rounding may leave a variance of 0 a little below 0.
         spread = (max(0.0, rr - r * r / count) * max(0.0, mm - m * m / count)) ** 0.5
@@ -226,6 +237,7 @@ class DecompositionFigures:
             # A residual that never changes says nothing about the detail.
             "residual_detail_corr": min(1.0, max(-1.0, (rm - r * m / count) / spread)) if spread > 0 else 0.0,
             "clamped_share": clamped / count,
+            **{name: own["rmse"] for name, own in layout.items() if own["images"]},
         }
 
 
@@ -282,6 +294,7 @@ class Evaluation:
         """Raise a ValueError that names a figure which is missing, unknown, or such as no evaluation gives."""
         figures = self.metrics | self.decomposition | self.interval
         expected = {*DEPTH_METRICS, *COUNTED, *(HEALTHY if self.decomposition else ())}
+        expected |= {name for name in LAYOUT if name in self.decomposition}
         expected |= {*(INTERVAL if self.interval else ()), *filter(BY_METRE.fullmatch, self.interval)}
         differing = sorted(expected ^ figures.keys())
         if differing:
@@ -298,7 +311,7 @@ class Evaluation:
     def rows(self) -> list[tuple[str, str, str]]:
         """Return each figure as text: its name, its value with the unit, and which values are the better ones."""
         better = {name: "higher" if name.startswith("delta") else "lower" for name in DEPTH_METRICS}
-        better |= HEALTHY | INTERVAL
+        better |= HEALTHY | LAYOUT | INTERVAL
         figures = {name: self.metrics[name] for name in DEPTH_METRICS} | self.decomposition
         figures |= {name: value for name, value in self.interval.items() if name in INTERVAL}
         return [(name, with_unit(name, value), better[name]) for name, value in figures.items()]

@@ -210,13 +210,13 @@ def test_the_figures_of_all_processes_are_those_of_all_images() -> None:
 def test_a_process_without_images_takes_the_figures_of_the_others() -> None:
     base, gt = scene(12)
     alone = DecompositionFigures(3, 12.0)
-    alone.update(base, base / 10, (base + base / 10).clamp(0, 12), gt)
+    alone.update(base, base / 10, (base + base / 10).clamp(0, 12), gt, gt + 1)
     expected = alone.compute()
+    assert expected["base_layout_rmse"] > 0
 
     # The other process has all of them, in the order in which they are asked for.
-    others = iter(
-        [alone._base.per_image(), alone._final.per_image(), *map(torch.stack, (alone._sums, alone._smallest))]
-    )
+    metrics = [alone._base, alone._final, *alone._layout.values()]
+    others = iter([*(own.per_image() for own in metrics), *map(torch.stack, (alone._sums, alone._smallest))])
 
     def gathered(own: torch.Tensor) -> torch.Tensor:
         theirs = next(others)

@@ -26,6 +26,7 @@ from base_residual.files.atomic import read_at_most
 
 MAX_FILE = 2**16  # bytes of a configuration
 COLORATION = 0.5  # in rich rooms, whose rigs the next robot's is not among
+EMPTY_ROOM_WEIGHT, LOWPASS_WEIGHT = 1.0, 0.2  # of the base's term, by its target: exact, or blurred
 LOWPASS_SHARE = 1 / 16  # side of the low-pass box, of the map's: 16 of 256 pixels
 
 
@@ -65,8 +66,8 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
 
     Beneath what is given lies what its front end implies, then its model, then its dataset. Some defaults follow from
     other settings: a dataset has a camera; rich rooms are heard by any rig, and in training by ears that are coloured;
-    ears that differ do not hear the mirrored room; the low-pass box is a share of the map's side; adaptive weights come
-    with the curriculum.
+    ears that differ do not hear the mirrored room; an exact layout weighs more than a blurred one; the low-pass box is
+    a share of the map's side; adaptive weights come with the curriculum.
 
     Args:
         layers: nested mappings; later ones win.
@@ -109,6 +110,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         },
         "audio": {"template": "direct" if typed.audio.emission == "found" else "chirp"},
         "loss": {
+            "lambda_base": EMPTY_ROOM_WEIGHT if simulated and typed.loss.layout == "empty_room" else LOWPASS_WEIGHT,
             "lowpass_kernel": max(1, round(share * typed.data.output_size)),
             "curriculum": typed.loss.adaptive,
         },

@@ -218,8 +218,18 @@ class LossConfig(Section):
 
     recon: Literal["l1", "rmse"] = Field("l1", description="Reconstruction: mean |final - gt|, or each image's rmse.")
     lambda_recon: float = Field(1.0, ge=0, description="Weight of the reconstruction.")
-    lambda_base: float = Field(0.2, ge=0, description="Weight of mean |base - lowpass(gt)|.")
+    lambda_base: float = Field(
+        0.2,
+        ge=0,
+        description="Weight of mean |base - layout|.",
+        json_schema_extra={"implied": "0.2; 1 in simulated rooms, whose layout is known"},
+    )
     lambda_sparse: float = Field(0.02, ge=0, description="Weight of mean |residual|.")
+    layout: Literal["empty_room", "lowpass"] = Field(
+        "empty_room",
+        description="The base's target. empty_room: the view without furniture where it is known, as in simulated "
+        "rooms; nothing else then moves the base. lowpass: a low-pass of the depth, as for all other data.",
+    )
     lowpass_share: float | None = Field(
         None,
         ge=0,

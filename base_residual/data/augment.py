@@ -29,16 +29,23 @@ class Augmented(NamedTuple):
         depth: (B, 1, S, S) in metres, of rooms that are resized already.
         size: (B,) factor by which each room has grown; the features of its echo have yet to be stretched by it.
         emitted: (B,) the moment of emission, as a share of the recording's time.
+        empty_room: (B, 1, S, S) in metres, as `depth`; None where it is not known.
     """
 
     waveform: Tensor
     depth: Tensor
     size: Tensor
     emitted: Tensor
+    empty_room: Tensor | None
 
 
 def augment(
-    waveform: Tensor, depth: Tensor, audio: AudioConfig, config: DataConfig, chances: Sequence[torch.Generator]
+    waveform: Tensor,
+    depth: Tensor,
+    audio: AudioConfig,
+    config: DataConfig,
+    chances: Sequence[torch.Generator],
+    empty_room: Tensor | None = None,
 ) -> Augmented:
     """Mirror, colour, damp, resize and add noise to the recordings of a training batch.
 
@@ -48,15 +55,16 @@ def augment(
         audio: gives the rate of the waveforms, and where in them the emission lies.
         config: gives the kinds and the largest extent of the changes.
         chances: B generators on the CPU, one for each sample, which decide its changes.
+        empty_room: (B, 1, S, S) in metres, 0 where it is not known; it changes as the depth does.
 
     Returns:
         The changed batch, on the device that it was on.
     """
     device, ears_and_time = waveform.device, waveform.shape[1:]
-    recorded = waveform
+    recorded, maps = waveform, depth if empty_room is None else torch.cat([depth, empty_room], dim=1)
     draws = _to_device(torch.stack([torch.rand(3, generator=chance) for chance in chances]), device)  # (B, 3)
     if config.mirror:
-        waveform, depth = mirror(waveform, depth, draws[:, 0] < 0.5)
+        waveform, maps = mirror(waveform, maps, draws[:, 0] < 0.5)
     if config.coloration:
         copies = [draw_copies(chance, waveform.shape[-1]) for chance in chances]
         shares, lags = (_to_device(torch.stack(drawn), device) for drawn in zip(*copies, strict=True))
@@ -71,8 +79,8 @@ def augment(
         emitted = _emission(recorded, audio) / recorded.shape[-1]  # added noise could be taken for the chirp
         sides = _to_device(torch.cat([torch.rand(1, generator=chance) for chance in chances]), device)
         size = (1 + config.stretch) ** (2 * sides - 1)
-        depth = enlarge(depth, size, config.max_depth)
-    return Augmented(waveform, depth, size, emitted)
+        maps = enlarge(maps, size, config.max_depth)
+    return Augmented(waveform, maps[:, :1], size, emitted, None if empty_room is None else maps[:, 1:])
 
 
 def _emission(waveform: Tensor, audio: AudioConfig) -> Tensor:
@@ -94,7 +102,7 @@ def mirror(waveform: Tensor, depth: Tensor, which: Tensor) -> tuple[Tensor, Tens
 
     Args:
         waveform: (B, 2, T).
-        depth: (B, 1, S, S) in metres.
+        depth: (B, C, S, S) in metres.
         which: bool (B,), the samples to mirror.
 
     Returns:
@@ -156,7 +164,7 @@ def add_noise(waveform: Tensor, level: Tensor, noise: Tensor) -> Tensor:
 
 
 def enlarge(depth: Tensor, size: Tensor, max_depth: float) -> Tensor:
-    """Scale depth maps (B, 1, S, S) to rooms `size` (B,) times as large, and clip them to `max_depth`, in metres.
+    """Scale depth maps (B, C, S, S) to rooms `size` (B,) times as large, and clip them to `max_depth`, in metres.
 
     In a smaller room, a pixel that was clipped becomes a hole, because its true depth is unknown.
     """

@@ -36,11 +36,13 @@ class Layout:
         tables: the tables of a split, as a pattern relative to the root.
         audio: the columns that make up the path of each sound file: one with both ears, or one per ear, left first.
         depth: the columns that make up the path of the depth map.
+        empty_room: the columns, which a table need not have, that make up the path of the map without furniture.
     """
 
     tables: str
     audio: tuple[tuple[str, ...], ...]
     depth: tuple[str, ...]
+    empty_room: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,21 +56,27 @@ class Layout:
 
 
 V1 = Layout("{split}.csv", (("audio path left",), ("audio path right",)), ("depth path",))
-V2 = Layout("*/{split}.csv", (("audio path", "audio file name"),), ("depth path", "depth file name"))
+V2 = Layout(
+    "*/{split}.csv",
+    (("audio path", "audio file name"),),
+    ("depth path", "depth file name"),
+    ("empty room path", "empty room file name"),
+)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording in a table: its name, its sound file or one for each ear, and its depth map."""
+    """A recording in a table: its name, its sound file or one for each ear, its depth map, and the empty room's."""
 
     id: str
     audio: tuple[Path, ...]
     depth: Path
+    empty_room: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Return all files of the recording."""
-        return *self.audio, self.depth
+        return *self.audio, self.depth, *([self.empty_room] if self.empty_room else [])
 
     @property
     def sample_rate(self) -> int:
@@ -116,14 +124,23 @@ def list_recordings(
     return recordings
 
 
-def write_table(root: Path, location: str, split: str, names: Sequence[str]) -> None:
-    """Write the table of a location in the layout of V2, for recordings `audio/NAME.wav` and `depth/NAME.npy` in it."""
+def write_table(root: Path, location: str, split: str, names: Sequence[str], empty_room: str = "") -> None:
+    """Write the table of a location in the layout of V2, for recordings `audio/NAME.wav` and `depth/NAME.npy` in it.
+
+    Args:
+        root: folder of the dataset.
+        location: folder in it.
+        split: train, val or test.
+        names: of the recordings.
+        empty_room: folder in the location with the maps `NAME.npy` of the empty room, if there are any.
+    """
+    columns = [*V2.columns, "camera path", "camera file name", *(V2.empty_room if empty_room else ())]
     with open(root / location / f"{split}.csv", "w", newline="", encoding="utf-8", opener=no_links) as file:
         writer = csv.writer(file)
-        writer.writerow([*V2.columns, "camera path", "camera file name"])
-        writer.writerows(
-            [f"{location}/audio", f"{name}.wav", f"{location}/depth", f"{name}.npy", "", ""] for name in names
-        )
+        writer.writerow(columns)
+        for name in names:
+            row = [f"{location}/audio", f"{name}.wav", f"{location}/depth", f"{name}.npy", "", ""]
+            writer.writerow([*row, *([f"{location}/{empty_room}", f"{name}.npy"] if empty_room else [])])
 
 
 class BatVision:
@@ -162,8 +179,9 @@ class BatVision:
 
     def _read(self, recording: Recording) -> Recorded:
         depth = read_depth(recording.depth, self.data.max_depth)
+        empty = read_depth(recording.empty_room, self.data.max_depth) if recording.empty_room else None
         header, waveform = recording.read_audio()
-        return Recorded(waveform, header.sample_rate, depth, recording.id)
+        return Recorded(waveform, header.sample_rate, depth, recording.id, empty)
 
 
 class BatVisionV1(BatVision):
@@ -189,7 +207,8 @@ def _read_table(
         if missing:
             names = ", ".join(f"'{column}'" for column in missing)
             raise DataError(f"The table {table} has no column {names}. Expected is {layout}.")
-        places = {column: columns.index(column) for column in layout.columns}
+        known = layout.empty_room if set(layout.empty_room) <= set(columns) else ()
+        places = {column: columns.index(column) for column in (*layout.columns, *known)}
         for row in filter(None, rows):
             cells = {column: row[place] if place < len(row) else "" for column, place in places.items()}
             try:
@@ -209,12 +228,14 @@ def _recording(
     empty = [column for column in layout.columns if not cells[column]]
     if empty:
         raise DataError(f"{table}, line {line}: nothing in the column '{empty[0]}'.")
-    *audio, depth = (
+    known = layout.empty_room and all(cells.get(column) for column in layout.empty_room)
+    paths = [
         _path_inside(root, f"{table}, line {line}", [cells[column] for column in names], follow_links)
-        for names in (*layout.audio, layout.depth)
-    )
+        for names in (*layout.audio, layout.depth, *([layout.empty_room] if known else []))
+    ]
+    audio, (depth, *empty_room) = paths[: len(layout.audio)], paths[len(layout.audio) :]
     location = (root.resolve() / table.relative_to(root)).parent.name  # by its name here, wherever a link leads
-    return Recording(f"{location}/{audio[0].stem}", tuple(audio), depth)
+    return Recording(f"{location}/{audio[0].stem}", tuple(audio), depth, *empty_room)
 
 
 def _path_inside(root: Path, where: str, parts: Sequence[str], follow_links: bool) -> Path:

@@ -1,7 +1,8 @@
 """A prepared set: a split of a dataset as two memory-mapped arrays, which training reads out of the page cache.
 
 It is a folder with `waveform.npy`, float16 (N, 2, T) in [-1, 1], `depth.npy`, uint16 (N, S, S) in the unit that the
-index states, and `index.json`: the settings, and name, size, times and hash of every file that it was made from.
+index states, `empty_room.npy`, the same of the empty rooms where they are known, and `index.json`: the settings, and
+name, size, times and hash of every file that it was made from.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from base_residual.data.batvision import BatVision
 from base_residual.data.sample import EchoBatch, EchoSample
@@ -30,11 +32,12 @@ from base_residual.files.cache import Progress, cache_folder, locked
 from base_residual.files.npy import RowLayout, map_array
 from base_residual.machine import own_cores
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same files and settings would give other arrays."""
 
 MILLIMETRE = 0.001
-MAX_STAMPS = 768  # bytes in the index for the two stamps of a recording
+MAPS = ("depth.npy", "empty_room.npy")
+MAX_STAMPS = 1152  # bytes in the index for the three stamps of a recording
 AT_ONCE = 64  # recordings in memory at a time, or `TOGETHER` for each core, if these are more
 TOGETHER = 16  # recordings that a thread reads and hears together; one by one takes three times as long
 INDEX_WRITES = 50  # times that the index of a set is written while the set is made
@@ -102,34 +105,39 @@ class PreparedSet:
 
     def matches(self, source: BatVision) -> bool:
         """Return whether the arrays have the types and shapes that the settings of a split ask for."""
-        arrays = {"waveform.npy": self._waveform, "depth.npy": self._depth}
-        return all(
-            arrays[name].dtype == layout.kind and arrays[name].shape == layout.shape
-            for name, layout in _layouts(source).items()
+        arrays, layouts = {"waveform.npy": self._waveform} | self._maps, _layouts(source)
+        return arrays.keys() == layouts.keys() and all(
+            arrays[name].dtype == layout.kind and arrays[name].shape == layout.shape for name, layout in layouts.items()
         )
 
     def _open(self) -> None:
         self._waveform = map_array(self.folder / "waveform.npy")
-        self._depth = map_array(self.folder / "depth.npy")
+        names = [name for name in MAPS if (self.folder / name).exists()]
+        self._maps = {name: map_array(self.folder / name) for name in names}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> EchoSample:
-        waveform, depth, (name,) = self.__getitems__([range(len(self))[index]])
-        return EchoSample(waveform[0], depth[0, 0], name)
+        waveform, depth, (name,), empty = self.__getitems__([range(len(self))[index]])
+        return EchoSample(waveform[0], depth[0, 0], name, None if empty is None else empty[0, 0])
 
     def __getitems__(self, indices: Sequence[int]) -> EchoBatch:
         """Read a whole batch; PyTorch's loader calls this method by name."""
         waveform = torch.from_numpy(self._waveform[indices]).float()
-        depth = np.empty((len(indices), 1, *self._depth.shape[1:]), np.float32)
-        for row, index in zip(depth, indices, strict=True):  # one pass from the page cache to metres, without a copy
-            np.multiply(self._depth[index], np.float32(self.unit), out=row[0], dtype=np.float32)
-        return EchoBatch(waveform, torch.from_numpy(depth), [self.ids[index] for index in indices])
+        depth, *empty = (self._metres(stored, indices) for stored in self._maps.values())
+        return EchoBatch(waveform, depth, [self.ids[index] for index in indices], empty[0] if empty else None)
+
+    def _metres(self, stored: NDArray[np.uint16], indices: Sequence[int]) -> Tensor:
+        """Read maps in metres, (B, 1, S, S)."""
+        maps = np.empty((len(indices), 1, *stored.shape[1:]), np.float32)
+        for row, index in zip(maps, indices, strict=True):  # one pass from the page cache to metres, without a copy
+            np.multiply(stored[index], np.float32(self.unit), out=row[0], dtype=np.float32)
+        return torch.from_numpy(maps)
 
     def __getstate__(self) -> dict[str, Any]:
         # The arrays are left out, because another process maps the files itself.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_waveform", "_depth")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_waveform", "_maps")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -231,14 +239,13 @@ def _empty_index(source: BatVision) -> Index:
 def _layouts(source: BatVision) -> dict[str, RowLayout]:
     """Return the layouts of the arrays of a split, by the names of their files; a row is a recording."""
     count, size = len(source), source.data.output_size
-    return {
-        "waveform.npy": RowLayout(np.float16, (count, 2, source.frames)),
-        "depth.npy": RowLayout(np.uint16, (count, size, size)),
-    }
+    known = any(recording.empty_room for recording in source.recordings)
+    maps = dict.fromkeys(MAPS if known else MAPS[:1], RowLayout(np.uint16, (count, size, size)))
+    return {"waveform.npy": RowLayout(np.float16, (count, 2, source.frames))} | maps
 
 
 def _has_rows(folder: Path, source: BatVision, done: int) -> bool:
-    """Return whether both arrays are long enough to hold the first `done` recordings."""
+    """Return whether all arrays are long enough to hold the first `done` recordings."""
     try:
         return all((folder / name).stat().st_size >= layout.size(done) for name, layout in _layouts(source).items())
     except OSError:
@@ -281,21 +288,21 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
     done = len(index.stamps)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(own_cores()))
-        waveforms, depths = (
-            stack.enter_context(layout.open(partial / name, done)) for name, layout in _layouts(source).items()
-        )
+        files = {
+            name: stack.enter_context(layout.open(partial / name, done)) for name, layout in _layouts(source).items()
+        }
         next_write = done
         for places in _chunks(range(done, count), max(AT_ONCE, TOGETHER * own_cores())):
             read = pool.map(lambda part: _read(source, part, index.depth_unit), _chunks(places, TOGETHER))
             for row in chain.from_iterable(read):
-                waveforms.write(row.waveform.tobytes())
-                depths.write(row.depth.tobytes())
+                for name, file in files.items():
+                    file.write(row.arrays[name].tobytes())
                 index.stamps.append(row.stamps)
             if progress is not None:
                 progress("Preparing recordings", len(index.stamps), count)
             if len(index.stamps) >= next_write or len(index.stamps) == count:
                 next_write = len(index.stamps) + count // INDEX_WRITES
-                for file in (waveforms, depths):  # the rows must be on the disk before the index says so
+                for file in files.values():  # the rows must be on the disk before the index says so
                     file.flush()
                     os.fsync(file.fileno())
                 write_whole(partial / "index.json", index.model_dump_json())
@@ -304,10 +311,9 @@ def _make(folder: Path, source: BatVision, progress: Progress | None) -> None:
 
 
 class _Row(NamedTuple):
-    """One recording in the types of the arrays, and the stamps of its files."""
+    """One recording in the types of the arrays, by their files' names, and the stamps of its own files."""
 
-    waveform: NDArray[np.float16]
-    depth: NDArray[np.uint16]
+    arrays: dict[str, NDArray[Any]]
     stamps: tuple[Stamp, ...]
 
 
@@ -316,11 +322,16 @@ def _read(source: BatVision, places: range, unit: float) -> list[_Row]:
     rows = []
     stamps = [tuple(map(_stamp_of, source.recordings[place].files)) for place in places]
     for sample, files in zip(source.__getitems__(places), stamps, strict=True):
-        depth = sample.depth.numpy()
-        # At least one step, because 0 means that nothing was measured.
-        steps = np.where(depth > 0, np.maximum(np.round(depth / unit), 1), 0)
-        rows.append(_Row(sample.waveform.half().numpy(), steps.astype(np.uint16), files))
+        empty = torch.zeros_like(sample.depth) if sample.empty_room is None else sample.empty_room
+        maps = {name: _in_steps(metres, unit) for name, metres in zip(MAPS, (sample.depth, empty), strict=True)}
+        rows.append(_Row({"waveform.npy": sample.waveform.half().numpy()} | maps, files))
     return rows
+
+
+def _in_steps(depth: Tensor, unit: float) -> NDArray[np.uint16]:
+    """Return a map in units of `unit` metres, at least one of them, because 0 means that nothing was measured."""
+    metres = depth.numpy()
+    return np.where(metres > 0, np.maximum(np.round(metres / unit), 1), 0).astype(np.uint16)
 
 
 def _stamp_of(path: Path) -> Stamp:

@@ -29,11 +29,14 @@ class EchoSample(NamedTuple):
         waveform: float32 (2, T) in [-1, 1], left ear first.
         depth: float32 (S, S) in metres, 0 where nothing was measured.
         id: name of the recording within its dataset.
+        empty_room: float32 (S, S) in metres, the depth of the same view without furniture, 0 where nothing is; None
+            where it is not known, as of all that was recorded.
     """
 
     waveform: Tensor
     depth: Tensor
     id: str
+    empty_room: Tensor | None = None
 
 
 class Recorded(NamedTuple):
@@ -44,20 +47,26 @@ class Recorded(NamedTuple):
         rate: its rate, in Hz.
         depth: (H, W) in metres, 0 where nothing was measured.
         id: name of the recording within its dataset.
+        empty_room: (H, W) in metres, or None; see `EchoSample`.
     """
 
     waveform: Tensor
     rate: int
     depth: NDArray[np.float32]
     id: str
+    empty_room: NDArray[np.float32] | None = None
 
 
 class EchoBatch(NamedTuple):
-    """Several recordings: waveform (B, 2, T), depth (B, 1, S, S), and their ids."""
+    """Several recordings: waveform (B, 2, T), depth (B, 1, S, S), their ids, and the empty room (B, 1, S, S) if known.
+
+    The empty room is 0 for a recording of which it is not known.
+    """
 
     waveform: Tensor
     depth: Tensor
     ids: list[str]
+    empty_room: Tensor | None = None
 
 
 class EchoDataset(Protocol):
@@ -88,6 +97,7 @@ def collate(samples: list[EchoSample] | EchoBatch, max_depth: float = math.inf) 
                 f"The dataset gives a {type(sample).__name__}; expected is EchoSample(waveform, depth, id), from "
                 "base_residual.data.sample."
             )
+        _check_empty_room(sample)
         if sample.waveform.shape != first.waveform.shape or sample.depth.shape != first.depth.shape:
             raise DataError(
                 f"Recordings {first.id} and {sample.id} differ in shape: waveforms {tuple(first.waveform.shape)} "
@@ -103,11 +113,26 @@ def collate(samples: list[EchoSample] | EchoBatch, max_depth: float = math.inf) 
             raise DataError(f"The depth map of {sample.id} holds NaN or infinity; where nothing was measured it has 0.")
         if sample.depth.max() > max_depth:
             check_unit(sample.depth.cpu().numpy(), max_depth, f"The depth map of {sample.id}", "metres")
-    return EchoBatch(
-        torch.stack([sample.waveform for sample in samples]),
-        torch.stack([sample.depth for sample in samples])[:, None].clamp(max=max_depth),
-        [sample.id for sample in samples],
-    )
+    depth = torch.stack([sample.depth for sample in samples])[:, None].clamp(max=max_depth)
+    empty_room = None
+    if any(sample.empty_room is not None for sample in samples):
+        nothing = torch.zeros_like(first.depth)
+        known = [nothing if sample.empty_room is None else sample.empty_room for sample in samples]
+        empty_room = torch.stack(known)[:, None].clamp(max=max_depth)
+    waveform = torch.stack([sample.waveform for sample in samples])
+    return EchoBatch(waveform, depth, [sample.id for sample in samples], empty_room)
+
+
+def _check_empty_room(sample: EchoSample) -> None:
+    """Raise a DataError unless the empty room of a sample is a map like its depth, or not known."""
+    empty, depth = sample.empty_room, sample.depth
+    if empty is None:
+        return
+    if empty.shape != depth.shape or empty.dtype != torch.float32 or not empty.sum().isfinite() or empty.min() < 0:
+        raise DataError(
+            f"The empty room of {sample.id} has shape {tuple(empty.shape)} and type {empty.dtype}; expected is "
+            f"float32 {tuple(depth.shape)}, finite and at least 0, as its depth map, or None."
+        )
 
 
 def check_dataset(dataset: object) -> None:
@@ -148,5 +173,12 @@ def fit_samples(recorded: Sequence[Recorded], data: DataConfig, audio: AudioConf
         together = torch.stack([one.waveform for one in alike])
         for some in together.split(max(1, HEARD_AT_ONCE // shape[-1])):
             waveforms += fit_echo(some, rate, frames, audio)
-    depths = (torch.from_numpy(resize_depth(one.depth, data.output_size)) for one in recorded)
-    return list(map(EchoSample, waveforms, depths, (one.id for one in recorded)))
+    return [
+        EchoSample(
+            waveform,
+            torch.from_numpy(resize_depth(one.depth, data.output_size)),
+            one.id,
+            None if one.empty_room is None else torch.from_numpy(resize_depth(one.empty_room, data.output_size)),
+        )
+        for waveform, one in zip(waveforms, recorded, strict=True)
+    ]

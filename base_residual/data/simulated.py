@@ -46,7 +46,7 @@ RENDERED = re.compile(
 )
 """The names of what is rendered, in a folder that is not finished."""
 
-VERSION = 10
+VERSION = 11
 """Raised whenever the same settings would give other recordings."""
 
 
@@ -350,7 +350,7 @@ def _finish(folder: Path, simulation: SimulationConfig) -> None:
             if other == split
             for pose in range(simulation.poses)
         ]
-        write_table(folder, LOCATION, split, names)
+        write_table(folder, LOCATION, split, names, empty_room="layout")
     for path in (folder / LOCATION / "done").iterdir():
         path.unlink()
     (folder / LOCATION / "done").rmdir()

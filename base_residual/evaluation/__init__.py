@@ -144,7 +144,7 @@ def _score(
         names += batch.ids
         metrics.update(parts.final, gt)
         if model.has_residual:
-            figures.update(*parts, gt)
+            figures.update(*parts, gt, None if batch.empty_room is None else batch.empty_room.to(device))
         if remainder is not None:
             intervals.update(parts.final, remainder, gt)
     raise_unless_finite(torch.cat(finite).tolist() if finite else [], names)

@@ -131,22 +131,27 @@ class TrainingStep:
         self, network: nn.Module, piece: int, changed: Augmented, shares: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """Return a piece's share of the batch's loss, and of it and its terms without gradients, (4,)."""
-        waveform, gt, size, emitted = (values[piece :: self.pieces] for values in changed)
+        own = (values if values is None else values[piece :: self.pieces] for values in changed)
+        waveform, gt, size, emitted, empty_room = own
         features = self.model.features(waveform)
         if self.config.data.stretch:
             features = stretch(features, size, emitted)
+        layout_alone = empty_room is not None and self.loss.weights.base > 0  # moves the base, which then is a layout
         with mixed_precision(self.config.trainer.precision, self.device):
-            decomposition = network(features, self.detaches(epoch))
-        total, terms = self.loss(*decomposition, gt)
+            decomposition = network(features, layout_alone or self.detaches(epoch))
+        total, terms = self.loss(*decomposition, gt, empty_room=empty_room)
         return total * shares[piece], torch.stack([total, *terms]).detach() * shares[piece]
 
     def _augmented(self, batch: EchoBatch, epoch: int, step: int) -> Augmented:
         """Bring a share to the device and change it at random, as the places of its recordings in the batch decide."""
         waveform = batch.waveform.to(self.device, non_blocking=True)
         gt = batch.depth.to(self.device, non_blocking=True)
+        empty_room = batch.empty_room if self.config.loss.layout == "empty_room" else None
+        if empty_room is not None:
+            empty_room = empty_room.to(self.device, non_blocking=True)
         places = range(self.processes.rank, len(waveform) * self.processes.world, self.processes.world)
         chances = [generator(self.config.trainer.seed, epoch, step, place) for place in places]
-        return augment(waveform, gt, self.config.audio, self.config.data, chances)
+        return augment(waveform, gt, self.config.audio, self.config.data, chances, empty_room)
 
     def _pixel_shares(self, gt: Tensor) -> Tensor:
         """Return each piece's share of all measured pixels, (pieces,): the weight of its mean in that of the batch."""
