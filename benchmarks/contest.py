@@ -4,9 +4,10 @@
     python benchmarks/contest.py --work FOLDER --entrants plain default --rates 0.002 --seeds 1 --out FILE
 
 All train on the same rich rooms for as many epochs, with the same augmentation, optimiser and mean of weights. The rate
-is one of three, chosen by the validation rooms with the first seed; variants of the default take its. They are tested in rooms of another seed, by which
-nothing was chosen, and on the worlds of `carry_over.py`. Each run is noted in FOLDER as it ends, and not repeated;
-calls for other entrants may run beside, and one for all of them then brings the figures together.
+is one of three, chosen by the validation rooms with the first seed; variants of the default take its rate. All are
+tested in rooms of another seed, by which nothing was chosen, and on the worlds of `carry_over.py`. Each run is noted in
+FOLDER as it ends, and not repeated; calls for other entrants may run beside, and one for all of them then brings the
+figures together.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from carry_over import SHARED, WORLDS, rendered
 from opponents import OPPONENTS, make_opponent, with_planes
 from reporting import RESULTS, parser, positive, provenance, run_script, write
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.loading import read_batches
 from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate
-from base_residual.deploy.benchmark import gflops, parameter_count
+from base_residual.deploy.benchmark import parameter_count
 from base_residual.evaluation import evaluate
 from base_residual.evaluation.blind import BlindGuess
 from base_residual.machine import standard_torch
@@ -94,6 +97,16 @@ def trained(model: DepthNet, config: Config, train: EchoDataset, val: EchoDatase
         if curve[-1] == min(curve):
             best = copy.deepcopy(step.eval_model)
     return best, curve
+
+
+def gflops(model: DepthNet) -> float:
+    """Return the floating-point operations for one echo in 10^9, two per multiply-add, without what it hears by."""
+    model = evaluating(model)
+    with torch.no_grad():
+        features = model.features(torch.zeros(1, 2, echo_frames(model.max_depth)))
+        with FlopCounterMode(display=False) as counter:
+            model(features)
+    return float(counter.get_total_flops()) / 1e9
 
 
 class Changed:

@@ -67,6 +67,33 @@ ELSEWHERE = {
     "standard": "shoeboxes of the style `standard`",
     "standard, trained there": "the same, by models trained on those alone",
 }
+# The entrants of contest.json, and its figures, in words.
+ENTRANTS = {
+    "default": "the default",
+    "lowpass": "the default, its base held to a low-pass",
+    "planes": "the default, its base made of planes",
+    "plain": "ours with one decoder, no split (`plain`)",
+    "deep-unet": "U-Net to one pixel",
+    "queries": "coordinate queries",
+    "recurrent": "split convolutions, recurrent",
+}
+CONTEST = {
+    "rmse": "new rooms (m)",
+    "exam": "`exam` (m)",
+    "choose": "`choose` (m)",
+    "heads": "`heads` (m)",
+    "gflops": "GFLOPs",
+    "parameters": "parameters",
+    "far_walls": "far walls (m)",
+    "large_rooms": "large rooms (m)",
+    "layout_of_base": "base to layout (m)",
+    "layout_of_final": "final to layout (m)",
+    "width_at_level": "remainder at 90 % (m)",
+    "ause": "AUSE",
+    "no_sound": "no sound (m)",
+    "shuffled": "other rooms' echoes (m)",
+    "ears_swapped": "ears swapped (m)",
+}
 LOWER = {120: 0.15, 480: 0.08, 1900: 0.04}  # share by which a start from the released model shall be better
 # The places of intervals.json in words.
 PLACES = {
@@ -299,12 +326,35 @@ def few() -> str:
     points = {(point["start"], point["recordings"]): point for point in found["points"]}
     rows = [["recordings", "from scratch (m)", "from `small` (m)", "lower by", "target", ""]]
     for count in sorted({count for _, count in points}):
-        scratch, start = (points[name, count] for name in ("scratch", "small"))
-        lower, least = 1 - start["mean"] / scratch["mean"], LOWER.get(count, 0.0)
-        means = [f"{point['mean']:.3f} ± {point['std']:.3f}" for point in (scratch, start)]
-        rows.append([f"{count:,}", *means, f"{lower:.0%}", f"at least {least:.0%}", VERDICT[lower >= least]])
+        both = [points.get((name, count)) for name in ("scratch", "small")]
+        means = [_spread(point) if point else "" for point in both]
+        judged = ["", "", ""]
+        if both[0] and both[1]:
+            lower, least = 1 - both[1]["mean"] / both[0]["mean"], LOWER.get(count, 0.0)
+            judged = [f"{lower:.0%}", f"at least {least:.0%}", VERDICT[lower >= least]]
+        rows.append([f"{count:,}", *means, *judged])
     rows.append(["none", "", f"{found['as it is']:.3f}", "", "", ""])
     return _ruled(rows)
+
+
+def contest(*columns: str) -> str:
+    """What networks with and without the split make of the same rooms, in these figures."""
+    found = read("contest")["entrants"]
+    rows = [["network", *(CONTEST[column] for column in columns)]]
+    for name, words in ENTRANTS.items():
+        if name in found:
+            rows.append([words, *(_figure(found[name], column) for column in columns)])
+    return _ruled(rows)
+
+
+def _figure(entrant: Mapping[str, Any], name: str) -> str:
+    """A figure of an entrant with its spread, or nothing where it has none."""
+    if name not in entrant:
+        return ""
+    value = entrant[name]
+    if name == "parameters":
+        return f"{value / 1e6:.1f} M"
+    return f"{value:.2f}" if name == "gflops" else _spread(value)
 
 
 def intervals() -> str:
@@ -359,6 +409,7 @@ TABLES: dict[str, Callable[..., str]] = {
         released,
         doubts,
         few,
+        contest,
         intervals,
         speed,
         sizes,

@@ -280,7 +280,7 @@ def prepared_set(work: Path) -> Reader:
             (target / other).write_bytes(json.dumps(half).encode() if started else content)
         (target / name).write_bytes(data[1:])
         found = prepared(source)
-        waveform, depth, ids = found.__getitems__([0, 1])
+        waveform, depth, ids, _ = found.__getitems__([0, 1])
         assert ids == index["ids"]
         assert waveform.shape == (2, 2, source.frames)
         assert depth.shape == (2, 1, SIDE, SIDE)

@@ -40,7 +40,7 @@ def test_augmentation_is_decided_by_the_generator_and_off_when_asked() -> None:
         return augment(waveform, depth, AudioConfig(), DataConfig(**{"stretch": 0.0} | settings), chances)
 
     everything = {"noise": 0.1, "damping": 6.0, "stretch": 0.2, "coloration": 0.5}
-    for one, other in zip(changed(**everything), changed(**everything), strict=True):
+    for one, other in zip(changed(**everything)[:4], changed(**everything)[:4], strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(changed(noise=0.1).waveform, changed().waveform)
     assert not torch.equal(changed(damping=6.0).waveform, changed().waveform)

@@ -787,7 +787,7 @@ def test_the_defaults_in_the_help_are_those_in_force() -> None:
     text = " ".join(brdepth("train", "--help").split())
     config = make_config({"data": {"name": "batvisionv2"}}).model_dump()
     assert f"(default: {config['trainer']['epochs']}; simulated: " in text
-    assert f"(default: {config['loss']['lambda_base']})" in text
+    assert f"(default: {config['loss']['lambda_sparse']})" in text
     assert "(default: off)" in text
     assert "base_residual|plain|unet" in text
     assert "Known are simulated, batvisionv2, batvisionv1, replica, own." in text

@@ -18,6 +18,7 @@ from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.augment import augment
 from base_residual.data.batvision import V2
+from base_residual.data.check import check_data
 from base_residual.data.sample import EchoSample, collate
 from base_residual.errors import DataError, ShapeError
 from base_residual.evaluation import evaluate
@@ -167,3 +168,11 @@ def test_evaluation_says_how_far_base_and_final_are_from_the_empty_room(tiny: Ma
     plain = evaluate(model, [sample._replace(empty_room=None) for sample in samples])
     plain.check()
     assert "base_layout_rmse" not in plain.decomposition
+
+
+def test_checking_a_dataset_reads_the_empty_rooms(furnished: Path) -> None:
+    (furnished / "Attic" / "layout" / "depth_0.npy").write_bytes(b"no map")
+    np.save(furnished / "Attic" / "layout" / "depth_1.npy", np.full((24, 40), 2.0))  # in metres
+    problems = "\n".join(check_data(furnished).problems)
+    assert "layout/depth_0.npy" in problems
+    assert "layout/depth_1.npy" in problems

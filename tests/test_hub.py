@@ -157,8 +157,8 @@ def test_a_network_without_a_history_claims_nothing(tiny: Callable[..., Config],
 @pytest.mark.parametrize(
     ("adaptive", "words"),
     [
-        (False, "base and sparsity terms: 1, 0.2, 0.02."),
-        (True, "base and sparsity terms: adaptive, in proportion to 1, 0.2, 0.02."),
+        (False, "base and sparsity terms: 1, 1, 0.02."),
+        (True, "base and sparsity terms: adaptive, in proportion to 1, 1, 0.02."),
     ],
 )
 def test_the_card_says_the_weights_of_the_loss(

@@ -304,7 +304,7 @@ def test_the_loss_of_a_configuration_has_all_its_settings(adaptive: bool) -> Non
     ("preset", "warmup", "later"),
     [
         ("original", (0.5, 1.5, 0.3), (1.0, 0.5, 0.3)),
-        ("default", (0.5, 0.375, 0.03), (1.0, 0.125, 0.03)),
+        ("default", (0.5, 1.875, 0.03), (1.0, 0.625, 0.03)),
         ("aggressive", (0.5, 1.875, 0.45), (1.0, 0.625, 0.45)),
     ],
 )

@@ -163,7 +163,7 @@ def test_the_loss_in_the_record_is_the_weighted_sum_of_its_terms(tiny: MakeConfi
     record = fit(tiny({"loss": {"adaptive": True, "warmup_epochs": 1}})).history[-1]
     parts = sum(record[f"train/lambda_{name}"] * record[f"train/loss_{name}"] for name in ("recon", "base", "sparse"))
     assert record["train/loss_total"] == pytest.approx(parts, rel=1e-5)
-    assert (record["train/lambda_recon"], record["train/lambda_base"]) == (1.0, 0.125)
+    assert (record["train/lambda_recon"], record["train/lambda_base"]) == (1.0, 0.625)
 
 
 def test_the_epoch_line_is_literally_that_of_the_design() -> None:
@@ -737,12 +737,35 @@ def test_the_curriculum_detaches_in_training_and_validation(tiny: MakeConfig, mo
         return original(self, x, detach_base)
 
     monkeypatch.setattr(BaseResidualNet, "forward", spy)
-    layer = {"loss": {"curriculum": True, "warmup_epochs": 1}, "trainer": {"picture_every": 100}}
+    layer = {
+        "loss": {"curriculum": True, "warmup_epochs": 1, "layout": "lowpass"},
+        "trainer": {"picture_every": 100},
+    }
     fit(tiny(layer))
     training = [detach for train, detach in seen if train]
     assert training == [False, False, True, True]
     assert (False, True) in seen
     assert (False, False) in seen
+
+
+def test_nothing_but_the_empty_room_moves_the_base_that_learns_it(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    original = BaseResidualNet.forward
+
+    def spy(self: BaseResidualNet, x: torch.Tensor, detach_base: bool = False):  # type: ignore[no-untyped-def]
+        if self.training:
+            seen.append(detach_base)
+        return original(self, x, detach_base)
+
+    monkeypatch.setattr(BaseResidualNet, "forward", spy)
+    fit(tiny({"trainer": {"epochs": 1}}))
+    assert seen
+    assert all(seen)
+    seen.clear()
+    fit(tiny({"trainer": {"epochs": 1}, "loss": {"lambda_base": 0.0}}), overwrite=True)  # then something has to move it
+    assert not any(seen)
 
 
 class TakeAway(Tracker):

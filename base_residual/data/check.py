@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from base_residual.acoustics.doubts import ear_delay, examine
 from base_residual.config.presets import SPLITS
@@ -110,6 +111,8 @@ def check_data(root: Path, progress: Progress | None = None, follow_links: bool 
             findings.problems.append(str(error))
         try:
             invalid_shares.append(_check_depth(split, recording, findings))
+            if recording.empty_room:
+                _read_depth(split, recording.empty_room, findings)
         except DataError as error:
             findings.problems.append(str(error))
         if progress is not None:
@@ -174,13 +177,19 @@ def _check_audio(recording: Recording, findings: Findings) -> None:
         findings.ear_delays.append(float(ear_delay(examined.waveform, AUDIO.sample_rate)))
 
 
-def _check_depth(split: str, recording: Recording, findings: Findings) -> float:
-    """Read the depth map of a recording, count its shape, and return its share of pixels without a measurement."""
-    depth, _ = read_stored(recording.depth)
-    findings.shapes[depth.shape[0], depth.shape[1]] += 1
+def _read_depth(split: str, path: Path, findings: Findings) -> NDArray[np.float32]:
+    """Read a depth map (H, W) in metres with all that it holds; note where it is in another unit."""
+    depth, _ = read_stored(path)
     fault = find_unit_fault(depth, REACH, "millimetres")
     if fault:
-        findings.units.setdefault((split, fault), []).append(str(recording.depth))
+        findings.units.setdefault((split, fault), []).append(str(path))
+    return depth
+
+
+def _check_depth(split: str, recording: Recording, findings: Findings) -> float:
+    """Read the depth map of a recording, count its shape, and return its share of pixels without a measurement."""
+    depth = _read_depth(split, recording.depth, findings)
+    findings.shapes[depth.shape[0], depth.shape[1]] += 1
     depth[~np.isfinite(depth) | (depth < 0)] = 0
     background = find_background(depth, REACH)
     if background.any():

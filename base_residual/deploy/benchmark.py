@@ -182,7 +182,7 @@ def gflops(model: DepthNet) -> float:
     device = next(model.parameters()).device
     frames = echo_frames(model.max_depth, model.front_end.config.sample_rate)
     with torch.no_grad():
-        features = model.features(torch.zeros(1, 2, frames, device=device))
+        features = model.front_end(torch.zeros(1, 2, frames, device=device))
         with FlopCounterMode(display=False) as counter:
             evaluating(model).bound(features)
     return float(counter.get_total_flops()) / 1e9

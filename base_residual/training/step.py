@@ -131,8 +131,8 @@ class TrainingStep:
         self, network: nn.Module, piece: int, changed: Augmented, shares: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """Return a piece's share of the batch's loss, and of it and its terms without gradients, (4,)."""
-        own = (values if values is None else values[piece :: self.pieces] for values in changed)
-        waveform, gt, size, emitted, empty_room = own
+        waveform, gt, size, emitted = (values[piece :: self.pieces] for values in changed[:4])
+        empty_room = None if changed.empty_room is None else changed.empty_room[piece :: self.pieces]
         features = self.model.features(waveform)
         if self.config.data.stretch:
             features = stretch(features, size, emitted)

@@ -194,8 +194,10 @@ def augmentations() -> Values:
     sizes, emitted = torch.tensor([0.8, 1.0, 1.1, 1.25]), torch.tensor([0.0, 0.01, 0.02, 0.1])
     mirrored = mirror(waveform, depth, torch.tensor([True, False, True, False]))
     features = EchoFrontEnd(config.audio, config.data.output_size)(waveform)
-    changed = augment(waveform, depth, config.audio, config.data, [generator(5, place) for place in range(4)])
-    drawn = augment(waveform, depth, config.audio, config.data, [generator(6, place) for place in range(4)])
+    changed, drawn = (
+        augment(waveform, depth, config.audio, config.data, [generator(seed, place) for place in range(4)], 1.5 * depth)
+        for seed in (5, 6)
+    )
     draws = [draw_copies(generator(7, place), waveform.shape[-1]) for place in range(4)]
     shares, lags = map(torch.stack, zip(*draws, strict=True))
     values = {
