@@ -85,16 +85,31 @@ def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path
     return found
 
 
-def over_seeds(rates: Sequence[float], seeds: int, run: Callable[[float, int], Row]) -> Row:
-    """Run the first seed with every rate, and the other seeds with the one that validates best.
-
-    Returns:
-        Mean and spread of the test rmse over the seeds.
-    """
+def run_all(rates: Sequence[float], seeds: int, run: Callable[[float, int], Row]) -> None:
+    """Run the first seed with every rate, and the other seeds with the one that validates best."""
     first = min((run(rate, 0) for rate in rates), key=lambda row: row["val"])
-    values = [first["test"], *(run(first["rate"], seed)["test"] for seed in range(1, seeds))]
-    spread = statistics.stdev(values) if seeds > 1 else 0.0
-    return {"rate": first["rate"], "mean": statistics.fmean(values), "std": spread, "seeds": seeds}
+    for seed in range(1, seeds):
+        run(first["rate"], seed)
+
+
+def points_of(runs: Sequence[Row], weights: str) -> list[Row]:
+    """Return mean and spread of the test rmse over the seeds, for each start and number of recordings.
+
+    Args:
+        runs: all that are done, with whichever weights.
+        weights: hash of the released model's; runs from those of an earlier one do not count.
+    """
+    points = list[Row]()
+    for start, count in dict.fromkeys((row["start"], row["recordings"]) for row in runs):
+        key = {"start": start, "recordings": count}
+        own = [row for row in runs if key.items() <= row.items() and row["weights"] in (None, weights)]
+        if own:
+            best = min((row for row in own if row["seed"] == 0), key=lambda row: row["val"])
+            values = [row["test"] for row in own if row["rate"] == best["rate"]]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            mean = statistics.fmean(values)
+            points.append({**key, "rate": best["rate"], "mean": mean, "std": spread, "seeds": len(values)})
+    return points
 
 
 def curve_figure(points: list[Row], blind: float, zero: float) -> Any:
@@ -131,28 +146,32 @@ def main() -> None:
     given = asked.parse_args()
     counts = {"train": max(200, *given.recordings), "val": VALIDATED, "test": 200}
     root = rendered([given.world], counts, 0, given.work / "worlds", given.shared)[given.world]
-    zero = world_figures(load_checkpoint(DEFAULT), root)
-    result: Row = {"world": given.world, "test_recordings": counts["test"]}
+    zero, weights = world_figures(load_checkpoint(DEFAULT), root), released()[DEFAULT].sha256
+    about: Row = {"world": given.world, "test_recordings": counts["test"]}
     before = json.loads(given.out.read_text()) if given.out.exists() else {}
-    alike = all(before.get(name) == value for name, value in result.items())
-    runs: list[Row] = before["runs"] if alike else []
-    result |= {"blind": zero["blind"], "as it is": zero["rmse"], "runs": runs, "points": (points := [])}
+    runs: list[Row] = before["runs"] if about.items() <= before.items() else []
+
+    def note() -> list[Row]:
+        points = points_of(runs, weights)
+        found = {"blind": zero["blind"], "as it is": zero["rmse"], "runs": runs, "points": points}
+        write(given.out, {**provenance(), **about, **found})
+        return points
+
     for count in given.recordings:
         some = some_of(root, count, given.work / given.world)
         for start in given.starts:
 
             def run(rate: float, seed: int, start: str = start, count: int = count, some: Path = some) -> Row:
-                weights = None if start == "scratch" else released()[DEFAULT].sha256
-                key = {"start": start, "weights": weights, "recordings": count, "rate": rate, "seed": seed}
+                begun = {"start": start, "weights": None if start == "scratch" else weights}
+                key = begun | {"recordings": count, "rate": rate, "seed": seed}
                 found = next((row for row in runs if key.items() <= row.items()), None)
                 if found is None:
                     runs.append(found := key | train(some, start, count, rate, seed, given.work / given.world))
-                    write(given.out, {**provenance(), **result})
+                    note()
                 return found
 
-            point = over_seeds(getattr(given, f"{start}_rates"), given.seeds, run)
-            points.append({"start": start, "recordings": count, **point})
-    write(given.out, {**provenance(), **result})
+            run_all(getattr(given, f"{start}_rates"), given.seeds, run)
+    points = note()
     print(f"Wrote {save_figure(curve_figure(points, zero['blind'], zero['rmse']), given.out.with_suffix('.png'))}.")
 
 

@@ -246,8 +246,8 @@ def test_a_run_whose_calibration_fails_is_tested_all_the_same(tiny: MakeConfig, 
 
 
 def test_a_calibration_says_what_it_promises() -> None:
-    assert str(PROMISE) == "80% of the pixels, set by 9 rooms of simulated rooms"
-    assert str(PROMISE._replace(level=0.995, places=1)) == "99.5% of the pixels, set by 1 room of simulated rooms"
+    assert str(PROMISE) == "80% of the pixels, set by 9 rooms (simulated rooms)"
+    assert str(PROMISE._replace(level=0.995, places=1)) == "99.5% of the pixels, set by 1 room (simulated rooms)"
 
 
 def test_figures_of_an_interval_by_hand() -> None:
@@ -377,7 +377,7 @@ def test_a_run_with_enough_rooms_ends_with_a_remainder(tiny: MakeConfig) -> None
     assert written["interval"] == result.test.interval
     mean = result.test.interval["remainder_mean"]
     assert result.sentences()[-1].startswith(
-        f"Remainder for 90% of the pixels, set by 9 rooms of simulated rooms: {mean:.2f} m on average; on the test "
+        f"Remainder for 90% of the pixels, set by 9 rooms (simulated rooms): {mean:.2f} m on average; on the test "
     )
 
 
@@ -417,7 +417,7 @@ def test_the_command_calibrates_and_predict_writes_the_remainder(
     assert "is not calibrated" in brdepth("predict", path, sound, "--out", "plain", "--no-picture")
     assert [file.name for file in (tmp_path / "plain").iterdir()] == [f"{sound.stem}_depth.npy"]
     said = brdepth("calibrate", path, "--data-root", root, "--level", 0.8)
-    assert "Remainder for 80% of the pixels, set by 5 rooms of BatVision V2." in said
+    assert "Remainder for 80% of the pixels, set by 5 rooms (BatVision V2)." in said
     out = tmp_path / "best_calibrated.safetensors"
     assert f"Checkpoint: {out}" in "".join(said.splitlines())
     assert path.read_bytes() != out.read_bytes()

@@ -400,6 +400,12 @@ def test_the_rate_that_validates_best_is_run_with_every_seed(world_script: Calla
         asked.append((rate, seed))
         return {"rate": rate, "val": val.get((rate, seed), 0.0), "test": 2.0 + 2.0 * seed}
 
-    found = world_script("few_recordings").over_seeds((0.1, 0.2, 0.3), 2, run)
+    few = world_script("few_recordings")
+    few.run_all((0.1, 0.2, 0.3), 2, run)
     assert asked == [(0.1, 0), (0.2, 0), (0.3, 0), (0.2, 1)]
-    assert found == {"rate": 0.2, "mean": 3.0, "std": pytest.approx(2**0.5), "seeds": 2}
+    key = {"start": "small", "recordings": 30}
+    runs = [{**key, "weights": "new", "seed": seed, **run(rate, seed)} for rate, seed in asked[:4]]
+    runs += [{**key, "weights": "old", "seed": 0, "rate": 0.4, "val": 0.1, "test": 9.0}]
+    point = {**key, "rate": 0.2, "mean": 3.0, "std": pytest.approx(2**0.5), "seeds": 2}
+    assert few.points_of(runs, "new") == [point]
+    assert few.points_of(runs, "other") == []

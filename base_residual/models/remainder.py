@@ -51,7 +51,7 @@ class Calibration(NamedTuple):
 
     def __str__(self) -> str:
         kinds = self.kind if self.places == 1 else f"{self.kind}s"
-        return f"{100 * self.level:.4g}% of the pixels, set by {self.places:,} {kinds} of {self.data}"
+        return f"{100 * self.level:.4g}% of the pixels, set by {self.places:,} {kinds} ({self.data})"
 
 
 class Remainder(nn.Module):
