@@ -77,6 +77,8 @@ ENTRANTS = {
     "queries": "coordinate queries",
     "recurrent": "split convolutions, recurrent",
 }
+OPPONENTS = ("deep-unet", "queries", "recurrent")
+WORLDS = {"rmse": "new rooms", "exam": "`exam`", "choose": "`choose`", "heads": "`heads`", "large_rooms": "large rooms"}
 CONTEST = {
     "rmse": "new rooms (m)",
     "exam": "`exam` (m)",
@@ -337,6 +339,28 @@ def few() -> str:
     return _ruled(rows)
 
 
+def ahead() -> str:
+    """How far the default is ahead of its own network without the split, and of the best opponent."""
+    found = read("contest")["entrants"]
+    opponent = min((name for name in OPPONENTS if name in found), key=lambda name: float(found[name]["rmse"]["mean"]))
+    rows = [["the default's rmse, against", *(words for words in WORLDS.values())]]
+    for name in ("plain", "lowpass", opponent):
+        rows.append([ENTRANTS[name], *(f"{-_lead(found, name, world):+.1%}" for world in WORLDS)])
+    split, best = _lead(found, "plain", "rmse"), _lead(found, opponent, "rmse")
+    gain, layouts = (
+        found["default"]["residual_gain"]["mean"],
+        [found["default"][f"layout_of_{part}"]["mean"] for part in ("base", "final")],
+    )
+    goals = {
+        Goal("rmse in new rooms, under the best opponent's", least=15, unit=" %"): 100 * best,
+        Goal("the same, under its own without the split", least=5, unit=" %"): 100 * split,
+        Goal("gain of the residual", least=15, unit=" %"): 100 * gain,
+        Goal("layout error of the base, of the final map's", most=50, unit=" %"): 100 * layouts[0] / layouts[1],
+    }
+    judged = _ruled([["", "target", "measured", ""], *(goal.row(value) for goal, value in goals.items())])
+    return f"{_ruled(rows)}\n{judged}"
+
+
 def contest(*columns: str) -> str:
     """What networks with and without the split make of the same rooms, in these figures."""
     found = read("contest")["entrants"]
@@ -409,6 +433,7 @@ TABLES: dict[str, Callable[..., str]] = {
         released,
         doubts,
         few,
+        ahead,
         contest,
         intervals,
         speed,
@@ -424,9 +449,9 @@ TABLES: dict[str, Callable[..., str]] = {
 }
 
 
-def _lead(models: Mapping[str, Any], name: str) -> float:
+def _lead(models: Mapping[str, Any], name: str, figure: str = "rmse") -> float:
     """How far the default's rmse lies below that of another model, as a share."""
-    return 1 - float(models["default"]["rmse"]["mean"]) / float(models[name]["rmse"]["mean"])
+    return 1 - float(models["default"][figure]["mean"]) / float(models[name][figure]["mean"])
 
 
 def _epochs(model: Mapping[str, Any]) -> float:
