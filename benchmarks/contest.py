@@ -25,16 +25,14 @@ from carry_over import SHARED, WORLDS, rendered
 from opponents import OPPONENTS, make_opponent, with_planes
 from reporting import RESULTS, parser, positive, provenance, run_script, write
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
-from base_residual.data.loading import read_batches
-from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collate
-from base_residual.deploy.benchmark import parameter_count
+from base_residual.data.loading import read_batches, reader
+from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample
+from base_residual.deploy.benchmark import gflops, parameter_count
 from base_residual.evaluation import evaluate
 from base_residual.evaluation.blind import BlindGuess
 from base_residual.machine import standard_torch
@@ -99,16 +97,6 @@ def trained(model: DepthNet, config: Config, train: EchoDataset, val: EchoDatase
     return best, curve
 
 
-def gflops(model: DepthNet) -> float:
-    """Return the floating-point operations for one echo in 10^9, two per multiply-add, without what it hears by."""
-    model = evaluating(model)
-    with torch.no_grad():
-        features = model.features(torch.zeros(1, 2, echo_frames(model.max_depth)))
-        with FlopCounterMode(display=False) as counter:
-            model(features)
-    return float(counter.get_total_flops()) / 1e9
-
-
 class Changed:
     """A dataset whose echoes are other ones: those of another room, or with the ears swapped."""
 
@@ -158,8 +146,7 @@ def width_at_level(model: DepthNet, dataset: EchoDataset) -> float:
 
 
 def batches_of(dataset: EchoDataset, max_depth: float) -> Iterator[EchoBatch]:
-    for some in torch.arange(len(dataset)).split(32):
-        yield collate([dataset[index] for index in some.tolist()], max_depth)
+    return read_batches(reader(dataset, 0, max_depth, batch_size=32))
 
 
 def figures(model: DepthNet, config: Config, roots: dict[str, Path]) -> dict[str, float]:

@@ -5,8 +5,8 @@
 
 Trains on the first recordings of a world of `carry_over.py`, from scratch and from the released model, with the same
 settings but for the learning rate, and tests on the world's test rooms. `frozen` is the released model whose encoder
-stays as it is. The rate is chosen by the validation rmse of
-the first seed, and so is the epoch in every run. Each run is noted in the JSON as it ends, and not repeated there.
+stays as it is. The rate is chosen by the validation rmse of the first seed, and so is the epoch in every run. Each run
+is noted in the JSON as it ends, and not repeated there.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ flipped map that it makes of the echo with its ears swapped. They are written fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -20,41 +19,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual.acoustics.front_end import EchoFrontEnd
+from base_residual.acoustics.front_end import FLOOR, EchoFrontEnd
 from base_residual.acoustics.hearing import lead_frames, unit_peak
 from base_residual.config.schema import Config
 from base_residual.models.code import Drawn, EchoCode
 from base_residual.models.decomposition import DepthDecomposition, raw_of
 from base_residual.models.mirror import MirrorLinear, echoes_and_images
-from base_residual.models.network import BaseResidualNet, DepthNet
+from base_residual.models.network import BaseResidualNet, DepthNet, start_head
 from base_residual.models.parts import LATENT
 
 WINDOWS = (64, 256)  # samples of the two Fourier transforms: 1.5 and 6 ms
 HOP = 32  # samples between windows
 NEAR = 3  # bins and windows on a side over which coherence is averaged
 CHANNELS = 6  # of a picture for each window: two levels, their difference, a phase as two numbers, coherence
-FLOOR = 1e-4  # of the direct sound, -80 dB
-CHIRP = 0.003  # seconds that the direct sound takes
 SWAPPED = ((1, 1), (0, 1), (2, -1), (3, 1), (4, -1), (5, 1))  # channel and sign of each one once the ears are swapped
 
 
-class Pictures(nn.Module):
-    """Echoes as pictures, frequency downward and time to the right, for two lengths of window.
-
-    Args:
-        side: of the pictures, in pixels.
-        sample_rate: in Hz.
-    """
-
-    def __init__(self, side: int, sample_rate: int) -> None:
-        super().__init__()
-        self.side, self.sample_rate = side, sample_rate
-        self.direct = 1 + (lead_frames(sample_rate) + round(CHIRP * sample_rate)) // HOP  # windows that hold it
+class Pictures(EchoFrontEnd):
+    """Echoes as pictures, frequency downward and time to the right, for two lengths of window."""
 
     @property
-    def swapped(self) -> list[tuple[int, int]]:
+    def swapped(self) -> tuple[tuple[int, int], ...]:
         """Return the channel, and its sign, that each channel equals once the ears are swapped."""
-        return [(place + CHANNELS * number, sign) for number in range(len(WINDOWS)) for place, sign in SWAPPED]
+        return tuple((place + CHANNELS * number, sign) for number in range(len(WINDOWS)) for place, sign in SWAPPED)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return pictures (B, 12, S, S) of echoes (B, 2, T)."""
@@ -67,7 +54,8 @@ class Pictures(nn.Module):
             waveform.flatten(0, 1), length, HOP, window=window, pad_mode="constant", return_complex=True
         ).unflatten(0, (-1, 2))  # (B, 2, bins, windows)
         left, right = spectrum.unbind(1)
-        loudest = spectrum[..., : self.direct].abs().flatten(1).amax(dim=1).clamp(min=1e-9)[:, None, None, None]
+        direct = 1 + (lead_frames(self.config.sample_rate) + len(self.template)) // HOP  # windows of the direct sound
+        loudest = spectrum[..., :direct].abs().flatten(1).amax(dim=1).clamp(min=1e-9)[:, None, None, None]
         level = 1 - 2 * (spectrum.abs() / loudest + FLOOR).log() / math.log(FLOOR)  # (B, 2, bins, windows)
         cross = left * right.conj()
         phase = torch.polar(torch.ones_like(cross.real), cross.angle())
@@ -75,7 +63,7 @@ class Pictures(nn.Module):
         real, imag, one, other = (self._local(part) for pair in both for part in pair)
         coherence = (real.square() + imag.square()).sqrt() / (one * other).sqrt().clamp(min=1e-12)
         parts = [*level.unbind(1), level[:, 0] - level[:, 1], phase.real, phase.imag, coherence]
-        return F.interpolate(torch.stack(parts, dim=1), (self.side, self.side), mode="area")
+        return F.interpolate(torch.stack(parts, dim=1), (self.image_size, self.image_size), mode="area")
 
     @staticmethod
     def _local(part: Tensor) -> Tensor:
@@ -83,28 +71,22 @@ class Pictures(nn.Module):
 
 
 class Opponent(DepthNet):
-    """A network that predicts depth in one piece, over features of its own.
+    """A network that predicts depth in one piece.
 
     Args:
-        config: gives the map, the largest depth and the matched front end.
-        hears: from echoes (B, 2, T) to features.
-        swapped: for each channel of the features, the one that it equals once the ears are swapped, and the sign.
+        config: gives the map and the largest depth.
+        front_end: what it hears by.
         body: from features to a raw map (B, 1, S, S).
     """
 
-    def __init__(self, config: Config, hears: nn.Module, swapped: Sequence[tuple[int, int]], body: nn.Module) -> None:
+    def __init__(self, config: Config, front_end: EchoFrontEnd, body: nn.Module) -> None:
         super().__init__(config, config.data.max_depth, config.data.output_size)
-        self.hears, self.body = hears, body
-        self.places = [place for place, _ in swapped]
-        self.register_buffer("signs", torch.tensor([float(sign) for _, sign in swapped]), persistent=False)
+        self.front_end, self.body = front_end, body
+        self.places = [place for place, _ in front_end.swapped]
+        signs = torch.tensor([float(sign) for _, sign in front_end.swapped])
+        self.register_buffer("signs", signs, persistent=False)
 
     signs: Tensor
-
-    def features(self, waveform: Tensor) -> Tensor:
-        """Return its own features of echoes (B, 2, T)."""
-        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
-            features: Tensor = self.hears(waveform)
-        return features
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
         """Return depth, all of it as the base; at a test the mean of both ways round."""
@@ -119,12 +101,7 @@ class Opponent(DepthNet):
 
     def initialise_depth(self, depth: float) -> None:
         """Let the untrained network predict `depth` metres everywhere."""
-        head = self.body.head
-        assert isinstance(head, nn.Conv2d)
-        assert head.bias is not None
-        with torch.no_grad():
-            head.weight.mul_(0.1)
-            head.bias.fill_(raw_of(depth / self.max_depth))
+        start_head(self.body, raw_of(depth / self.max_depth))
 
 
 def halving(inside: int, outside: int) -> nn.Module:
@@ -354,13 +331,15 @@ def with_planes(config: Config, depth: float) -> BaseResidualNet:
 
 def make_opponent(name: str, config: Config) -> Opponent:
     """Make an opponent by its name, untrained, for the map and the depth of a configuration."""
-    side, audio = config.data.output_size, config.audio
-    if name == "queries":
-        front_end = EchoFrontEnd(audio, side)
-        return Opponent(config, front_end, front_end.swapped, Queries(front_end.channels, 128, side))
-    pictures = Pictures(side, audio.sample_rate)
-    body = {"deep-unet": partial(DeepUNet, width=16), "recurrent": partial(Recurrent, width=32)}[name]
-    return Opponent(config, pictures, pictures.swapped, body(len(pictures.swapped), side=side))
+    kinds = {
+        "deep-unet": (Pictures, DeepUNet, 16),
+        "queries": (EchoFrontEnd, Queries, 128),
+        "recurrent": (Pictures, Recurrent, 32),
+    }
+    hears, body, width = kinds[name]
+    side = config.data.output_size
+    front_end = hears(config.audio, side)
+    return Opponent(config, front_end, body(front_end.channels, width, side))
 
 
 OPPONENTS = ("deep-unet", "queries", "recurrent")

@@ -132,7 +132,7 @@ GOALS = {
     "first_epoch_ratio": Goal("prepare it and read it once", least=1),
     "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
     "processes_ratio": Goal("train in two processes instead of one, a core each", least=1.8),
-    "simulate_per_s": Goal("simulate poses", least=100, unit="/s"),
+    "simulate_per_s": Goal("simulate poses and their maps", least=100, unit="/s"),
     "import_ratio": Goal("import the package, against PyTorch alone", most=1.2),
     "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
 }
@@ -251,7 +251,7 @@ def robot() -> str:
 
 
 def firstcommand() -> str:
-    """When each stage of README's first command is reached."""
+    """When each stage of README's first commands is reached."""
     *_, reached = read("first_command")["commits"].values()
     return _ruled([["reached", *reached], ["seconds after pressing enter", *(f"{at:.0f}" for at in reached.values())]])
 
@@ -343,19 +343,18 @@ def ahead() -> str:
     """How far the default is ahead of its own network without the split, and of the best opponent."""
     found = read("contest")["entrants"]
     opponent = min((name for name in OPPONENTS if name in found), key=lambda name: float(found[name]["rmse"]["mean"]))
-    rows = [["the default's rmse, against", *(words for words in WORLDS.values())]]
+    rows = [["the default's rmse, against", *WORLDS.values()]]
     for name in ("plain", "lowpass", opponent):
         rows.append([ENTRANTS[name], *(f"{-_lead(found, name, world):+.1%}" for world in WORLDS)])
-    split, best = _lead(found, "plain", "rmse"), _lead(found, opponent, "rmse")
-    gain, layouts = (
-        found["default"]["residual_gain"]["mean"],
-        [found["default"][f"layout_of_{part}"]["mean"] for part in ("base", "final")],
-    )
+    split, best = _lead(found, "plain"), _lead(found, opponent)
+    own = {name: figure["mean"] for name, figure in found["default"].items() if isinstance(figure, dict)}
     goals = {
         Goal("rmse in new rooms, under the best opponent's", least=15, unit=" %"): 100 * best,
         Goal("the same, under its own without the split", least=5, unit=" %"): 100 * split,
-        Goal("gain of the residual", least=15, unit=" %"): 100 * gain,
-        Goal("layout error of the base, of the final map's", most=50, unit=" %"): 100 * layouts[0] / layouts[1],
+        Goal("gain of the residual", least=15, unit=" %"): 100 * own["residual_gain"],
+        Goal("layout error of the base, of the final map's", most=50, unit=" %"): 100
+        * own["layout_of_base"]
+        / own["layout_of_final"],
     }
     judged = _ruled([["", "target", "measured", ""], *(goal.row(value) for goal, value in goals.items())])
     return f"{_ruled(rows)}\n{judged}"

@@ -16,7 +16,7 @@ from conftest import TINY
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config
+from base_residual.config.schema import AudioConfig, Config
 from base_residual.models.decomposition import DepthDecomposition
 
 NETWORKS = ("deep-unet", "queries", "recurrent")
@@ -57,7 +57,7 @@ def test_an_opponent_makes_the_mean_of_both_ways_round(script: Callable[[str], M
 
 
 def test_a_picture_holds_what_two_ears_tell(script: Callable[[str], ModuleType]) -> None:
-    pictures = script("opponents").Pictures(32, 44_100)
+    pictures = script("opponents").Pictures(AudioConfig(), 32)
     sound = torch.randn(1, 1, 4000)
     alike = pictures(torch.cat([sound, 0.5 * sound], dim=1))
     assert alike.shape == (1, 12, 32, 32)
