@@ -38,10 +38,11 @@ QUICK: Layer = {
     "trainer": {"epochs": 2, "batch_size": 8},
 }
 WARMUP = 3  # of a budget, adaptive weights warm up for one part in so many
-# What the results that lie here were made with: recordings begin with the chirp, the base is held to a low-pass.
+# What the results that lie here were made with: recordings begin with the chirp, the ears are compared over all
+# frequencies at once, the base is held to a low-pass.
 SHOEBOXES: Layer = {
     "simulation": {"style": "standard", "train_rooms": 1500},
-    "audio": {"emission": "first"},
+    "audio": {"emission": "first", "bands": []},
     "data": {"noise": 0.01},
     "loss": {"layout": "lowpass"},
     "trainer": {"optimizer": "AdamW"},

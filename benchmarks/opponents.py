@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual.acoustics.front_end import FLOOR, EchoFrontEnd
+from base_residual.acoustics.binaural import FLOOR
+from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import lead_frames, unit_peak
 from base_residual.config.schema import Config
 from base_residual.models.code import Drawn, EchoCode
@@ -170,7 +171,7 @@ class Queries(nn.Module):
     """Each direction of a coarse map asks the echo's tokens; a few convolutions draw the map from the answers.
 
     Args:
-        channels: of the signal, of both ears together.
+        channels: of the features, of both ears together.
         width: of tokens and answers.
         side: of the map.
     """
@@ -181,7 +182,7 @@ class Queries(nn.Module):
 
     def __init__(self, channels: int, width: int, side: int) -> None:
         super().__init__()
-        widths = [channels * 4, width // 4, width // 2, width, width, width]
+        widths = [channels, width // 4, width // 2, width, width, width]
         self.stages = nn.ModuleList(TimeHalving(a, b) for a, b in pairwise(widths))
         self.exchange = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(self.SCALES))
         self.moments = nn.ParameterList(0.02 * torch.randn(1, 1, width) for _ in range(self.SCALES))
@@ -213,9 +214,7 @@ class Queries(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the raw map (B, 1, S, S) of a signal (B, C, T)."""
-        x = F.pad(x, (0, -x.shape[-1] % 4))
-        x = x.unflatten(2, (-1, 4)).transpose(2, 3).flatten(1, 2)
+        """Return the raw map (B, 1, S, S) of features over time (B, C, T)."""
         tokens = []
         for number, stage in enumerate(self.stages, start=self.SCALES - len(self.stages)):
             x = stage(x)

@@ -64,7 +64,7 @@ def test_the_embedding_of_each_cell_begins_with_a_spread_of_one_half() -> None:
 def test_where_the_residual_listens_does_not_move_the_base(tiny: Callable[..., Config]) -> None:
     model = create_base_residual_model(tiny())
     assert model.front_end is not None
-    x = torch.randn(3, model.front_end.channels, model.encoder.frames)  # type: ignore[arg-type]
+    x = torch.randn(3, model.front_end.channels, model.encoder.steps)  # type: ignore[arg-type]
     model(x).residual.square().sum().backward()
     assert all(weights.grad is None or not weights.grad.any() for weights in model.base_decoder.parameters())
     assert any(weights.grad is not None and weights.grad.any() for weights in model.residual_decoder.parameters())

@@ -51,7 +51,7 @@ def test_the_activations_are_those_of_the_design() -> None:
 def test_after_the_warm_up_the_reconstruction_moves_no_weight_of_the_base_decoder(tiny: Callable[..., Config]) -> None:
     model = create_base_residual_model(tiny())
     assert model.front_end is not None
-    x, gt = torch.randn(3, model.front_end.channels, model.encoder.frames), torch.rand(3, 1, 32, 32) + 1
+    x, gt = torch.randn(3, model.front_end.channels, model.encoder.steps), torch.rand(3, 1, 32, 32) + 1
     for detach, moves in ((False, True), (True, False)):
         model.zero_grad()
         total, _ = BaseResidualLoss(1.0, 0.0, 0.0)(*model(x, detach_base=detach), gt)

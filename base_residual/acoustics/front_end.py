@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -11,15 +12,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from base_residual.acoustics.binaural import (
+    BETWEEN_EARS,
+    STEP,
+    audible_edges,
+    between_ears,
+    in_steps,
+    log_level,
+    steps_to_average,
+    swapped_in_steps,
+)
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.emission import direct_sound, loudest_ear
 from base_residual.acoustics.hearing import lead_frames, unit_peak
-from base_residual.acoustics.matched_filter import compress
+from base_residual.acoustics.matched_filter import Pair, compress_in_bands
 from base_residual.config.schema import AudioConfig
 from base_residual.errors import ShapeError
 
 SMOOTHED = 9  # samples over which energy and coherence are averaged: 0.2 ms, 3.5 cm of range
-FLOOR = 1e-4  # of the reference, -80 dB: fainter sound is noise
 ARRIVAL = 8  # samples around the direct sound's arrival in which it is loudest
 GATE = (-0.0002, 0.0007)  # seconds around the arrival that are the direct sound's; later ones may be near walls
 
@@ -33,9 +43,10 @@ class EchoFrontEnd(nn.Module):
 
     - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
     - `mel`: the same in mel bands.
-    - `waveform`: the samples, scaled to unit energy, (B, 2, T).
+    - `waveform`: the samples, scaled to unit energy, `STEP` of them at a time, (B, 8, ceil(T / STEP)).
     - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
-      log envelope of each ear, their mean and their difference, and the complex coherence between them, (B, 6, T).
+      log envelope of each ear, the mean and the difference of their levels, and the complex coherence between them,
+      `STEP` samples at a time; and the last four once a step in each of K bands, (B, 24 + 4 K, ceil(T / STEP)).
       The emitted sound is the chirp as designed, or each recording's own direct sound.
 
     Args:
@@ -48,6 +59,7 @@ class EchoFrontEnd(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = image_size
+        self.edges = audible_edges(config.bands, config.sample_rate) if config.front_end == "matched" else ()
         self.register_buffer("window", torch.hann_window(config.win_length, dtype=torch.float32), persistent=False)
         template = (chirp or ChirpDesign()).waveform(config.sample_rate)
         self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
@@ -80,10 +92,14 @@ class EchoFrontEnd(nn.Module):
     @property
     def swapped(self) -> tuple[tuple[int, int], ...]:
         """Return the channel, and its sign, that each channel equals once the ears are swapped."""
-        swapped_ears = ((1, 1), (0, 1))
-        if self.config.front_end != "matched":
-            return swapped_ears
-        return (*swapped_ears, (2, 1), (3, -1), (4, 1), (5, -1))
+        ears = ((1, 1), (0, 1))
+        if self.config.front_end in ("spectrogram", "mel"):
+            return ears
+        if self.config.front_end == "waveform":
+            return swapped_in_steps(ears)
+        whole = swapped_in_steps((*ears, *((len(ears) + place, sign) for place, sign in BETWEEN_EARS)))
+        first = [len(whole) + len(BETWEEN_EARS) * band for band in range(len(self.edges[1:]))]
+        return (*whole, *((channel + place, sign) for channel in first for place, sign in BETWEEN_EARS))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the features of a batch of echoes.
@@ -92,7 +108,7 @@ class EchoFrontEnd(nn.Module):
             waveform: float32 (B, 2, T).
 
         Returns:
-            float32 (B, 2, S, S) for spectrogram and mel, (B, 2, T) for waveform, (B, 6, T) for matched.
+            float32 (B, C, S, S) for spectrogram and mel, (B, C, ceil(T / STEP)) for waveform and matched.
 
         Raises:
             ShapeError: the input is not (B, 2, T).
@@ -108,7 +124,7 @@ class EchoFrontEnd(nn.Module):
             case "waveform":
                 heard = loudest_ear(self._direct(waveform))[:, None] if self._aligned else waveform
                 energy = heard.square().mean(dim=(1, 2), keepdim=True)
-                return waveform * energy.clamp(min=1e-12).rsqrt()
+                return in_steps(waveform * energy.clamp(min=1e-12).rsqrt())
             case "matched":
                 return self._matched(waveform)
 
@@ -155,10 +171,10 @@ class EchoFrontEnd(nn.Module):
         magnitude: Tensor = spectrum.abs().unflatten(0, (-1, 2))
         return magnitude
 
-    def pulse(self, waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
-        """Return the real and the imaginary part of the compressed echoes (`compress`), (B, 2, T) each."""
-        pulse = compress(waveform, template)
-        return pulse.real, pulse.imag
+    def pulses(self, waveform: Tensor, template: Tensor) -> tuple[Pair, list[Pair]]:
+        """Return compressed echoes of all frequencies, (B, 2, T), and of each band, (B, 2, ceil(T / STEP))."""
+        whole, bands = compress_in_bands(waveform, template, self.edges, self.config.sample_rate, STEP)
+        return (whole.real, whole.imag), [(band.real, band.imag) for band in bands.unbind(1)]
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:
         """Return the log-magnitude spectrogram of (B, 2, T), in linear or mel bands, as an image (B, 2, S, S)."""
@@ -168,27 +184,23 @@ class EchoFrontEnd(nn.Module):
         magnitude = magnitude.flip(2)  # high frequencies on top
         direct = lead_frames(self.config.sample_rate) + len(self.template)
         reference = magnitude[..., : 1 + direct // self.config.hop_length] if self._aligned else magnitude
-        return F.interpolate(_log_level(magnitude, reference), (self.image_size, self.image_size), mode="bilinear")
+        return F.interpolate(log_level(magnitude, reference), (self.image_size, self.image_size), mode="bilinear")
 
     def _matched(self, waveform: Tensor) -> Tensor:
-        """Return envelopes, level and level difference, and coherence of compressed echoes (B, 2, T), (B, 6, T)."""
+        """Return what `matched` makes of echoes (B, 2, T), (B, C, ceil(T / STEP))."""
         template = self.template
         if self.config.template == "direct":
             template, waveform = self._own_template(waveform)
-        real, imag = self.pulse(waveform, template)  # (B, 2, T) each
-        energy = real.square() + imag.square()
-        local = _moving_mean(energy)  # (B, 2, T)
-        # The coherence of the ears: its angle is their phase difference, and its magnitude how reliable that angle is.
-        along = real[:, 0] * real[:, 1] + imag[:, 0] * imag[:, 1]
-        across = imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]
-        coherence = _moving_mean(torch.stack([along, across], dim=1))
-        coherence = coherence / local.prod(dim=1, keepdim=True).sqrt().clamp(min=1e-20)
-        envelope, smooth = energy.sqrt(), local.sqrt()
-        until = lead_frames(self.config.sample_rate) + ARRIVAL if self._aligned else None
-        level = _log_level(smooth, smooth[..., :until])
-        difference = level[:, :1] - level[:, 1:]
-        own = _log_level(envelope, envelope[..., :until])
-        return torch.cat([own, level.mean(dim=1, keepdim=True), 4 * difference, coherence], dim=1)
+        rate = self.config.sample_rate
+        until = lead_frames(rate) + ARRIVAL if self._aligned else None
+        steps = -(-until // STEP) if until else None
+        whole, bands = self.pulses(waveform, template)
+        envelope = (whole[0].square() + whole[1].square()).sqrt()
+        own = log_level(envelope, envelope[..., :until])
+        parts = [in_steps(torch.cat([own, between_ears(whole, SMOOTHED, until)], dim=1))]
+        for band, edges in zip(bands, pairwise(self.edges), strict=True):
+            parts.append(between_ears(band, steps_to_average(*edges, rate), steps))
+        return torch.cat(parts, dim=1)
 
 
 def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:
@@ -228,18 +240,6 @@ def gating(template: NDArray[np.float64], sample_rate: int) -> NDArray[np.float6
     shifted = np.stack([np.pad(template, (delay, count - 1 - delay)) for delay in range(count)])  # (count, N)
     gate: NDArray[np.float64] = shifted.T @ (soft[:, None] * shifted) / (template**2).sum()
     return gate
-
-
-def _moving_mean(signal: Tensor) -> Tensor:
-    """Return the mean over the `SMOOTHED` samples around each one, (B, C, T)."""
-    return F.avg_pool1d(signal, SMOOTHED, stride=1, padding=SMOOTHED // 2, count_include_pad=False)
-
-
-def _log_level(magnitude: Tensor, reference: Tensor) -> Tensor:
-    """Turn magnitudes (B, ...) into levels, linear in dB: 1 at the loudest of the reference, -1 at 80 dB below it."""
-    loudest = reference.flatten(1).amax(dim=1).clamp(min=1e-9)
-    relative = magnitude / loudest.reshape(-1, *[1] * (magnitude.ndim - 1))
-    return 1 - 2 * torch.log(relative + FLOOR) / math.log(FLOOR)
 
 
 def mel_filters(bands: int, n_fft: int, sample_rate: int) -> Tensor:

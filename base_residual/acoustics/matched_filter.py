@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+Pair = tuple[Tensor, ...]  # real and imaginary part
+SOFT_EDGE = 0.5  # octaves over which one band gives way to the next
 
-def fast_length(samples: int) -> int:
-    """Return the least length, at least that many samples, at which Fourier transforms are fast."""
+
+def fast_length(samples: int, step: int = 1) -> int:
+    """Return a multiple of `step`, at least that many samples, at which Fourier transforms are fast."""
     from scipy.fft import next_fast_len  # slow to import
 
-    return int(next_fast_len(samples))
+    return step * int(next_fast_len(-(-samples // step)))
 
 
 def compress(waveform: Tensor, template: Tensor) -> Tensor:
@@ -26,12 +32,35 @@ def compress(waveform: Tensor, template: Tensor) -> Tensor:
     Returns:
         complex (B, 2, T).
     """
+    return compress_in_bands(waveform, template, (), 1, 1)[0]
+
+
+def compress_in_bands(
+    waveform: Tensor, template: Tensor, edges: Sequence[float], sample_rate: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Do what `compress` does over all frequencies, and in each band, of which one sample of `step` is kept.
+
+    Args:
+        waveform: (B, 2, T).
+        template: the emitted sound, (N,), or one for each echo, (B, N).
+        edges: of the K bands in Hz, K + 1 of them, or none.
+        sample_rate: in Hz.
+        step: samples from one that is kept to the next.
+
+    Returns:
+        complex (B, 2, T) and (B, K, 2, ceil(T / step)).
+    """
     samples = waveform.shape[-1]
-    length = fast_length(samples + template.shape[-1])
+    length = fast_length(samples + template.shape[-1], step)
     emitted = torch.fft.fft(template, length).unsqueeze(-2)  # one for both ears
     spectrum = torch.fft.fft(waveform, length) * emitted.conj()
-    pulse: Tensor = torch.fft.ifft(spectrum * analytic_weights(length, waveform.device))[..., :samples]
-    return pulse
+    whole: Tensor = torch.fft.ifft(spectrum * analytic_weights(length, waveform.device))[..., :samples]
+    weights = band_weights(length, edges, sample_rate, waveform.device)
+    if not len(weights):
+        return whole, whole.new_empty(len(whole), 0, 2, -(-samples // step))
+    # In the kept samples some frequencies look alike: what is transformed is their sum.
+    folded = (spectrum[:, None] * weights[:, None]).unflatten(-1, (step, -1)).sum(dim=-2) / step
+    return whole, torch.fft.ifft(folded)[..., : -(-samples // step)]
 
 
 def analytic_weights(length: int, device: torch.device) -> Tensor:
@@ -42,3 +71,15 @@ def analytic_weights(length: int, device: torch.device) -> Tensor:
     if length % 2 == 0:
         weights[length // 2] = 1
     return weights
+
+
+def band_weights(length: int, edges: Sequence[float], sample_rate: int, device: torch.device) -> Tensor:
+    """Return weights (K, length) of a spectrum that make an analytic signal of each band.
+
+    Where one band gives way to the next, their weights add up to those of the whole.
+    """
+    frequency = torch.arange(length, device=device) * (sample_rate / length)
+    edge = torch.tensor(edges, device=device).unsqueeze(-1)
+    octaves = torch.log2(frequency.clamp(min=1) / edge)
+    begun = (octaves / SOFT_EDGE + 0.5).clamp(0, 1).mul(math.pi / 2).sin().square()  # (K + 1, length)
+    return (begun[:-1] - begun[1:]) * analytic_weights(length, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -172,6 +173,11 @@ class AudioConfig(Section):
         description="Emitted sound of the matched front end: as designed, or each recording's direct sound.",
         json_schema_extra={"implied": "direct; chirp with audio.emission=first"},
     )
+    bands: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (300, 2000, 5000, 10_000, 20_000),
+        description="Edges of the bands in which the matched front end compares the ears as well, in Hz; none: it does "
+        "so over all frequencies alone.",
+    )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
     )
@@ -185,6 +191,13 @@ class AudioConfig(Section):
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}; make it at most n_fft")
         return self
+
+    @field_validator("bands")
+    @classmethod
+    def _edges_rise(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if len(edges) == 1 or any(low >= high for low, high in pairwise(edges)):
+            raise ValueError("give the edges of bands in rising order, two or more of them, or none")
+        return edges
 
 
 class ModelConfig(Section):

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, Json
 from torch import Tensor, nn
 
+from base_residual.acoustics.binaural import STEP
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import emitted_sound, fit_echo, hear
+from base_residual.acoustics.matched_filter import Pair
 from base_residual.camera import DepthCamera
 from base_residual.config.schema import AudioConfig
-from base_residual.deploy.real_filter import Pair, RealMatchedFilter, turns
+from base_residual.deploy.real_filter import RealMatchedFilter, turns
 from base_residual.errors import BaseResidualError, CheckpointError, MissingExtraError
 from base_residual.files.atomic import write_whole
 from base_residual.machine import standard_torch
@@ -303,7 +305,7 @@ class RealFrontEnd(EchoFrontEnd):
         waves = torch.cat(turns(torch.arange(config.n_fft // 2 + 1), time, config.n_fft)) * self.window
         self.waves = nn.Buffer(waves.float()[:, None], persistent=False)  # (2 * (n_fft // 2 + 1), 1, win_length)
 
-        self.matched_filter = RealMatchedFilter(frames, self.template_frames)
+        self.matched_filter = RealMatchedFilter(frames, self.template_frames, STEP, self.edges, config.sample_rate)
 
     def magnitude(self, waveform: Tensor) -> Tensor:
         """Return what `EchoFrontEnd.magnitude` does, by a convolution with windowed cosines and sines."""
@@ -314,10 +316,9 @@ class RealFrontEnd(EchoFrontEnd):
         magnitude: Tensor = (real.square() + imag.square()).sqrt().unflatten(0, (-1, 2))
         return magnitude
 
-    def pulse(self, waveform: Tensor, template: Tensor) -> Pair:
-        """Return what `EchoFrontEnd.pulse` does, by products of matrices."""
-        pair: Pair = self.matched_filter(waveform, template)
-        return pair
+    def pulses(self, waveform: Tensor, template: Tensor) -> tuple[Pair, list[Pair]]:
+        """Return what `EchoFrontEnd.pulses` does, by products of matrices."""
+        return self.matched_filter.with_bands(waveform, template)
 
 
 def _converted(net: nn.Module, frames: int, outputs: Sequence[str]) -> torch.onnx.ONNXProgram:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual.acoustics.matched_filter import analytic_weights, fast_length
-
-Pair = tuple[Tensor, ...]  # real and imaginary part
+from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.acoustics.matched_filter import Pair, analytic_weights, band_weights, fast_length
 
 
 class RealMatchedFilter(nn.Module):
@@ -24,29 +24,43 @@ class RealMatchedFilter(nn.Module):
     Args:
         frames: length of the echoes, in samples.
         template: length of the emitted sound, in samples.
+        step: samples from one that is kept in a band to the next.
+        edges: of the bands, in Hz.
+        sample_rate: in Hz.
     """
 
-    def __init__(self, frames: int, template: int) -> None:
+    def __init__(
+        self, frames: int, template: int, step: int = 1, edges: Sequence[float] = (), sample_rate: int = SAMPLE_RATE
+    ) -> None:
         super().__init__()
-        length = fast_length(frames + template)
-        rows = next(p for p in range(math.isqrt(length), 0, -1) if length % p == 0)
-        self.shape = rows, length // rows
+        length = fast_length(frames + template, step)
+        rows = next(p for p in range(math.isqrt(length), 0, -1) if length % p == 0 and length // p % step == 0)
+        self.shape, self.step = (rows, length // rows), step
         p, q = torch.arange(rows), torch.arange(length // rows)
         half = q[: length // 2 // rows + 1]  # as much of k2 as the Nyquist frequency needs
         self.over_columns = nn.Buffer(block(*turns(p, p, rows)).float(), persistent=False)  # (2P, 2P)
         self.twiddle = nn.Buffer(torch.stack(turns(p, q, length)).float(), persistent=False)  # (2, P, Q)
         self.over_rows = nn.Buffer(block(*turns(q, half, len(q))).float(), persistent=False)  # (2Q, 2 half)
-        weights = analytic_weights(length, torch.device("cpu")).view(len(q), rows).T[:, : len(half)] / length
-        self.weights = nn.Buffer(weights, persistent=False)  # (P, half)
+        cpu = torch.device("cpu")
+        weights = torch.stack([analytic_weights(length, cpu), *band_weights(length, edges, sample_rate, cpu)]) / length
+        weights = weights.unflatten(1, (len(q), rows)).mT[..., : len(half)]
+        self.weights = nn.Buffer(weights, persistent=False)  # (1 + bands, P, half), the first of all frequencies
 
     def forward(self, waveform: Tensor, template: Tensor) -> Pair:
         """Return the real and the imaginary part of echoes (B, 2, T) behind the filter for (N,) or (B, N)."""
+        return self._signal(self._product(waveform, template), self.weights[0], 1, waveform.shape[-1])
+
+    def with_bands(self, waveform: Tensor, template: Tensor) -> tuple[Pair, list[Pair]]:
+        """Return what `forward` does, and one sample of `step` in each band, (B, 2, ceil(T / step))."""
+        product = self._product(waveform, template)
+        whole = self._signal(product, self.weights[0], 1, waveform.shape[-1])
+        kept = -(-waveform.shape[-1] // self.step)
+        return whole, [self._signal(product, weights, self.step, kept) for weights in self.weights[1:]]
+
+    def _product(self, waveform: Tensor, template: Tensor) -> Pair:
+        """Return the spectrum of echoes times the conjugate one of the emitted sound, (B, 2, P, half)."""
         real, imag = self._spectrum(template.unsqueeze(-2))  # one for both ears
-        spectrum = _times(self._spectrum(waveform), (self.weights * real, -self.weights * imag))  # (B, 2, P, half)
-        cosine, sine = self.twiddle
-        grid = _times((torch.cat(spectrum, dim=-1) @ self.over_rows.mT).chunk(2, dim=-1), (cosine, -sine))
-        real, imag = (self.over_columns @ torch.cat(grid, dim=-2)).chunk(2, dim=-2)  # (B, 2, P, Q)
-        return real.flatten(-2)[..., : waveform.shape[-1]], imag.flatten(-2)[..., : waveform.shape[-1]]
+        return _times(self._spectrum(waveform), (real, -imag))
 
     def _spectrum(self, signal: Tensor) -> Pair:
         """Return the frequencies of signals (..., T) from 0 to the Nyquist frequency, (..., P, half)."""
@@ -54,6 +68,14 @@ class RealMatchedFilter(nn.Module):
         grid = F.pad(signal, (0, rows * columns - signal.shape[-1])).unflatten(-1, self.shape)
         grid = _times((self.over_columns.mT[:, :rows] @ grid).chunk(2, dim=-2), self.twiddle)
         return (torch.cat(grid, dim=-1) @ self.over_rows).chunk(2, dim=-1)
+
+    def _signal(self, spectrum: Pair, weights: Tensor, step: int, samples: int) -> Pair:
+        """Return the first samples, one of `step`, of a spectrum (..., P, half) times weights (P, half)."""
+        weighted = torch.cat([weights * part for part in spectrum], dim=-1)
+        cosine, sine = self.twiddle[..., ::step]
+        grid = _times((weighted @ self.over_rows[::step].mT).chunk(2, dim=-1), (cosine, -sine))
+        real, imag = (self.over_columns @ torch.cat(grid, dim=-2)).chunk(2, dim=-2)  # (..., P, Q / step)
+        return real.flatten(-2)[..., :samples], imag.flatten(-2)[..., :samples]
 
 
 def turns(rows: Tensor, columns: Tensor, length: int) -> Pair:

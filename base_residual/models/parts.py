@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from base_residual.acoustics.binaural import STEP
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.config.schema import Config
@@ -21,8 +22,8 @@ def make_encoder(config: Config) -> nn.Module:
     front_end = EchoFrontEnd(audio, data.output_size)
     if model.encoder == "unet":
         return UNetEncoder(front_end.channels, model.base_channels, model.bilinear)
-    frames = echo_frames(data.max_depth, audio.sample_rate)
-    return TimeEncoder(front_end.swapped, model.base_channels, LATENT * model.base_channels, frames, model.symmetric)
+    steps = -(-echo_frames(data.max_depth, audio.sample_rate) // STEP)
+    return TimeEncoder(front_end.swapped, model.base_channels, LATENT * model.base_channels, steps, model.symmetric)
 
 
 def make_decoder(name: str, config: Config) -> nn.Module:

@@ -14,7 +14,6 @@ from base_residual.errors import ShapeError
 from base_residual.models.code import EchoCode
 from base_residual.models.mirror import MirrorLinear
 
-TIME_STEP = 4  # neighbouring samples that the 1-D encoder reads as one step: 3 cm of the echo's way, there and back
 TIME_STAGES = (2, 3, 4, 6, 6)  # channels of its stages, in base channels; each stage halves the number of moments
 
 
@@ -57,7 +56,7 @@ class TimeEncoder(nn.Module):
         swapped: for each channel, the one that it equals in the signal of the echo with its ears swapped, and the sign.
         base_channels: half of the first stage's.
         latent_size: D of the latent.
-        frames: length T of the signal, in samples.
+        steps: length T of the signal.
         symmetric: whether the ears are alike; if not, one more channel tells an echo from its image.
     """
 
@@ -66,17 +65,17 @@ class TimeEncoder(nn.Module):
         swapped: Sequence[tuple[int, int]],
         base_channels: int,
         latent_size: int,
-        frames: int,
+        steps: int,
         symmetric: bool = True,
     ) -> None:
         super().__init__()
-        self.input_channels, self.frames, self.symmetric = len(swapped), frames, symmetric
+        self.input_channels, self.steps, self.symmetric = len(swapped), steps, symmetric
         self.register_buffer("places", torch.tensor([place for place, _ in swapped]), persistent=False)
         self.register_buffer("signs", torch.tensor([[float(sign)] for _, sign in swapped]), persistent=False)
         channels = len(swapped) + (0 if symmetric else 1)
-        widths = [channels * TIME_STEP, *(base_channels * factor for factor in TIME_STAGES)]
+        widths = [channels, *(base_channels * factor for factor in TIME_STAGES)]
         self.stages = nn.ModuleList(TimeStage(a, b) for a, b in pairwise(widths))
-        left = -(-frames // TIME_STEP)
+        left = steps
         for _ in TIME_STAGES:
             left = (left + 1) // 2
         self.latent = nn.Sequential(
@@ -94,17 +93,15 @@ class TimeEncoder(nn.Module):
         Raises:
             ShapeError: the signal has another number of channels or samples.
         """
-        if signal.shape[1:] != (self.input_channels, self.frames):
+        if signal.shape[1:] != (self.input_channels, self.steps):
             raise ShapeError(
                 f"The signal has shape {tuple(signal.shape)}; expected is (batch, {self.input_channels}, "
-                f"{self.frames}). Cut or pad the echo to the frames that can come back from max_depth."
+                f"{self.steps}). Cut or pad the echo to the frames that can come back from max_depth."
             )
         both = torch.cat([signal, signal[:, self.places] * self.signs])
         if not self.symmetric:
             side = torch.ones_like(signal[:, :1])
             both = torch.cat([both, torch.cat([side, -side])], dim=1)
-        both = F.pad(both, (0, -self.frames % TIME_STEP))
-        both = both.unflatten(2, (-1, TIME_STEP)).transpose(2, 3).flatten(1, 2)  # (2B, C * step, T / step)
         scales = []
         for stage in self.stages:
             both = stage(both)
