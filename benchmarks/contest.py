@@ -48,12 +48,13 @@ from base_residual.training.trainer import mean_depth
 
 OWN: dict[str, Layer] = {
     "default": {},
+    "broadband": {"audio": {"bands": []}},
     "lowpass": {"loss": {"layout": "lowpass"}},
     "planes": {},
     "plain": {"model": {"name": "plain"}},
 }
 ENTRANTS = (*OWN, *OPPONENTS)
-VARIANTS = ("lowpass", "planes")  # of the default, whose rate they take
+VARIANTS = ("broadband", "lowpass", "planes")  # of the default, whose rate they take
 RATES = (0.001, 0.002, 0.004)
 TEST_SEED = 3  # of the rooms to test in
 FAR = 5.0  # metres from which the walls of an empty room are far

@@ -215,9 +215,7 @@ def test_the_level_of_one_recording_does_not_move_the_onset_of_another() -> None
     assert find_onset(torch.stack([0.003 * shape, shape, 500 * shape])).tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("length", "weights"), [(4, [1, 2, 1, 0]), (5, [1, 2, 2, 0, 0]), (9, [1, 2, 2, 2, 2, 0, 0, 0, 0])]
-)
+@pytest.mark.parametrize(("length", "weights"), [(4, [1, 2, 1]), (5, [1, 2, 2]), (9, [1, 2, 2, 2, 2])])
 def test_an_analytic_signal_has_twice_what_lies_between_0_hz_and_the_highest_frequency(
     length: int, weights: list[float]
 ) -> None:
@@ -287,7 +285,7 @@ def test_a_band_hears_what_lies_in_it_and_no_other_sound() -> None:
 def test_bands_side_by_side_add_up_to_the_whole() -> None:
     weights = band_weights(4096, (500, 2000, 8000), SAMPLE_RATE, torch.device("cpu")).sum(dim=0)
     whole = analytic_weights(4096, torch.device("cpu"))
-    frequency = torch.arange(4096) * SAMPLE_RATE / 4096
+    frequency = torch.arange(2049) * SAMPLE_RATE / 4096
     inside = (frequency > 600) & (frequency < 6700)  # a quarter of an octave from the outer edges
     torch.testing.assert_close(weights[inside], whole[inside])
     assert weights[(frequency < 400) | (frequency > 9600)].abs().max() == 0

@@ -97,10 +97,11 @@ def remove_rumble(waveform: Tensor, rate: int, mean_around: MeanAround | None = 
 
 def _mean_around(signal: Tensor, reach: int) -> Tensor:
     """Return the mean over each sample of (..., T) and the `reach` ones on either side, as far as there are any."""
-    sums = F.pad(signal.double().cumsum(-1), (1, 0))
-    place = torch.arange(signal.shape[-1], device=signal.device)
-    first, last = (place - reach).clamp(min=0), (place + reach + 1).clamp(max=signal.shape[-1])
-    return ((sums[..., last] - sums[..., first]) / (last - first)).to(signal.dtype)
+    samples = signal.shape[-1]
+    sums = F.pad(F.pad(signal.double().cumsum(-1), (1, 0)), (reach, reach), mode="replicate")
+    place = torch.arange(samples, device=signal.device)
+    count = (place + reach + 1).clamp(max=samples) - (place - reach).clamp(min=0)
+    return ((sums[..., 2 * reach + 1 :] - sums[..., :samples]) / count).to(signal.dtype)
 
 
 def find_arrival(waveform: Tensor, template: Tensor, side: int, pulse: Pulse) -> Tensor:

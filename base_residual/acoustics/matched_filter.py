@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[Tensor, ...]  # real and imaginary part
@@ -50,36 +51,36 @@ def compress_in_bands(
     Returns:
         complex (B, 2, T) and (B, K, 2, ceil(T / step)).
     """
-    samples = waveform.shape[-1]
+    samples, kept = waveform.shape[-1], -(-waveform.shape[-1] // step)
     length = fast_length(samples + template.shape[-1], step)
-    emitted = torch.fft.fft(template, length).unsqueeze(-2)  # one for both ears
-    spectrum = torch.fft.fft(waveform, length) * emitted.conj()
-    whole: Tensor = torch.fft.ifft(spectrum * analytic_weights(length, waveform.device))[..., :samples]
+    emitted = torch.fft.rfft(template, length).unsqueeze(-2)  # one for both ears
+    spectrum = torch.fft.rfft(waveform, length) * emitted.conj()  # (B, 2, F): no frequencies below 0 Hz
+    whole: Tensor = torch.fft.ifft(spectrum * analytic_weights(length, waveform.device), length)[..., :samples]
     weights = band_weights(length, edges, sample_rate, waveform.device)
     if not len(weights):
-        return whole, whole.new_empty(len(whole), 0, 2, -(-samples // step))
+        return whole, whole.new_empty(len(whole), 0, 2, kept)
     # In the kept samples some frequencies look alike: what is transformed is their sum.
-    folded = (spectrum[:, None] * weights[:, None]).unflatten(-1, (step, -1)).sum(dim=-2) / step
-    return whole, torch.fft.ifft(folded)[..., : -(-samples // step)]
+    folded = F.pad(spectrum[:, None] * weights[:, None], (0, length - spectrum.shape[-1]))
+    folded = folded.unflatten(-1, (step, -1)).sum(dim=-2) / step
+    return whole, torch.fft.ifft(folded)[..., :kept]
 
 
 def analytic_weights(length: int, device: torch.device) -> Tensor:
-    """Return weights (length,) of a spectrum that make its signal analytic: 2 above 0 Hz, 0 below."""
-    weights = torch.zeros(length, device=device, dtype=torch.float32)
-    weights[1 : (length + 1) // 2] = 2
+    """Return weights (F,) of the frequencies from 0 Hz on, of `length` samples, that make their signal analytic."""
+    weights = torch.full((length // 2 + 1,), 2.0, device=device)
     weights[0] = 1
     if length % 2 == 0:
-        weights[length // 2] = 1
+        weights[-1] = 1
     return weights
 
 
 def band_weights(length: int, edges: Sequence[float], sample_rate: int, device: torch.device) -> Tensor:
-    """Return weights (K, length) of a spectrum that make an analytic signal of each band.
+    """Return weights (K, F) of the frequencies from 0 Hz on, of `length` samples, that make each band analytic.
 
     Where one band gives way to the next, their weights add up to those of the whole.
     """
-    frequency = torch.arange(length, device=device) * (sample_rate / length)
+    frequency = torch.arange(length // 2 + 1, device=device) * (sample_rate / length)
     edge = torch.tensor(edges, device=device).unsqueeze(-1)
     octaves = torch.log2(frequency.clamp(min=1) / edge)
-    begun = (octaves / SOFT_EDGE + 0.5).clamp(0, 1).mul(math.pi / 2).sin().square()  # (K + 1, length)
+    begun = (octaves / SOFT_EDGE + 0.5).clamp(0, 1).mul(math.pi / 2).sin().square()  # (K + 1, F)
     return (begun[:-1] - begun[1:]) * analytic_weights(length, device)

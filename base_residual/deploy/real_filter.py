@@ -43,7 +43,7 @@ class RealMatchedFilter(nn.Module):
         self.over_rows = nn.Buffer(block(*turns(q, half, len(q))).float(), persistent=False)  # (2Q, 2 half)
         cpu = torch.device("cpu")
         weights = torch.stack([analytic_weights(length, cpu), *band_weights(length, edges, sample_rate, cpu)]) / length
-        weights = weights.unflatten(1, (len(q), rows)).mT[..., : len(half)]
+        weights = F.pad(weights, (0, rows * len(half) - weights.shape[1])).unflatten(1, (len(half), rows)).mT
         self.weights = nn.Buffer(weights, persistent=False)  # (1 + bands, P, half), the first of all frequencies
 
     def forward(self, waveform: Tensor, template: Tensor) -> Pair:
