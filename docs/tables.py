@@ -70,6 +70,7 @@ ELSEWHERE = {
 # The entrants of contest.json, and its figures, in words.
 ENTRANTS = {
     "default": "the default",
+    "broadband": "the default, its ears compared over all frequencies at once",
     "lowpass": "the default, its base held to a low-pass",
     "planes": "the default, its base made of planes",
     "plain": "ours with one decoder, no split (`plain`)",
@@ -344,7 +345,7 @@ def ahead() -> str:
     found = read("contest")["entrants"]
     opponent = min((name for name in OPPONENTS if name in found), key=lambda name: float(found[name]["rmse"]["mean"]))
     rows = [["the default's rmse, against", *WORLDS.values()]]
-    for name in ("plain", "lowpass", opponent):
+    for name in (name for name in ("plain", "broadband", "lowpass", opponent) if name in found):
         rows.append([ENTRANTS[name], *(f"{-_lead(found, name, world):+.1%}" for world in WORLDS)])
     split, best = _lead(found, "plain"), _lead(found, opponent)
     own = {name: figure["mean"] for name, figure in found["default"].items() if isinstance(figure, dict)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from base_residual.cli.shared_options import (
 )
 from base_residual.config.names import listed
 from base_residual.errors import ConfigError
+
+if TYPE_CHECKING:
+    from base_residual.models.network import DepthNet
 
 FORMATS = ("onnx",)  # that a checkpoint is exported to
 CLOUDS = ("ply",)  # formats of point clouds
@@ -67,7 +70,7 @@ def predict(
     """
     from base_residual.deploy.predict import Wanted, write_predictions
     from base_residual.machine import cpu_threads, few_threads
-    from base_residual.models.released import DEFAULT, SAMPLE_VIEW, find_released, sample
+    from base_residual.models.released import DEFAULT, find_released
 
     if points is not None and points not in CLOUDS:
         raise ConfigError(f"Unknown format '{points}'. Known are {listed(points, CLOUDS)}")
@@ -77,9 +80,7 @@ def predict(
         checkpoint, *echoes = echoes
     model = load_for_command(checkpoint, device).model
     if not echoes:
-        echo, truth = sample()
-        alike = model.camera is not None and model.camera.field_of_view == SAMPLE_VIEW
-        echoes, truths = [echo], [truth] if alike else None  # another camera would have seen something else
+        echoes, truths = _sample_for(model)
     with cpu_threads(few_threads()):
         written = write_predictions(model, echoes, out, truths, wanted)
     rows = [
@@ -91,6 +92,15 @@ def predict(
     printer.show(*("  ".join(map(str, one.files.values())) for one in written))
     if model.calibration is None:
         printer.show(f"How far off a pixel may be is not known: {checkpoint} is not calibrated (brdepth calibrate).")
+
+
+def _sample_for(model: DepthNet) -> tuple[list[Path], list[Path] | None]:
+    """Return the recording that comes with the package, and what a camera like the model's saw there, if known."""
+    from base_residual.models.released import SAMPLE_VIEW, sample
+
+    echo, truth = sample()
+    alike = model.camera is not None and model.camera.field_of_view == SAMPLE_VIEW
+    return [echo], [truth] if alike else None  # another camera would have seen something else
 
 
 @app.command(cls=Command)

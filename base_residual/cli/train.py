@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -99,15 +100,8 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a model; without any option, on simulated rooms and with no download."""
-    from base_residual.config.resolve import make_config
-
     file, assigned = settings_beneath(config, assign)
-    resolve = make_config
-    if init is not None:
-        from base_residual.training.fine_tuning import fine_tuning_config
-
-        resolve = partial(fine_tuning_config, init)
-    settings = resolve(*assigned, given, preset=preset, size=size, file=file)
+    settings = _resolver(init)(*assigned, given, preset=preset, size=size, file=file)
     if "warmup_epochs" in given.get("loss", {}) and not (settings.loss.adaptive or settings.loss.curriculum):
         log.warning("--warmup-epochs does nothing without --adaptive or --curriculum.")
     printer = Printer(as_json, quiet)
@@ -122,6 +116,17 @@ def train(
     result = Trainer(settings, resume=resume, overwrite=overwrite, init=init, trackers=trackers).fit()
     if is_first_process():
         _show_result(result, printer)
+
+
+def _resolver(init: str | None) -> Callable[..., Config]:
+    """Return what makes a configuration of layers: of a training that begins with those weights, or of any other."""
+    if init is None:
+        from base_residual.config.resolve import make_config
+
+        return make_config
+    from base_residual.training.fine_tuning import fine_tuning_config
+
+    return partial(fine_tuning_config, init)
 
 
 def _show_result(result: FitResult, printer: Printer) -> None:

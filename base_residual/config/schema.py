@@ -90,7 +90,7 @@ class DataConfig(Section):
         json_schema_extra={"implied": "true; false with model.symmetric=false"},
     )
     noise: float = Field(
-        0.0, ge=0, le=1, description="Largest noise added in training, relative to a recording's loudest sample."
+        0.0, ge=0, le=1, description="Largest noise added in training, of a recording's loudest sample."
     )
     damping: float = Field(
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
@@ -175,8 +175,7 @@ class AudioConfig(Section):
     )
     bands: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (300, 2000, 5000, 10_000, 20_000),
-        description="Edges of the bands in which the matched front end compares the ears as well, in Hz; none: it does "
-        "so over all frequencies alone.",
+        description="Edges in Hz of bands in which the matched front end compares the ears as well; none for no bands.",
     )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
@@ -346,8 +345,9 @@ class Config(Section):
         if self.data.stretch and self.audio.front_end == "waveform":
             raise ValueError("data.stretch would change the pitch of the front end 'waveform'; use data.stretch=0")
         flat = self.audio.front_end in ("waveform", "matched")
-        decoders = {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
-        fitting = {"encoder": "time"} | decoders
+        fitting = {"encoder": "time"} | (
+            {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
+        )
         wrong = [name for name in fitting if (getattr(self.model, name) == "unet") == flat]
         if wrong:
             needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)
@@ -365,23 +365,19 @@ class Config(Section):
                     f"the spectrogram of one echo has {numbers:,} numbers, and at most {MAX_SPECTROGRAM:,} are taken; "
                     "make audio.hop_length larger, or audio.n_fft smaller"
                 )
-        widest = data.output_size**2 * self.model.base_channels
-        if widest > MAX_MAPS:
+        side, channels = data.output_size, self.model.base_channels
+        if side**2 * channels > MAX_MAPS:
             raise ValueError(
-                f"maps of {data.output_size} x {data.output_size} pixels with {self.model.base_channels} channels have "
-                f"{widest:,} numbers, and at most {MAX_MAPS:,} are taken; make data.output_size or model.base_channels "
-                "smaller"
+                f"maps of {side} x {side} pixels with {channels} channels have {side**2 * channels:,} numbers, and at "
+                f"most {MAX_MAPS:,} are taken; make data.output_size or model.base_channels smaller"
             )
         return self
 
     @property
     def run_name(self) -> str:
         """Return the name of the run's folder."""
-        trainer = self.trainer
-        return (
-            f"{self.model.name}_{self.data.name}_BS{trainer.batch_size}_Lr{trainer.learning_rate:g}"
-            f"_{trainer.optimizer}_{self.tracking.experiment_name}"
-        )
+        how = f"BS{self.trainer.batch_size}_Lr{self.trainer.learning_rate:g}_{self.trainer.optimizer}"
+        return f"{self.model.name}_{self.data.name}_{how}_{self.tracking.experiment_name}"
 
     @property
     def in_words(self) -> str:

@@ -73,6 +73,16 @@ class Judged(NamedTuple):
         """Return the maps of some recordings."""
         return picture_samples(self.model, [self.samples[index] for index in indices])
 
+    def drawn(self, index: int, row: Panel, side: int, step: float) -> dict[str, Any]:
+        """Return the figures and maps of a recording, for the page."""
+        return {
+            "rmse": self.rmse[index],
+            "rank": 1 + self.ranking.index(index),
+            "final": _packed(row.final, side, step),
+            "base": _packed(row.base, side, step) if self.model.has_residual else None,
+            "remainder": None if row.remainder is None else _packed(row.remainder, side, step),
+        }
+
 
 def make_gallery(
     comparison: Comparison, count: int, device: torch.device, root: Path | None, progress: Progress
@@ -123,14 +133,7 @@ def make_gallery(
                 **_ends(truth, rows, scales),
                 "truth": _packed(truth.gt, side, step),
                 "runs": {
-                    name: {
-                        "rmse": judged[name].rmse[index],
-                        "rank": 1 + judged[name].ranking.index(index),
-                        "final": _packed(row.final, side, step),
-                        "base": _packed(row.base, side, step) if judged[name].model.has_residual else None,
-                        "remainder": None if row.remainder is None else _packed(row.remainder, side, step),
-                        "reach": scale.reach,
-                    }
+                    name: {**judged[name].drawn(index, row, side, step), "reach": scale.reach}
                     for name, row, scale in zip(shown, rows, scales, strict=True)
                 },
             }
