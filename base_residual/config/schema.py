@@ -89,9 +89,7 @@ class DataConfig(Section):
         description="Mirror half of the training samples: swap the ears, flip the depth.",
         json_schema_extra={"implied": "true; false with model.symmetric=false"},
     )
-    noise: float = Field(
-        0.0, ge=0, le=1, description="Largest noise added in training, of a recording's loudest sample."
-    )
+    noise: float = Field(0.0, ge=0, le=1, description="Largest noise added in training, of the loudest sample.")
     damping: float = Field(
         0.0, ge=0, le=60, description="Largest extra decay of an echo over its length in training, in dB."
     )
@@ -345,9 +343,8 @@ class Config(Section):
         if self.data.stretch and self.audio.front_end == "waveform":
             raise ValueError("data.stretch would change the pitch of the front end 'waveform'; use data.stretch=0")
         flat = self.audio.front_end in ("waveform", "matched")
-        fitting = {"encoder": "time"} | (
-            {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
-        )
+        own = {"decoder": "lookup", "base_decoder": "grid"} if splits else {"decoder": "map"}
+        fitting = {"encoder": "time"} | own
         wrong = [name for name in fitting if (getattr(self.model, name) == "unet") == flat]
         if wrong:
             needed = " and ".join(f"model.{name}={fitting[name] if flat else 'unet'}" for name in wrong)
