@@ -170,6 +170,10 @@ def test_the_file_is_valid_and_tells_nothing_of_where_it_was_made(exported: Expo
         {"front_end": "matched"},
         {"front_end": "matched", "template": "direct"},
         {"front_end": "matched", "sample_rate": 22_050},
+        {"front_end": "matched", "sample_rate": 8_000},
+        {"front_end": "matched", "sample_rate": 96_000},
+        {"front_end": "matched", "emission": "first", "template": "chirp"},
+        {"front_end": "matched", "bands": ()},
         {"front_end": "waveform"},
         {"front_end": "spectrogram"},
         {"front_end": "spectrogram", "n_fft": 101, "win_length": 64, "hop_length": 7},
@@ -181,7 +185,9 @@ def test_the_file_is_valid_and_tells_nothing_of_where_it_was_made(exported: Expo
 def test_the_front_end_in_real_numbers_equals_the_one_of_training(settings: Layer, frames: int) -> None:
     front_end = EchoFrontEnd(AudioConfig(**settings), 32)
     echoes = sample_echoes(3, frames, front_end.config.sample_rate)
-    torch.testing.assert_close(RealFrontEnd(front_end, frames)(echoes), front_end(echoes), rtol=0, atol=1e-2)
+    real, complex_ = RealFrontEnd(front_end, frames)(echoes), front_end(echoes)
+    torch.testing.assert_close(real[:, :24], complex_[:, :24], rtol=0, atol=2e-3)
+    torch.testing.assert_close(real, complex_, rtol=0, atol=1e-2)  # rounding has more of the sound of a single band
 
 
 def test_the_waveform_is_in_the_file_and_exporting_says_nothing(

@@ -64,7 +64,7 @@ def test_a_large_map_begins_with_more_stages_of_the_most_channels() -> None:
 
 @pytest.mark.parametrize("frames", [300, 1001, 3112])
 def test_the_time_encoder_takes_any_length_that_it_was_made_for(frames: int) -> None:
-    encoder = TimeEncoder([(1, 1), (0, 1)], base_channels=4, latent_size=16, frames=frames)
+    encoder = TimeEncoder([(1, 1), (0, 1)], base_channels=4, latent_size=16, steps=frames)
     code = encoder(torch.randn(1, 2, frames))
     assert code.latent is not None
     assert code.latent.shape == (2, 16)

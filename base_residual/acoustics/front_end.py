@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Self
 
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from base_residual.acoustics.binaural import (
-    BETWEEN_EARS,
     STEP,
-    audible_edges,
-    between_ears,
+    SWAPPED_CUES,
+    binaural_cues,
+    edges_below_nyquist,
     in_steps,
     log_level,
+    moving_mean,
+    rounding_energy,
     steps_to_average,
     swapped_in_steps,
 )
@@ -45,8 +48,8 @@ class EchoFrontEnd(nn.Module):
     - `mel`: the same in mel bands.
     - `waveform`: the samples, scaled to unit energy, `STEP` of them at a time, (B, 8, ceil(T / STEP)).
     - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
-      log envelope of each ear, the mean and the difference of their levels, and the complex coherence between them,
-      `STEP` samples at a time; and the last four once a step in each of K bands, (B, 24 + 4 K, ceil(T / STEP)).
+      log envelope of each ear and `binaural_cues` (mean level, level difference, real and imaginary coherence), `STEP`
+      samples at a time, and the cues of each of K bands once a step, (B, 24 + 4 K, ceil(T / STEP)).
       The emitted sound is the chirp as designed, or each recording's own direct sound.
 
     Args:
@@ -59,7 +62,7 @@ class EchoFrontEnd(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = image_size
-        self.edges = audible_edges(config.bands, config.sample_rate) if config.front_end == "matched" else ()
+        self.edges = edges_below_nyquist(config.bands, config.sample_rate) if config.front_end == "matched" else ()
         self.register_buffer("window", torch.hann_window(config.win_length, dtype=torch.float32), persistent=False)
         template = (chirp or ChirpDesign()).waveform(config.sample_rate)
         self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
@@ -97,9 +100,10 @@ class EchoFrontEnd(nn.Module):
             return ears
         if self.config.front_end == "waveform":
             return swapped_in_steps(ears)
-        whole = swapped_in_steps((*ears, *((len(ears) + place, sign) for place, sign in BETWEEN_EARS)))
-        first = [len(whole) + len(BETWEEN_EARS) * band for band in range(len(self.edges[1:]))]
-        return (*whole, *((channel + place, sign) for channel in first for place, sign in BETWEEN_EARS))
+        swapped = list(swapped_in_steps((*ears, *_moved(SWAPPED_CUES, len(ears)))))
+        for _ in pairwise(self.edges):
+            swapped += _moved(SWAPPED_CUES, len(swapped))
+        return tuple(swapped)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the features of a batch of echoes.
@@ -188,19 +192,25 @@ class EchoFrontEnd(nn.Module):
 
     def _matched(self, waveform: Tensor) -> Tensor:
         """Return what `matched` makes of echoes (B, 2, T), (B, C, ceil(T / STEP))."""
-        template = self.template
+        template, rate = self.template, self.config.sample_rate
         if self.config.template == "direct":
             template, waveform = self._own_template(waveform)
-        rate = self.config.sample_rate
-        until = lead_frames(rate) + ARRIVAL if self._aligned else None
-        steps = -(-until // STEP) if until else None
+        direct = lead_frames(rate) + ARRIVAL if self._aligned else None
+        direct_steps = -(-direct // STEP) if direct else None
         whole, bands = self.pulses(waveform, template)
-        envelope = (whole[0].square() + whole[1].square()).sqrt()
-        own = log_level(envelope, envelope[..., :until])
-        parts = [in_steps(torch.cat([own, between_ears(whole, SMOOTHED, until)], dim=1))]
+        energy = whole[0].square() + whole[1].square()
+        level = log_level(energy.sqrt(), energy[..., :direct].sqrt())
+        end = "replicate" if self.edges else "constant"  # networks without bands have learned zeros
+        parts = [in_steps(torch.cat([level, binaural_cues(whole, SMOOTHED, direct)], dim=1), end)]
+        rounding = rounding_energy(moving_mean(energy, SMOOTHED), direct)
         for band, edges in zip(bands, pairwise(self.edges), strict=True):
-            parts.append(between_ears(band, steps_to_average(*edges, rate), steps))
+            parts.append(binaural_cues(band, steps_to_average(*edges, rate), direct_steps, rounding))
         return torch.cat(parts, dim=1)
+
+
+def _moved(swapped: Iterable[tuple[int, int]], by: int) -> Iterator[tuple[int, int]]:
+    """Yield channels and signs, with the channels moved behind others."""
+    return ((by + place, sign) for place, sign in swapped)
 
 
 def interpolate_at(series: Tensor, moments: Tensor) -> Tensor:

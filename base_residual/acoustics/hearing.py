@@ -96,7 +96,7 @@ def remove_rumble(waveform: Tensor, rate: int, mean_around: MeanAround | None = 
 
 
 def _mean_around(signal: Tensor, reach: int) -> Tensor:
-    """Return the mean over each sample of (..., T) and the `reach` ones on either side, as far as there are any."""
+    """Return the mean over each sample of (B, 2, T) and the `reach` ones on either side, as far as there are any."""
     samples = signal.shape[-1]
     sums = F.pad(F.pad(signal.double().cumsum(-1), (1, 0)), (reach, reach), mode="replicate")
     place = torch.arange(samples, device=signal.device)

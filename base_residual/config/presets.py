@@ -63,7 +63,12 @@ MODEL_DEFAULTS: dict[str, Layer] = {
 }
 
 # What each front end implies: stretched samples would have another pitch, and another delay between the ears.
-FRONT_END_DEFAULTS: dict[str, Layer] = {"waveform": {"data": {"stretch": 0.0}}}
+FRONT_END_DEFAULTS: dict[str, Layer] = {
+    "waveform": {"data": {"stretch": 0.0}, "audio": {"bands": ()}},
+    "spectrogram": {"audio": {"bands": ()}},
+    "mel": {"audio": {"bands": ()}},
+}
+EARLIER: Layer = {"audio": {"bands": ()}}  # settings that runs have had before they named them
 
 # Settings by name. A kernel is given as a share of the map's side, 16 of 256 pixels being the default. `original` is
 # the design's first recipe: 2-D throughout, with the weights that are the defaults of `BaseResidualLoss`, no mean of

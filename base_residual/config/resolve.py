@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from base_residual.config.names import did_you_mean, listed
 from base_residual.config.presets import (
     DATASET_DEFAULTS,
+    EARLIER,
     FRONT_END_DEFAULTS,
     MODEL_DEFAULTS,
     PRESETS,
@@ -116,6 +117,15 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
         },
     }
     return Config.model_validate(merge(follows, given, {"loss": {"lowpass_share": None}}))
+
+
+def written_config(written: Mapping[str, Any]) -> Config:
+    """Return the configuration of a run as it wrote it, perhaps before today's settings were known.
+
+    Raises:
+        ConfigError: as `make_config`.
+    """
+    return make_config(EARLIER, written)
 
 
 def merge(*layers: Mapping[str, Any]) -> Layer:

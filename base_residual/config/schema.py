@@ -22,6 +22,7 @@ MAX_RECORDINGS = 10_000_000  # in all simulated rooms; a machine renders some hu
 MAX_SPECTROGRAM = 2**23  # numbers that one echo becomes before it is an image; by default 250,000
 MAX_MAPS = 2**26  # numbers in the widest maps of a network, for one echo
 SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
+CROSSOVER = 0.5  # octaves over which a band of `audio.bands` gives way to the next
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 Angle = Annotated[float, Field(gt=0, lt=180)]  # in degrees
@@ -171,9 +172,10 @@ class AudioConfig(Section):
         description="Emitted sound of the matched front end: as designed, or each recording's direct sound.",
         json_schema_extra={"implied": "direct; chirp with audio.emission=first"},
     )
-    bands: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    bands: tuple[Annotated[float, Field(ge=20)], ...] = Field(
         (300, 2000, 5000, 10_000, 20_000),
-        description="Edges in Hz of bands in which the matched front end compares the ears as well; none for no bands.",
+        description="Edges in Hz of bands in which the matched front end compares the ears as well; [] for no bands.",
+        json_schema_extra={"implied": "300, 2000, 5000, 10000, 20000; [] with another front end"},
     )
     sample_rate: int = Field(
         44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
@@ -184,17 +186,14 @@ class AudioConfig(Section):
     n_mels: int = Field(64, ge=8, le=512, description="Bands of the mel front end.")
 
     @model_validator(mode="after")
-    def _window_fits(self) -> AudioConfig:
+    def _window_and_bands_fit(self) -> AudioConfig:
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}; make it at most n_fft")
+        if len(self.bands) == 1 or any(high < 2**CROSSOVER * low for low, high in pairwise(self.bands)):
+            raise ValueError("bands are two rising edges or more, each half an octave above the one before, or []")
+        if self.bands and self.bands[0] >= self.sample_rate / 2:
+            raise ValueError(f"bands begin at {self.bands[0]:g} Hz, which recordings of {self.sample_rate} Hz lack")
         return self
-
-    @field_validator("bands")
-    @classmethod
-    def _edges_rise(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
-        if len(edges) == 1 or any(low >= high for low, high in pairwise(edges)):
-            raise ValueError("give the edges of bands in rising order, two or more of them, or none")
-        return edges
 
 
 class ModelConfig(Section):

@@ -176,7 +176,8 @@ def stretch(features: Tensor, size: Tensor, emitted: Tensor) -> Tensor:
     """Stretch features over time, as in rooms `size` times as large, where every echo takes that much longer.
 
     In a scaled room, echoes come from the same directions as before. So features are stretched instead of waveforms:
-    stretching a waveform would also stretch the delay between the ears, which tells the direction.
+    stretching a waveform would also stretch the delay between the ears, which tells the direction. Samples within
+    a step keep their places in it.
 
     Args:
         features: (B, ..., T) over time.

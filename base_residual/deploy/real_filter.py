@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.matched_filter import Pair, analytic_weights, band_weights, fast_length
 
 
@@ -26,11 +25,11 @@ class RealMatchedFilter(nn.Module):
         template: length of the emitted sound, in samples.
         step: samples from one that is kept in a band to the next.
         edges: of the bands, in Hz.
-        sample_rate: in Hz.
+        sample_rate: in Hz; it matters for bands alone.
     """
 
     def __init__(
-        self, frames: int, template: int, step: int = 1, edges: Sequence[float] = (), sample_rate: int = SAMPLE_RATE
+        self, frames: int, template: int, step: int = 1, edges: Sequence[float] = (), sample_rate: int = 0
     ) -> None:
         super().__init__()
         length = fast_length(frames + template, step)
@@ -66,15 +65,15 @@ class RealMatchedFilter(nn.Module):
         """Return the frequencies of signals (..., T) from 0 to the Nyquist frequency, (..., P, half)."""
         rows, columns = self.shape
         grid = F.pad(signal, (0, rows * columns - signal.shape[-1])).unflatten(-1, self.shape)
-        grid = _times((self.over_columns.mT[:, :rows] @ grid).chunk(2, dim=-2), self.twiddle)
-        return (torch.cat(grid, dim=-1) @ self.over_rows).chunk(2, dim=-1)
+        grid = _times(_halves(self.over_columns.mT[:, :rows] @ grid, -2), self.twiddle)
+        return _halves(torch.cat(grid, dim=-1) @ self.over_rows, -1)
 
     def _signal(self, spectrum: Pair, weights: Tensor, step: int, samples: int) -> Pair:
         """Return the first samples, one of `step`, of a spectrum (..., P, half) times weights (P, half)."""
         weighted = torch.cat([weights * part for part in spectrum], dim=-1)
         cosine, sine = self.twiddle[..., ::step]
-        grid = _times((weighted @ self.over_rows[::step].mT).chunk(2, dim=-1), (cosine, -sine))
-        real, imag = (self.over_columns @ torch.cat(grid, dim=-2)).chunk(2, dim=-2)  # (..., P, Q / step)
+        grid = _times(_halves(weighted @ self.over_rows[::step].mT, -1), (cosine, -sine))
+        real, imag = _halves(self.over_columns @ torch.cat(grid, dim=-2), -2)  # (..., P, Q / step)
         return real.flatten(-2)[..., :samples], imag.flatten(-2)[..., :samples]
 
 
@@ -87,6 +86,11 @@ def turns(rows: Tensor, columns: Tensor, length: int) -> Pair:
 def block(real: Tensor, imag: Tensor) -> Tensor:
     """Return a complex matrix as a real one, for rows of real, then imaginary parts; its transpose is the adjoint."""
     return torch.cat([torch.cat([real, imag], dim=1), torch.cat([-imag, real], dim=1)])
+
+
+def _halves(both: Tensor, dim: int) -> Pair:
+    real, imag = both.chunk(2, dim=dim)
+    return real, imag
 
 
 def _times(a: Pair | Tensor, b: Pair | Tensor) -> Pair:

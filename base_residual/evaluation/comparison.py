@@ -9,7 +9,7 @@ from math import isclose, nan
 from pathlib import Path
 from typing import Any
 
-from base_residual.config.resolve import load_layer, make_config
+from base_residual.config.resolve import load_layer, written_config
 from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record, val_rmse
 from base_residual.config.schema import Config, LossConfig
 from base_residual.errors import RunError
@@ -238,7 +238,7 @@ def read_run(folder: Path) -> FinishedRun:
             raise ValueError(f"a figure that cannot be, {wrong[0]}")
     except (OSError, ValueError) as error:
         raise RunError(f"The run in {folder} is damaged: {error}.") from error
-    return FinishedRun(folder, make_config(load_layer(folder / CONFIG)), history, test, blind.blind_rmse, start)
+    return FinishedRun(folder, written_config(load_layer(folder / CONFIG)), history, test, blind.blind_rmse, start)
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:

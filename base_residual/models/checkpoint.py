@@ -11,8 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from base_residual.config.presets import Layer
-from base_residual.config.resolve import make_config
+from base_residual.config.resolve import written_config
 from base_residual.config.run_layout import Record
 from base_residual.config.schema import Config
 from base_residual.errors import CheckpointError, ConfigError
@@ -24,7 +23,6 @@ from base_residual.models.remainder import Calibration
 from base_residual.version import __version__
 
 FORMAT = "base-residual-depth/1"
-BEFORE: Layer = {"audio": {"bands": ()}}  # what settings were that the first checkpoints do not name
 
 
 class Start(NamedTuple):
@@ -156,7 +154,7 @@ def load(path: str | Path, create: Callable[[Config], Net], device: str | torch.
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of base-residual-depth.")
     try:
-        config = make_config(BEFORE, json.loads(header["config"]))
+        config = written_config(json.loads(header["config"]))
         epoch, history = int(header["epoch"]), from_json(list[Record], header["history"])
         start = from_json(Start, header["start"]) if "start" in header else None
         calibration = from_json(Calibration, header["calibration"]) if "calibration" in header else None

@@ -91,12 +91,12 @@ class TimeEncoder(nn.Module):
         """Return the code of a signal (B, C, T): the latent (2B, D) and the feature maps on the way to it.
 
         Raises:
-            ShapeError: the signal has another number of channels or samples.
+            ShapeError: the signal has another number of channels or steps.
         """
         if signal.shape[1:] != (self.input_channels, self.steps):
             raise ShapeError(
-                f"The signal has shape {tuple(signal.shape)}; expected is (batch, {self.input_channels}, "
-                f"{self.steps}). Cut or pad the echo to the frames that can come back from max_depth."
+                f"The features have shape {tuple(signal.shape)}; expected is (batch, {self.input_channels}, "
+                f"{self.steps}). Cut or pad the echo to the samples that can come back from max_depth."
             )
         both = torch.cat([signal, signal[:, self.places] * self.signs])
         if not self.symmetric:

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from base_residual.config.resolve import make_config
+from base_residual.config.resolve import written_config
 from base_residual.config.run_layout import EVALUATION, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data.splits import ALIKE, SplitIdentity
@@ -135,7 +135,7 @@ def restore_state(
     header = read_header(path)
     try:
         place = from_json(_Place, header["position"])
-        settings = make_config(json.loads(header["config"])).model_dump(mode="json")
+        settings = written_config(json.loads(header["config"])).model_dump(mode="json")
         if len(place.history) != place.epoch - 1:
             raise ValueError(f"{len(place.history)} epochs are recorded before epoch {place.epoch}")
         differing = sorted(differing_settings(settings, config.model_dump(mode="json")))
