@@ -3,11 +3,11 @@
     python benchmarks/contest.py --work FOLDER  # results/contest.json, some three hours of one core
     python benchmarks/contest.py --work FOLDER --entrants plain default --rates 0.002 --seeds 1 --out FILE
 
-All train on the same rich rooms for as many epochs, with the same augmentation, optimiser and mean of weights. The rate
-is one of three, chosen by the validation rooms with the first seed; variants of the default take its rate. All are
-tested in rooms of another seed, by which nothing was chosen, and on the worlds of `carry_over.py`. Each run is noted in
-FOLDER as it ends, and not repeated; calls for other entrants may run beside, and one for all of them then brings the
-figures together.
+All train on the same rich rooms for as many epochs, with the same augmentation, optimiser and mean of weights. The
+default and its variants have the package's rate; that of the others is one of three, chosen with the first seed by the
+validation rooms. All are tested in rooms of another seed, by which nothing was chosen, and on the worlds of
+`carry_over.py`. Each run is noted in FOLDER as it ends, and not repeated; calls for other entrants may run beside, and
+one for all of them then brings the figures together.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ OWN: dict[str, Layer] = {
     "plain": {"model": {"name": "plain"}},
 }
 ENTRANTS = (*OWN, *OPPONENTS)
-VARIANTS = ("broadband", "lowpass", "planes")  # of the default, whose rate they take
+DEFAULT_RATE = ("default", "broadband", "lowpass", "planes")  # entrants with the package's rate
 RATES = (0.001, 0.002, 0.004)
 TEST_SEED = 3  # of the rooms to test in
 FAR = 5.0  # metres from which the walls of an empty room are far
@@ -214,8 +214,7 @@ def main() -> None:
 
     entrants: dict[str, Any] = {}
     for name in given.entrants:
-        taken = name in VARIANTS and "default" in entrants
-        rates = [entrants["default"]["rate"]["mean"]] if taken else given.rates
+        rates = [make_config().trainer.learning_rate] if name in DEFAULT_RATE else given.rates
         first = min((once(name, rate, 0) for rate in rates), key=lambda row: min(row["val"]))
         own = [first, *(once(name, first["rate"], seed) for seed in range(1, given.seeds))]
         numbers = [{key: value for key, value in row.items() if isinstance(value, float)} for row in own]
