@@ -122,7 +122,7 @@ def on_a_robot(work: Path, sizes: Sizes) -> dict[str, Any]:
 def starting(work: Path, sizes: Sizes) -> dict[str, Any]:
     """Measure rendering rooms on all cores, and what a user waits for at each start, in fresh processes."""
     rooms = {"train_rooms": sizes.rooms, "val_rooms": 1, "test_rooms": 1}
-    config = make_config({"data": {"output_size": sizes.side}, "simulation": rooms})
+    config = make_config({"data": {"output_size": sizes.room_side}, "simulation": rooms})
 
     def render() -> int:
         simulate(Path(tempfile.mkdtemp(dir=work)), config.data, config.simulation)

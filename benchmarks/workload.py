@@ -43,7 +43,8 @@ class Sizes(NamedTuple):
     batch: int = 64
     batches: tuple[int, ...] = (1, 4, 16, 64)
     sides: tuple[int, ...] = (64, 128, 256)
-    rooms: int = 200  # to render
+    rooms: int = 600  # to render
+    room_side: int = 64  # pixels of their maps, those of the default training
     repeats: int = 5  # in one turn, of what takes milliseconds
     process_steps: int = 6  # training steps in one turn of several processes
     card_steps: int = 20  # training steps in one turn on a graphics card
@@ -56,7 +57,9 @@ class Sizes(NamedTuple):
     symmetric: bool = True  # the default network; one that does not know the mirror exports in a third of the time
 
 
-QUICK = Sizes(8, (72, 128), 32, 4, 4, 8, (1, 8), (16, 32), 2, 1, 1, 1, 1, 1, 1, (32,), 0.1, ("test",), symmetric=False)
+QUICK = Sizes(
+    8, (72, 128), 32, 4, 4, 8, (1, 8), (16, 32), 2, 32, 1, 1, 1, 1, 1, 1, (32,), 0.1, ("test",), symmetric=False
+)
 
 
 def write_recordings(root: Path, sizes: Sizes) -> None:

@@ -133,7 +133,7 @@ GOALS = {
     "first_epoch_ratio": Goal("prepare it and read it once", least=1),
     "echo_ms": Goal("from one echo to a map", most=40, unit=" ms"),
     "processes_ratio": Goal("train in two processes instead of one, a core each", least=1.8),
-    "simulate_per_s": Goal("simulate poses and their maps", least=100, unit="/s"),
+    "simulate_per_s": Goal("simulate poses and their maps of 64 x 64", least=100, unit="/s"),
     "import_ratio": Goal("import the package, against PyTorch alone", most=1.2),
     "help_s": Goal("`brdepth --help`", most=0.3, unit=" s"),
 }
