@@ -9,8 +9,8 @@ from conftest import write_batvision
 from pydantic import ValidationError
 from test_cli import brdepth
 
-from base_residual.config.presets import RETIRED, SIZES
-from base_residual.config.resolve import load_layer, make_config, parse_setting
+from base_residual.config.presets import RETIRED, SIZES, Layer
+from base_residual.config.resolve import load_layer, make_config, parse_setting, written_config
 from base_residual.data import open_dataset
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.files.cache import cache_dir
@@ -246,3 +246,15 @@ def test_options_win_over_presets() -> None:
 def test_a_number_that_json_does_not_have_is_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match="Input should be a finite number"):
         make_config(parse_setting(setting))
+
+
+@pytest.mark.parametrize("layer", [{"model": {"name": "unet"}}, {"audio": {"front_end": "mel"}}, {}], ids=str)
+def test_only_the_matched_front_end_has_bands(layer: Layer) -> None:
+    unet = {"model": {"encoder": "unet", "decoder": "unet", "base_decoder": "unet"}} if "audio" in layer else {}
+    config = make_config(layer, unet)
+    assert bool(config.audio.bands) == (config.audio.front_end == "matched")
+
+
+def test_a_run_that_names_no_bands_had_none() -> None:
+    assert written_config({}).audio.bands == ()
+    assert written_config({"audio": {"bands": [300, 2000]}}).audio.bands == (300, 2000)

@@ -84,12 +84,12 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
             _section(given, "loss").pop("lowpass_kernel", None)
         given = merge(given, layer)
     given = merge(_drop_retired(given), given)
-    implied = (
+    implied = merge(
         DATASET_DEFAULTS.get(str(_section(given, "data").get("name", "simulated")), {}),
         MODEL_DEFAULTS.get(str(_section(given, "model").get("name", "base_residual")), {}),
-        FRONT_END_DEFAULTS.get(str(_section(given, "audio").get("front_end")), {}),
     )
-    given = merge(*implied, given)
+    heard = _section(merge(implied, given), "audio").get("front_end")
+    given = merge(implied, FRONT_END_DEFAULTS.get(str(heard), {}), given)
     typed = Config.model_validate(given)  # each value is of its field's type from here on
     share = LOWPASS_SHARE if typed.loss.lowpass_share is None else typed.loss.lowpass_share
     simulated, rich = typed.data.name == "simulated", typed.simulation.style == "rich"
