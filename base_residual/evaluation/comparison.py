@@ -28,7 +28,7 @@ OF_THE_PARTS = {  # settings that a baseline does nothing with
     *(f"loss.{name}" for name in LossConfig.model_fields if name != "recon"),
     *(f"model.{name}" for name in ("base_decoder", "base_grid", "residual_bound")),
 }
-OF_THE_TIME_ENCODER = {"model.symmetric"}  # settings that a U-Net does nothing with
+OF_THE_TIME_ENCODER = {"model.symmetric", "audio.bands"}  # settings that a U-Net does nothing with
 EVERY_EPOCH = ("val/rmse", *(f"train/loss_{name}" for name in LOSS_NAMES))
 
 
