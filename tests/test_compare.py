@@ -128,7 +128,7 @@ def test_runs_are_told_apart_by_what_differs(folders: dict[str, Path], tmp_path:
 def test_a_setting_differs_only_where_something_is_done_with_it() -> None:
     names = ("base_residual", "plain", "unet")
     default, plain, unet = (set(used_settings(make_config({"model": {"name": name}}))) for name in names)
-    assert plain - unet == {"model.symmetric"}
+    assert plain - unet == {"audio.bands", "model.symmetric"}
     assert unet < plain
     assert {"loss.lambda_base", "model.residual_bound"} < default - plain
     assert "loss.recon" in plain
