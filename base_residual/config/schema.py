@@ -134,7 +134,7 @@ class SimulationConfig(Section):
     )
     scene: Path | None = Field(
         None,
-        description="Triangle mesh in metres (.glb, .obj, .ply, .stl) in which all rooms are; else they are drawn.",
+        description="Triangle mesh in metres (.glb, .obj, .ply, .stl, .off) in which all rooms are; else drawn ones.",
     )
     up: Literal["auto", "y", "z"] = Field(
         "auto", description="Axis that points up in the scene; auto is y in .glb, z in other files."
