@@ -19,12 +19,13 @@ from base_residual.models.network import DepthNet
 
 
 class OneLayer(DepthNet):
-    """32 * 32 depths from 6 features: the multiply-adds are known."""
+    """32 * 32 depths from as many features as there are channels: the multiply-adds are known."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.data.max_depth, config.data.output_size)
-        self.norm = nn.BatchNorm1d(6)  # it would learn in training mode
-        self.layer = nn.Linear(6, 32 * 32)
+        assert self.front_end is not None
+        self.norm = nn.BatchNorm1d(self.front_end.channels)  # it would learn in training mode
+        self.layer = nn.Linear(self.front_end.channels, 32 * 32)
 
     def forward(self, x: Tensor, detach_base: bool = False) -> DepthDecomposition:
         depth = self.layer(self.norm(x).mean(dim=2)).view(-1, 1, 32, 32)
@@ -32,7 +33,8 @@ class OneLayer(DepthNet):
 
 
 def test_operations_are_two_per_multiply_add_without_the_front_end(tiny: Callable[..., Config]) -> None:
-    assert gflops(OneLayer(tiny())) == pytest.approx(2 * 6 * 32 * 32 / 1e9)
+    model = OneLayer(tiny())
+    assert gflops(model) == pytest.approx(2 * model.layer.in_features * 32 * 32 / 1e9)
 
 
 @pytest.mark.parametrize("training", [True, False])
