@@ -5,7 +5,7 @@ the machine does slows both; that of several processes is of the medians of each
 that decays, and slanted walls with holes, in the layout of BatVision V2, read from a warm page cache. A graphics card
 is measured where there is one.
 
-    python benchmarks/speed.py            # the committed result, results/speed.json, in about twenty minutes
+    python benchmarks/speed.py            # the committed result, results/speed.json, in a quarter of an hour
     python benchmarks/speed.py --quick    # a few tiny recordings and networks: shows that it runs
     python benchmarks/speed.py --profile  # where a training step's time goes, results/profile.json, in a minute or two
 """
