@@ -54,7 +54,7 @@ OWN: dict[str, Layer] = {
     "plain": {"model": {"name": "plain"}},
 }
 ENTRANTS = (*OWN, *OPPONENTS)
-DEFAULT_RATE = ("default", "broadband", "lowpass", "planes")  # entrants with the package's rate
+DEFAULT_RATE = OWN.keys() - {"plain"}  # entrants with the package's rate: the default and its variants
 RATES = (0.001, 0.002, 0.004)
 TEST_SEED = 3  # of the rooms to test in
 FAR = 5.0  # metres from which the walls of an empty room are far

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base_residual.acoustics.binaural import FLOOR
+from base_residual.acoustics.binaural import log_level
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import lead_frames, unit_peak
 from base_residual.config.schema import Config
@@ -56,8 +56,7 @@ class Pictures(EchoFrontEnd):
         ).unflatten(0, (-1, 2))  # (B, 2, bins, windows)
         left, right = spectrum.unbind(1)
         direct = 1 + (lead_frames(self.config.sample_rate) + len(self.template)) // HOP  # windows of the direct sound
-        loudest = spectrum[..., :direct].abs().flatten(1).amax(dim=1).clamp(min=1e-9)[:, None, None, None]
-        level = 1 - 2 * (spectrum.abs() / loudest + FLOOR).log() / math.log(FLOOR)  # (B, 2, bins, windows)
+        level = log_level(spectrum.abs(), spectrum[..., :direct].abs())  # (B, 2, bins, windows)
         cross = left * right.conj()
         phase = torch.polar(torch.ones_like(cross.real), cross.angle())
         both = [torch.view_as_real(cross).unbind(-1), (left.abs().square(), right.abs().square())]

@@ -10,7 +10,14 @@ import scipy.signal
 import soundfile
 import torch
 
-from base_residual.acoustics.binaural import STEP, binaural_cues, edges_below_nyquist, moving_mean, steps_to_average
+from base_residual.acoustics.binaural import (
+    STEP,
+    binaural_cues,
+    edges_below_nyquist,
+    local_energy,
+    moving_mean,
+    steps_to_average,
+)
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.emission import direct_sound, find_emission, find_onset, loudest_ear
 from base_residual.acoustics.framing import cut, echo_frames, resample
@@ -115,7 +122,9 @@ def test_a_batch_gives_what_its_echoes_give_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_the_gain_of_the_recorder_does_not_matter(name: str) -> None:
     echoes = torch.randn(2, 2, 2000)
-    torch.testing.assert_close(front_end(name)(0.02 * echoes), front_end(name)(echoes), rtol=1e-3, atol=5e-3)
+    quiet, loud = front_end(name)(0.02 * echoes), front_end(name)(echoes)
+    torch.testing.assert_close(quiet[:, :24], loud[:, :24], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quiet, loud, rtol=1e-3, atol=5e-3)  # rounding has more of the sound of a single band
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
@@ -315,8 +324,9 @@ def test_the_cues_of_a_delayed_and_weaker_ear_are_its_level_and_its_phase() -> N
         torch.polar(torch.full_like(time, gain), 2 * math.pi * frequency * (time - late))
         for gain, late in ((1.0, 0.0), (weaker, delay))
     ]
-    pulse = torch.stack(sides)[None]
-    level, difference, real, imag = binaural_cues((pulse.real, pulse.imag), 9, None)[0, :, 500]
+    both = torch.stack(sides)[None]
+    pulse = both.real, both.imag
+    level, difference, real, imag = binaural_cues(pulse, local_energy(pulse, 9), 9, None)[0, :, 500]
     decibels = 20 * math.log10(1 / weaker)
     assert float(level) == pytest.approx(1 - decibels / 2 / 40, abs=1e-3)  # 40 dB for each 1
     assert float(difference) == pytest.approx(4 * decibels / 40, abs=1e-3)

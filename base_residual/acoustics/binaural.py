@@ -19,30 +19,39 @@ SHORTEST = 3  # steps to average over: a single one is always coherent
 SWAPPED_CUES = ((0, 1), (1, -1), (2, 1), (3, -1))  # channel and sign of each of `binaural_cues` once ears are swapped
 
 
-def binaural_cues(pulse: Pair, window: int, direct: int | None, rounding: Tensor | None = None) -> Tensor:
+def binaural_cues(
+    pulse: Pair, energy: Tensor, window: int, direct: int | None, rounding: Tensor | float = 0.0
+) -> Tensor:
     """Return the level of a compressed echo, the level difference of the ears, and their coherence.
 
     Args:
         pulse: real and imaginary part, (B, 2, T) each.
+        energy: its `local_energy` over that window, (B, 2, T), to which that of rounding may be added.
         window: number of samples to average over, an odd one.
         direct: number of samples that hold the direct sound, whose level is 1; None: the loudest sound has level 1.
-        rounding: energy (B, 1, 1) that is added to each ear's, so that cues of no sound are not those of rounding;
-            None: to the coherence alone, `ROUNDING` of the loudest.
+        rounding: energy (B, 1, 1) that keeps rounding from being coherent.
 
     Returns:
         (B, 4, T): the mean of the levels, four times their difference, and real and imaginary part of the interaural
         coherence. Its angle is the phase difference of the ears, and its magnitude how reliable that angle is.
     """
     real, imag = pulse
-    energy = moving_mean(real.square() + imag.square(), window)  # (B, 2, T)
-    if rounding is None:
-        sure = energy + rounding_energy(energy, direct)
-    else:
-        energy = sure = energy + rounding
     cross = [real[:, 0] * real[:, 1] + imag[:, 0] * imag[:, 1], imag[:, 0] * real[:, 1] - real[:, 0] * imag[:, 1]]
-    coherence = moving_mean(torch.stack(cross, dim=1), window) / sure.prod(dim=1, keepdim=True).sqrt().clamp(min=1e-20)
+    both = (energy + rounding).prod(dim=1, keepdim=True).sqrt()
+    coherence = moving_mean(torch.stack(cross, dim=1), window) / both.clamp(min=1e-20)
     level = log_level(energy.sqrt(), energy[..., :direct].sqrt())
     return torch.cat([level.mean(dim=1, keepdim=True), 4 * (level[:, :1] - level[:, 1:]), coherence], dim=1)
+
+
+def energy_of(pulse: Pair) -> Tensor:
+    """Return the energy of each sample of a compressed echo, (B, 2, T)."""
+    real, imag = pulse
+    return real.square() + imag.square()
+
+
+def local_energy(pulse: Pair, window: int) -> Tensor:
+    """Return the energy of a compressed echo, averaged over `window` samples, (B, 2, T)."""
+    return moving_mean(energy_of(pulse), window)
 
 
 def rounding_energy(energy: Tensor, direct: int | None) -> Tensor:

@@ -18,7 +18,9 @@ from base_residual.acoustics.binaural import (
     SWAPPED_CUES,
     binaural_cues,
     edges_below_nyquist,
+    energy_of,
     in_steps,
+    local_energy,
     log_level,
     moving_mean,
     rounding_energy,
@@ -198,13 +200,15 @@ class EchoFrontEnd(nn.Module):
         direct = lead_frames(rate) + ARRIVAL if self._aligned else None
         direct_steps = -(-direct // STEP) if direct else None
         whole, bands = self.pulses(waveform, template)
-        energy = whole[0].square() + whole[1].square()
+        energy = energy_of(whole)
         level = log_level(energy.sqrt(), energy[..., :direct].sqrt())
+        smooth = moving_mean(energy, SMOOTHED)
+        rounding = rounding_energy(smooth, direct)
         end = "replicate" if self.edges else "constant"  # networks without bands have learned zeros
-        parts = [in_steps(torch.cat([level, binaural_cues(whole, SMOOTHED, direct)], dim=1), end)]
-        rounding = rounding_energy(moving_mean(energy, SMOOTHED), direct)
+        parts = [in_steps(torch.cat([level, binaural_cues(whole, smooth, SMOOTHED, direct, rounding)], dim=1), end)]
         for band, edges in zip(bands, pairwise(self.edges), strict=True):
-            parts.append(binaural_cues(band, steps_to_average(*edges, rate), direct_steps, rounding))
+            window = steps_to_average(*edges, rate)
+            parts.append(binaural_cues(band, local_energy(band, window) + rounding, window, direct_steps))
         return torch.cat(parts, dim=1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import cut, resample
-from base_residual.acoustics.matched_filter import compress
+from base_residual.acoustics.matched_filter import Pair, compress
 from base_residual.config.schema import AudioConfig
 
 LEAD = 0.001  # seconds before the direct sound's arrival that an aligned echo begins
@@ -23,7 +23,7 @@ TAPS = 16  # of the filter that shifts by a part of a sample
 AT_ONCE = 2**19  # samples that are searched at once: a minute of sound would take gigabytes
 
 
-Pulse = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Pulse = Callable[[Tensor, Tensor], Pair]
 MeanAround = Callable[[Tensor, int], Tensor]
 
 
@@ -99,9 +99,14 @@ def _mean_around(signal: Tensor, reach: int) -> Tensor:
     """Return the mean over each sample of (B, 2, T) and the `reach` ones on either side, as far as there are any."""
     samples = signal.shape[-1]
     sums = F.pad(F.pad(signal.double().cumsum(-1), (1, 0)), (reach, reach), mode="replicate")
-    place = torch.arange(samples, device=signal.device)
-    count = (place + reach + 1).clamp(max=samples) - (place - reach).clamp(min=0)
-    return ((sums[..., 2 * reach + 1 :] - sums[..., :samples]) / count).to(signal.dtype)
+    total = sums[..., 2 * reach + 1 :] - sums[..., :samples]
+    return (total / count_around(samples, reach, signal.device)).to(signal.dtype)
+
+
+def count_around(samples: int, reach: int, device: torch.device) -> Tensor:
+    """Return how many of so many samples lie within `reach` of each one, (samples,)."""
+    place = torch.arange(samples, device=device)
+    return (place + reach + 1).clamp(max=samples) - (place - reach).clamp(min=0)
 
 
 def find_arrival(waveform: Tensor, template: Tensor, side: int, pulse: Pulse) -> Tensor:
@@ -131,7 +136,7 @@ def find_arrival(waveform: Tensor, template: Tensor, side: int, pulse: Pulse) ->
     return (peak.double() + ((high - low) / (2 * bend)).clamp(-0.5, 0.5))[:, 0]  # a float32 is coarse after seconds
 
 
-def _pulse(waveform: Tensor, template: Tensor) -> tuple[Tensor, ...]:
+def _pulse(waveform: Tensor, template: Tensor) -> Pair:
     """Return the real and the imaginary part of the compressed recordings (`compress`), (B, 2, T) each."""
     pulse = compress(waveform, template)
     return pulse.real, pulse.imag

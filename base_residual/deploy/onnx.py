@@ -22,7 +22,7 @@ from base_residual.acoustics.binaural import STEP
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
-from base_residual.acoustics.hearing import emitted_sound, fit_echo, hear
+from base_residual.acoustics.hearing import count_around, emitted_sound, fit_echo, hear
 from base_residual.acoustics.matched_filter import Pair
 from base_residual.camera import DepthCamera
 from base_residual.config.schema import AudioConfig
@@ -270,9 +270,7 @@ def _mean_around(signal: Tensor, reach: int) -> Tensor:
     padded = F.pad(signal, (reach, reach)).flatten(0, 1)[:, None]  # (2B, 1, T + 2 reach)
     near = F.conv1d(padded, signal.new_ones(1, 1, few))
     sums = F.conv1d(near, signal.new_ones(1, 1, width // few), dilation=few).unflatten(0, (-1, 2))[:, :, 0]
-    place = torch.arange(signal.shape[-1])
-    count = (place + reach + 1).clamp(max=signal.shape[-1]) - (place - reach).clamp(min=0)
-    return sums / count
+    return sums / count_around(signal.shape[-1], reach, signal.device)
 
 
 def recorded_frames(model: DepthNet) -> int:
