@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from base_residual.config.schema import LossConfig
+from base_residual.config.schema import LossConfig, ReconKind
 from base_residual.errors import ConfigError, ShapeError
 
-ReconKind = Literal["l1", "rmse"]
 Count = Callable[[Tensor], Tensor]
 """Turns the count of valid pixels here into the number that a mean divides by: with several processes, their mean."""
 

@@ -263,6 +263,19 @@ def test_simulated_rooms_can_be_written_checked_and_trained_on(tmp_path: Path) -
     assert "Epoch 1:" in output
 
 
+def test_rooms_of_a_rig_are_trained_on_with_its_camera(tmp_path: Path) -> None:
+    root = tmp_path / "rooms"
+    few = ["--rooms", 2, "--val-rooms", 1, "--test-rooms", 1, "--poses", 1, "--output-size", 32, "--max-depth", 8]
+    offered = re.search(
+        rf"brdepth (train --data-root {root}.*)", brdepth("simulate", root, "--rig", "batvisionv2", *few)
+    )
+    assert offered
+    assert offered[1].endswith("--set simulation.rig=batvisionv2")
+    assert "2 train, 1 val, 1 test" in brdepth(*offered[1].split(), "--dry-run", "--set", "model.base_channels=4")
+    others = brdepth("train", *TINY_OPTIONS, "--data-root", root, "--results-dir", tmp_path / "results", code=2)
+    assert "camera of the rig 'batvisionv2', 86 x 57 degrees" in sentence(others)
+
+
 def test_preparing_says_what_it_made_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRDEPTH_CACHE", str(tmp_path / "cache"))
     root = write_batvision(tmp_path / "data")
@@ -385,6 +398,9 @@ def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
         ("check-data nowhere", "nowhere does not exist"),
         ("check-data .", "No recordings"),
         ("simulate .", "is not empty"),
+        ("simulate rooms --max-depth 70", "hold depth up to 65.534 m, and data.max_depth is 70 m"),
+        ("calibrate . --dataset batvisionv2", "is a folder; name the file in it"),
+        ("calibrate / --dataset batvisionv2", "is a folder; name the file in it"),
         ("simulate rooms --style spooky", "'rich', 'standard' or 'hard'"),
     ],
 )

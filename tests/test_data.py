@@ -30,6 +30,7 @@ from base_residual.data.sample import EchoBatch, EchoDataset, EchoSample, collat
 from base_residual.data.simulated import Shard, simulate, simulated_root
 from base_residual.errors import ConfigError, DataError
 from base_residual.files.cache import locked
+from base_residual.files.npy import in_millimetres
 from base_residual.machine import own_cores
 from base_residual.simulation.rendering import LOCATION, render_every
 
@@ -626,3 +627,8 @@ def test_rendering_imports_nothing_from_the_folder_it_is_called_in(
     rooms = {"train_rooms": 14, "val_rooms": 1, "test_rooms": 1, "poses": 1}  # enough for two processes
     config = make_config({"data": {"output_size": 16, "max_depth": 4.0}, "simulation": rooms})
     assert simulate(tmp_path / "rooms", config.data, config.simulation)
+
+
+def test_depth_is_stored_in_millimetres_and_ends_where_sixteen_bits_do() -> None:
+    stored = in_millimetres(np.array([-0.5, 0.0, 1.2345, 65.534, 65.6, 70.0, 1000.0]))
+    assert (stored.dtype, stored.tolist()) == (np.uint16, [0, 0, 1234, 65534, 65534, 65534, 65534])

@@ -21,7 +21,7 @@ from base_residual.cli.shared_options import (
     SplitOption,
 )
 from base_residual.config.presets import Layer
-from base_residual.errors import ConfigError, DataError
+from base_residual.errors import ConfigError, DataError, PredictionError
 
 if TYPE_CHECKING:
     from base_residual.config.schema import Config
@@ -170,6 +170,8 @@ def calibrate_checkpoint(
             f"{checkpoint} is calibrated, on simulated rooms. Name recordings of your own: --dataset batvisionv2 "
             "--data-root ROOT, laid out as the data page says."
         )
+    if not checkpoint.name or checkpoint.is_dir():
+        raise ConfigError(f"{checkpoint} is a folder; name the file in it, such as {checkpoint / 'best.safetensors'}.")
     path = out or _beside(checkpoint, f"{checkpoint.stem}_calibrated.safetensors")
     if path.suffix != ".safetensors" or path.is_dir():
         raise ConfigError(f"{path} is no name of a checkpoint. Give a file that ends in .safetensors.")
@@ -189,7 +191,7 @@ def calibrate_checkpoint(
         if mean > WIDE * loaded.model.max_depth:
             says += " So wide a remainder says next to nothing: the network does not know such recordings."
         lines = [says, tested.by_metre()]
-    except DataError as error:
+    except (DataError, PredictionError) as error:
         interval, lines = {}, [f"What it holds on a test split is not known. {error}"]
     printer.json({"checkpoint": path, "calibration": found._asdict(), "interval": interval})
     printer.show(*map(Text, [f"Remainder for {found}.", *lines, f"Checkpoint: {path}"]))

@@ -66,7 +66,9 @@ def simulate(
         complete = render(root, settings.data, settings.simulation, progress, Shard.parse(shard))
     printer.json({"root": root, "shard": shard, "complete": complete})
     if complete:
-        same = "".join(f" --set data.{name}={value}" for name, value in given.get("data", {}).items())
+        told = [f"data.{name}={value}" for name, value in given.get("data", {}).items()]
+        told += [f"simulation.rig={settings.simulation.rig}"] if "rig" in given.get("simulation", {}) else []
+        same = "".join(f" --set {setting}" for setting in told)
         printer.show(f"Rooms: {root}", f"Train: brdepth train --data-root {quote(str(root))}{same}")
     else:
         printer.show(f"Shard {shard} is rendered beside {root}, which appears when all shards are.")

@@ -21,11 +21,12 @@ MAX_ROOMS = 1_000_000
 MAX_RECORDINGS = 10_000_000  # in all simulated rooms; a machine renders some hundred thousand a day
 MAX_SPECTROGRAM = 2**23  # numbers that one echo becomes before it is an image; by default 250,000
 MAX_MAPS = 2**26  # numbers in the widest maps of a network, for one echo
-SLOWEST_SOUND = 340.0  # m/s; the figure that the field uses; slower than 343, it leaves a margin
+NOMINAL_SOUND = 340.0  # m/s; the figure that the field cuts its echoes by, right at 14 degrees Celsius
 CROSSOVER = 0.5  # octaves over which a band of `audio.bands` gives way to the next
 MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 Angle = Annotated[float, Field(gt=0, lt=180)]  # in degrees
+ReconKind = Literal["l1", "rmse"]
 
 
 class Section(BaseModel):
@@ -69,7 +70,7 @@ class DataConfig(Section):
     """The dataset, its depth maps, and how training varies them."""
 
     name: DatasetName = Field("simulated", description="Dataset to train and evaluate on.")
-    root: Path | None = Field(None, description="Folder of the dataset; else the environment's BRDEPTH_DATA.")
+    root: Path | None = Field(None, description="Folder of the dataset; else BRDEPTH_DATA, but for simulated rooms.")
     follow_links: bool = Field(
         False, description="Let links in the dataset's folder lead out of it, such as to another disk."
     )
@@ -225,7 +226,7 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """The three terms that hold the parts apart, and how their weights change over the epochs."""
 
-    recon: Literal["l1", "rmse"] = Field("l1", description="Reconstruction: mean |final - gt|, or each image's rmse.")
+    recon: ReconKind = Field("l1", description="Reconstruction: mean |final - gt|, or each image's rmse.")
     lambda_recon: float = Field(1.0, ge=0, description="Weight of the reconstruction.")
     lambda_base: float = Field(
         0.2,
@@ -354,7 +355,7 @@ class Config(Section):
     def _fits_into_memory(self) -> Config:
         audio, data = self.audio, self.data
         if audio.front_end in ("spectrogram", "mel"):
-            steps = 1 + 2 * data.max_depth / SLOWEST_SOUND * audio.sample_rate / audio.hop_length
+            steps = 1 + 2 * data.max_depth / NOMINAL_SOUND * audio.sample_rate / audio.hop_length
             numbers = round(2 * (1 + audio.n_fft // 2) * steps)
             if numbers > MAX_SPECTROGRAM:
                 raise ValueError(

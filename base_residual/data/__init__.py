@@ -62,9 +62,9 @@ def open_dataset(
 
     Args:
         name: simulated, batvisionv2, batvisionv1 or replica; or recordings of one's own, which are read each time.
-        root: folder of the dataset. Default: that of the configuration, if it names this dataset; else the
-            environment's BRDEPTH_DATA. Without a folder, simulated rooms are rendered into the cache. Not for
-            recordings of one's own.
+        root: folder of the dataset. Default: that of the configuration, if it names this dataset; else, but for
+            simulated rooms, the environment's BRDEPTH_DATA. Without a folder, simulated rooms are rendered into the
+            cache. Not for recordings of one's own.
         split: train, val or test. Not for recordings of one's own.
         config: gives the depth maps' side, the largest depth and the sample rate; default: that of the dataset.
         progress: told how far the rendering and the preparing are.
@@ -78,7 +78,7 @@ def open_dataset(
     from base_residual.data.batvision import BatVisionV1, BatVisionV2
     from base_residual.data.own import OwnDataset
     from base_residual.data.prepared import prepared
-    from base_residual.data.simulated import check_reach, simulated_root
+    from base_residual.data.simulated import check_rendered, simulated_root
 
     if not isinstance(name, str):
         config = config or make_config({"data": {"name": "own"}})
@@ -107,6 +107,6 @@ def open_dataset(
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."
             )
         folder = expand_home(given)
-    check_reach(folder, config.data.max_depth)
+    check_rendered(folder, config.data)
     recordings = reader(folder, split, config.data, config.audio)
     return prepared(recordings, progress) if config.data.prepare else recordings

@@ -24,6 +24,7 @@ from base_residual.data.batvision import write_table
 from base_residual.data.depth_maps import check_unit, clean_depth
 from base_residual.errors import DataError
 from base_residual.files.cache import Progress, locked
+from base_residual.files.npy import FARTHEST, in_millimetres
 
 SWEEP = "3ms_sweep"
 SCENES = {
@@ -46,8 +47,6 @@ SCENES = {
 }
 """The scenes of each split. The test scenes are those of the field; of its 15 training scenes, 3 are for validation."""
 
-MILLIMETRES = 1000
-FARTHEST = (np.iinfo(np.uint16).max - 1) / MILLIMETRES  # metres; the largest number stands for no measurement
 FOREIGN = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER"}
 """The instructions of a pickle that arrays do not need; some find or make objects without asking `find_class`."""
 
@@ -113,8 +112,7 @@ def _write(
             shutil.copyfile(echo, partial / scene / "audio" / f"{name}.wav")
             metres = depth.astype(np.float32)
             check_unit(metres, FARTHEST, f"The depth map of {scene} at {(location, angle)} in {observations}", "metres")
-            metres = clean_depth(metres, FARTHEST)
-            stored = np.round(metres * MILLIMETRES).astype(np.uint16)
+            stored = in_millimetres(clean_depth(metres, FARTHEST))
             np.save(partial / scene / "depth" / f"{name}.npy", stored, allow_pickle=False)
             if progress is not None:
                 progress("Converting recordings", done, len(maps))

@@ -22,13 +22,14 @@ from rich.filesize import decimal
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.framing import echo_frames
-from base_residual.config.presets import SPLITS
+from base_residual.config.presets import SPLITS, VIEWS
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import DataConfig, SimulationConfig
 from base_residual.data.batvision import write_table
 from base_residual.errors import ConfigError, DataError
 from base_residual.files.atomic import discard, discard_temporary, read_at_most, write_whole
 from base_residual.files.cache import Progress, cache_folder, is_held, locked
+from base_residual.files.npy import FARTHEST
 from base_residual.machine import own_cores
 from base_residual.simulation.heads import read_head
 from base_residual.simulation.meshes import read_mesh
@@ -152,8 +153,14 @@ def simulate(
 
     Raises:
         DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, the folder
-            beside it holds other files, or the file with the measured head or the scene is broken.
+            beside it holds other files, the file with the measured head or the scene is broken, or `data.max_depth`
+            is more than a map can hold.
     """
+    if data.max_depth > FARTHEST:
+        raise DataError(
+            f"Maps of simulated rooms hold depth up to {FARTHEST:g} m, and data.max_depth is {data.max_depth:g} m. "
+            "Lower it."
+        )
     _check_files(simulation)
     root = root.resolve()
     if not root.name or root.is_mount():  # neither can be created or moved
@@ -279,23 +286,30 @@ def _prepare(folder: Path, data: DataConfig, simulation: SimulationConfig, own_l
         (folder / LOCATION / name).mkdir(parents=True, exist_ok=True)
 
 
-def check_reach(root: Path, max_depth: float) -> None:
-    """Check that simulated rooms were rendered up to `max_depth`, in metres.
+def check_rendered(root: Path, data: DataConfig) -> None:
+    """Check that simulated rooms were rendered up to `data.max_depth`, and seen by the camera of the settings.
 
     Depth beyond the rendered limit is clipped to it. A training with a larger limit would take the clipped depth for
-    measured depth.
+    measured depth, and one with another camera would put every point elsewhere.
 
     Raises:
-        DataError: they were rendered with a smaller limit.
+        DataError: they were rendered with a smaller limit, or by a rig with another camera.
     """
     try:
-        rendered = json.loads(read_at_most(root / FINISHED, MAX_SETTINGS))["max_depth"]
+        rendered = json.loads(read_at_most(root / FINISHED, MAX_SETTINGS))
+        reach, rig = rendered["max_depth"], rendered["simulation"]["rig"]
+        view = VIEWS[rig]
     except (OSError, ValueError, TypeError, LookupError):
         return  # not rooms that this package has rendered
-    if isinstance(rendered, int | float) and rendered < max_depth:
+    if isinstance(reach, int | float) and reach < data.max_depth:
         raise DataError(
-            f"The rooms in {root} were rendered up to {rendered:g} m, and data.max_depth is {max_depth:g} m. "
-            f"Train with --set data.max_depth={rendered:g}, or render them anew with --max-depth {max_depth:g}."
+            f"The rooms in {root} were rendered up to {reach:g} m, and data.max_depth is {data.max_depth:g} m. "
+            f"Train with --set data.max_depth={reach:g}, or render them anew with --max-depth {data.max_depth:g}."
+        )
+    if data.name == "simulated" and view != data.field_of_view:
+        raise DataError(
+            f"The rooms in {root} were seen by the camera of the rig '{rig}', {view[0]:g} x {view[1]:g} degrees, and "
+            f"the settings have another. Name that rig with --set simulation.rig={rig}."
         )
 
 

@@ -16,6 +16,12 @@ from base_residual.errors import DataError
 from base_residual.files.atomic import no_links
 
 MAX_HEADER = 10_000  # bytes of the header of an `.npy` file, numpy's own limit
+FARTHEST = 65.534  # metres, the largest depth that 16 bits hold; their largest number stands for no measurement
+
+
+def in_millimetres(depth: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return depth in metres as maps are stored: in whole millimetres, from 0 to `FARTHEST`."""
+    return np.round(depth.clip(0, FARTHEST) * 1000).astype(np.uint16)
 
 
 def map_array(path: Path) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from base_residual.config.presets import SPLITS
 from base_residual.config.schema import SimulationConfig
 from base_residual.errors import BaseResidualError
 from base_residual.files.atomic import no_links
-from base_residual.files.npy import npy_bytes
+from base_residual.files.npy import in_millimetres, npy_bytes
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.draws import STYLES, draw_pose, draw_room
 from base_residual.simulation.echo import draw_chance, draw_still, render_echo
@@ -35,8 +35,9 @@ from base_residual.simulation.spaces import draw_space
 
 LOCATION = "Simulated_Rooms"
 UNFINISHED = "rooms.json.partial"
-ANYWHERE: dict[str, Any] = {"margin": 0.3, "ahead": 0.4, "height": (0.25, 1.8)}  # poses in rich rooms
 """File with the settings of the rooms in a folder; renamed to `rooms.json` once all of them are there."""
+
+ANYWHERE: dict[str, Any] = {"margin": 0.3, "ahead": 0.4, "height": (0.25, 1.8)}  # poses in rich rooms
 
 
 def render_every(folder: Path, first: int, step: int, parent: int | None = None) -> Iterator[None]:
@@ -98,8 +99,7 @@ def render_room(
         soundfile.write(sound, np.clip(echo.T, -1, 1), SAMPLE_RATE, "PCM_16", format="WAV")
         _write(folder / LOCATION / "audio" / f"{name}.wav", sound.getvalue())
         for kind, depth in (("depth", seen), ("layout", layout)):
-            stored = npy_bytes(np.round(depth * 1000).astype(np.uint16))
-            _write(folder / LOCATION / kind / f"{name}.npy", stored)
+            _write(folder / LOCATION / kind / f"{name}.npy", npy_bytes(in_millimetres(depth)))
     _write(finished_marker(folder, split, number), b"")
 
 
