@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.doubts import examine
 from base_residual.acoustics.emission import loudest_ear
-from base_residual.acoustics.framing import SLOWEST_SOUND, echo_frames
+from base_residual.acoustics.framing import NOMINAL_SOUND, echo_frames
 from base_residual.acoustics.hearing import lead_frames
 from base_residual.acoustics.matched_filter import compress
 from base_residual.acoustics.recordings import read_echo
@@ -45,7 +45,7 @@ def envelope_figure(recording: Path, depth: Path | None) -> Figure:
     if heard.emission[0] is None:
         raise DataError(f"No chirp is found in the recording {recording}.")
     direct = loudest_ear(heard.waveform[..., lead : lead + len(chirp)])
-    metres = (np.arange(frames) - lead) / rate * SLOWEST_SOUND / 2
+    metres = (np.arange(frames) - lead) / rate * NOMINAL_SOUND / 2
     figure = Figure(figsize=(8, 5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     templates = {"chirp as designed": chirp, "the recording's direct sound": direct}

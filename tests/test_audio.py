@@ -399,3 +399,10 @@ def test_a_recording_begins_with_its_chirp_or_with_the_silence_before_it() -> No
     at_once, late = find_emission(recordings, 44_100).tolist()
     assert at_once == 0
     assert 500 - 44 < late < 500  # early, by less than a millisecond
+
+
+def test_an_echo_shorter_than_the_gate_of_its_direct_sound_is_heard() -> None:
+    frames = echo_frames(0.5)
+    found = front_end("matched")(torch.randn(2, 2, frames, generator=torch.Generator().manual_seed(0)))
+    assert found.shape == (2, 40, -(-frames // 4))
+    assert bool(found.isfinite().all())

@@ -236,8 +236,8 @@ def test_predicting_arrays_warns_once_and_names_their_numbers(caplog: pytest.Log
     assert not caplog.messages
     model.predict(torch.stack([recording(), 0 * recording(), one_ear(recording()), 0 * recording()]))
     assert caplog.messages == [
-        "What is predicted for 3 of 4 echoes is not to be trusted: number 1, 3 is silent; "
-        "number 2 is silent in its left ear."
+        "What is predicted for 3 of 4 echoes is not to be trusted: number 2, 4 is silent; "
+        "number 3 is silent in its left ear."
     ]
 
 

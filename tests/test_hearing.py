@@ -170,6 +170,11 @@ def test_integers_of_any_width_mean_full_scale(kind: str, tensor: bool) -> None:
     np.testing.assert_allclose(as_echo_batch(given)[0], SOUND, rtol=0, atol=max(2 * step, 1e-6))
 
 
+def test_samples_of_sixteen_bits_stay_exact_in_a_wider_type() -> None:
+    few = torch.tensor([[1, 100, 500, 1000], [5000, 32767, -300, 0]])
+    torch.testing.assert_close(as_echo_batch(few)[0], (few.double() / 2**63).float(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

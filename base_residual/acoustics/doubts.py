@@ -14,7 +14,7 @@ from base_residual.acoustics.framing import cut, resample
 from base_residual.acoustics.hearing import emitted_sound, hear, lead_frames, shift
 from base_residual.acoustics.matched_filter import compress, fast_length
 from base_residual.acoustics.recordings import SILENT_PEAK
-from base_residual.config.schema import SLOWEST_SOUND, AudioConfig
+from base_residual.config.schema import NOMINAL_SOUND, AudioConfig
 
 CHIRP_LIKE = 1.35  # likeness of a chirp; noise stays below 1.1, and 99 of 100 claps below this
 LISTENED = 0.05  # seconds after the arrival in which a chirp and its echoes are told from other sounds
@@ -75,7 +75,7 @@ def examine(waveform: Tensor, rate: int, frames: int | None, audio: AudioConfig)
             own.append(f"has {rate} Hz, too few for a chirp that goes up to {ChirpDesign().end_hz / 1000:g} kHz")
         if frames and there < ENOUGH * used:
             after = " after its chirp" if begin else ""
-            farthest = used * SLOWEST_SOUND / 2
+            farthest = used * NOMINAL_SOUND / 2
             own.append(f"ends {there:.3f} s{after}, and an echo from {farthest:.3g} m is back after {used:.3f} s")
         unusual = emission is not None and aligned and (emission > LATE or there > used + UNUSED)
         whole = waveform.shape[-1] / rate
@@ -135,7 +135,7 @@ def likeness(echoes: Tensor, rate: int) -> Tensor:
     Returns:
         (B,), about 1 for all that is no chirp.
     """
-    template = emitted_sound(ChirpDesign(), rate).to(echoes.device)
+    template = emitted_sound(rate).to(echoes.device)
     even = F.pad(_evened(echoes, rate), (len(template), len(template)))
     forward, backward = (compress(even, sound).abs().square().sum(dim=1) for sound in (template, template.flip(0)))
     most = torch.maximum(forward.amax(dim=1), backward.amax(dim=1)).clamp(min=1e-30)[:, None]

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.acoustics.recordings import as_waveform
-from base_residual.config.schema import SLOWEST_SOUND
+from base_residual.config.schema import NOMINAL_SOUND
 from base_residual.errors import ShapeError
 
 
 def echo_frames(max_depth: float, sample_rate: int = SAMPLE_RATE) -> int:
     """Return the number of samples after which an echo from `max_depth` metres is back."""
-    return int(2 * max_depth / SLOWEST_SOUND * sample_rate)
+    return int(2 * max_depth / NOMINAL_SOUND * sample_rate)
 
 
 def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:

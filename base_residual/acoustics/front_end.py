@@ -29,6 +29,7 @@ from base_residual.acoustics.binaural import (
 )
 from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.emission import direct_sound, loudest_ear
+from base_residual.acoustics.framing import cut
 from base_residual.acoustics.hearing import lead_frames, unit_peak
 from base_residual.acoustics.matched_filter import Pair, compress_in_bands
 from base_residual.config.schema import AudioConfig
@@ -48,7 +49,8 @@ class EchoFrontEnd(nn.Module):
 
     - `spectrogram`: log magnitude of the short-time Fourier transform, (B, 2, S, S), frequency upward.
     - `mel`: the same in mel bands.
-    - `waveform`: the samples, scaled to unit energy, `STEP` of them at a time, (B, 8, ceil(T / STEP)).
+    - `waveform`: the samples, `STEP` of them at a time, (B, 8, ceil(T / STEP)). The direct sound at the louder ear has
+      a mean square of 1; with `emission=first`, the whole echo has.
     - `matched`: the echo compressed by correlation with the emitted sound (the matched filter of every sonar), as the
       log envelope of each ear and `binaural_cues` (mean level, level difference, real and imaginary coherence), `STEP`
       samples at a time, and the cues of each of K bands once a step, (B, 24 + 4 K, ceil(T / STEP)).
@@ -57,16 +59,15 @@ class EchoFrontEnd(nn.Module):
     Args:
         config: the front end and its window.
         image_size: side of the spectrogram image S, in pixels.
-        chirp: the emitted sound, the template of the matched filter.
     """
 
-    def __init__(self, config: AudioConfig, image_size: int, chirp: ChirpDesign | None = None) -> None:
+    def __init__(self, config: AudioConfig, image_size: int) -> None:
         super().__init__()
         self.config = config
         self.image_size = image_size
         self.edges = edges_below_nyquist(config.bands, config.sample_rate) if config.front_end == "matched" else ()
         self.register_buffer("window", torch.hann_window(config.win_length, dtype=torch.float32), persistent=False)
-        template = (chirp or ChirpDesign()).waveform(config.sample_rate)
+        template = ChirpDesign().waveform(config.sample_rate)
         self.register_buffer("template", torch.from_numpy(template).float(), persistent=False)
         gate = gating(template, config.sample_rate)
         self.register_buffer("gate", torch.from_numpy(gate).float(), persistent=False)
@@ -159,7 +160,7 @@ class EchoFrontEnd(nn.Module):
             return loudest_ear(direct_sound(waveform, len(self.template))), waveform
         early = -round(GATE[0] * self.config.sample_rate)
         start = lead_frames(self.config.sample_rate) - early
-        sound = loudest_ear(waveform[..., start : start + len(self.gate)])
+        sound = loudest_ear(cut(waveform[..., start:], len(self.gate)))
         return sound @ self.gate, F.pad(waveform, (early, -early))
 
     def magnitude(self, waveform: Tensor) -> Tensor:

@@ -51,7 +51,6 @@ def hear(
     waveform: Tensor,
     rate: int,
     frames: int,
-    chirp: ChirpDesign | None = None,
     pulse: Pulse | None = None,
     mean_around: MeanAround | None = None,
 ) -> Heard:
@@ -63,11 +62,10 @@ def hear(
         waveform: (B, 2, T) of `rate` Hz, of any level.
         rate: in Hz.
         frames: to keep, from `LEAD` before the arrival on; missing ones are zero.
-        chirp: the emitted sound.
         pulse, mean_around: in place of this module's own, for what is exported.
     """
     clean = remove_rumble(unit_peak(waveform), rate, mean_around or _mean_around)
-    template = emitted_sound(chirp or ChirpDesign(), rate).to(clean.device)
+    template = emitted_sound(rate).to(clean.device)
     arrival = find_arrival(clean, template, round(SIDE * rate), pulse or _pulse)
     return Heard(unit_peak(shift(clean, arrival - lead_frames(rate), frames)), arrival, clean)
 
@@ -84,9 +82,9 @@ def lead_frames(rate: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def emitted_sound(chirp: ChirpDesign, rate: int) -> Tensor:
-    """Return the samples of the emitted sound, float32 (N,)."""
-    return torch.from_numpy(chirp.waveform(rate)).float()
+def emitted_sound(rate: int) -> Tensor:
+    """Return the samples of the emitted sound, as designed, float32 (N,)."""
+    return torch.from_numpy(ChirpDesign().waveform(rate)).float()
 
 
 def remove_rumble(waveform: Tensor, rate: int, mean_around: MeanAround | None = None) -> Tensor:

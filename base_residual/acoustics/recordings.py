@@ -158,7 +158,8 @@ def _in_full_scale(integers: Tensor) -> Tensor:
     """Return integers of any width as float32 in [-1, 1]."""
     bounds = torch.iinfo(integers.dtype)
     half = (bounds.max - bounds.min + 1) // 2
-    return (((integers.double() - bounds.min) - half) / half).float()
+    middle = bounds.min + half  # 0 for signed ones, which stay exact
+    return ((integers.double() - middle) / half).float()
 
 
 def _from_numpy(values: Any, what: str) -> Tensor:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.hearing import emitted_sound, lead_frames
 from base_residual.deploy.onnx import open_onnx, sample_echoes
@@ -166,7 +165,7 @@ def clear_echoes(count: int, max_depth: float, sample_rate: int) -> Tensor:
     """Return float32 (count, 2, T): a chirp and a little noise, about which there is nothing to be doubted."""
     frames, lead = echo_frames(max_depth, sample_rate), lead_frames(sample_rate)
     echoes = 0.01 * torch.randn(count, 2, frames, generator=torch.Generator().manual_seed(0))
-    chirp = emitted_sound(ChirpDesign(), sample_rate)[: frames - lead]
+    chirp = emitted_sound(sample_rate)[: frames - lead]
     echoes[..., lead : lead + len(chirp)] += chirp
     return echoes
 

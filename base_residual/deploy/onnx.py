@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 from torch import Tensor, nn
 
 from base_residual.acoustics.binaural import STEP
-from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import count_around, emitted_sound, fit_echo, hear
 from base_residual.acoustics.matched_filter import Pair
 from base_residual.camera import DepthCamera
-from base_residual.config.schema import AudioConfig
+from base_residual.config.schema import Angle, AudioConfig
 from base_residual.deploy.real_filter import RealMatchedFilter, turns
 from base_residual.errors import BaseResidualError, CheckpointError, MissingExtraError
 from base_residual.files.atomic import write_whole
@@ -34,7 +33,6 @@ from base_residual.models.network import DepthNet
 from base_residual.plots.figures import Map
 from base_residual.version import __version__
 
-Angle = Annotated[float, Field(gt=0, lt=180)]  # of view, in degrees
 OPSET = 18  # the oldest that the exporter writes, for the sake of older runtimes
 RESERVE = 0.1  # seconds that a recording may begin before the emission
 TOLERANCE = 1e-3  # metres between ONNX Runtime and PyTorch
@@ -222,7 +220,7 @@ class _About(BaseModel):
 def sample_echoes(batch: int, frames: int, sample_rate: int) -> Tensor:
     """Return float32 (batch, 2, frames): a chirp's echoes by random walls, with noise; every third is silent."""
     rng = torch.Generator().manual_seed(0)
-    chirp = torch.from_numpy(ChirpDesign().waveform(sample_rate)).float()
+    chirp = emitted_sound(sample_rate)
     walls = torch.randn(batch, 2, frames, generator=rng) * (torch.rand(batch, 2, frames, generator=rng) < 0.01)
     walls[..., 0] = 3
     decay = torch.exp(-5 * torch.arange(frames) / frames)
@@ -246,7 +244,7 @@ class ExportedNet(nn.Module):
         self.frames = echo_frames(model.max_depth, config.sample_rate)
         self.aligned, self.rate = config.emission == "found", config.sample_rate
         self.front_end = RealFrontEnd(model.front_end, self.frames)
-        template = emitted_sound(ChirpDesign(), self.rate)
+        template = emitted_sound(self.rate)
         self.matched_filter = RealMatchedFilter(recorded_frames(model), len(template))
         self.model = model
 

@@ -367,7 +367,7 @@ class PlainNet(DepthNet):
     def draw(self, x: Tensor, detach_base: bool = False) -> tuple[DepthDecomposition, Tensor]:
         """Return depth, of which the base is the whole and the residual 0, and the decoder's features."""
         drawn: Drawn = self.decoder(self.encoder(x))
-        final = torch.sigmoid(drawn.raw.float()) * self.max_depth
+        final = base_share(drawn.raw) * self.max_depth
         return DepthDecomposition(final, torch.zeros_like(final), final), drawn.features
 
     def last_head(self) -> nn.Conv2d | nn.Linear:
@@ -382,7 +382,7 @@ class PlainNet(DepthNet):
 def warn_of_doubts(doubts: list[list[str]]) -> None:
     """Log in one sentence which echoes of a batch have doubts, and which, if any has."""
     doubtful: dict[str, list[str]] = {}
-    for index, reasons in enumerate(doubts):
+    for index, reasons in enumerate(doubts, start=1):
         for reason in reasons:
             doubtful.setdefault(reason, []).append(str(index))
     if doubtful:
