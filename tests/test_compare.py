@@ -172,6 +172,13 @@ def test_what_differs_between_runs_that_do_not_compare_is_named(folders: dict[st
         compare_runs([run, shorter])
 
 
+def test_settings_of_rooms_do_not_tell_recordings_apart(folders: dict[str, Path], tmp_path: Path) -> None:
+    recorded = {"data": {"name": "batvisionv2", "root": str(tmp_path)}}
+    seeds = [{"simulation": {"seed": seed}} for seed in (0, 3)]
+    runs = [copied(folders["base_residual"], tmp_path / str(row), **recorded, **seeds[row]) for row in range(2)]
+    assert len(compare_runs(runs).runs) == 2
+
+
 @pytest.mark.parametrize(
     ("part", "changed", "words"),
     [

@@ -81,6 +81,15 @@ def test_bars_show_how_far_all_epochs_are_and_the_figures_of_the_last_one(
     assert any(re.fullmatch(r"Step 1 of 10 \S+ 10% \S+", line) for line in lines)
 
 
+def test_a_bar_counts_what_there_is_of_each_split(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    tracker = ProgressTracker(terminal())
+    for of in (7000, 200):
+        tracker.preparing("Preparing recordings", of, of)
+    (part,) = tracker._bars.tasks
+    tracker.close()
+    assert (part.completed, part.total) == (200, 200)
+
+
 def test_the_lines_stay_what_they_are_above_bars(tiny: Callable[..., Config], tmp_path: Path) -> None:
     console = terminal()
     tracker = ProgressTracker(console)

@@ -17,7 +17,7 @@ from conftest import TINY, write_batvision
 from safetensors.torch import load_file
 
 from base_residual.config.resolve import make_config
-from base_residual.config.run_layout import STATE, Record
+from base_residual.config.run_layout import EVALUATION, STATE, Record
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoDataset, EchoSample
@@ -214,6 +214,44 @@ def test_ctrl_c_saves_and_resuming_gives_the_uninterrupted_run(tiny: MakeConfig)
         assert same(weights(resumed.run_dir), weights(whole.run_dir))
         assert same(weights(resumed.run_dir, "best"), weights(whole.run_dir, "best"))
         assert (resumed.run_dir / "metrics.jsonl").read_bytes() == (whole.run_dir / "metrics.jsonl").read_bytes()
+
+
+class StopAfterEpoch(Tracker):
+    """Sends the signal of Ctrl-C at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.where = epoch
+
+    def epoch(self, history: list[Record]) -> None:
+        if len(history) == self.where:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_after_the_last_step_stops_before_the_test(tiny: MakeConfig) -> None:
+    config = tiny({"tracking": {"experiment_name": "late"}})
+    with pytest.raises(TrainingInterrupted, match=r"Stopped before the test.*--resume.*tests it"):
+        Trainer(config, trackers=[StopAfterEpoch(2)]).fit()
+    assert not (config.run_dir / EVALUATION).exists()
+    assert len(fit(config, resume=True).history) == 2
+    assert (config.run_dir / EVALUATION).exists()
+
+
+class Refusing(Tracker):
+    """Takes no run."""
+
+    def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
+        raise RunError("No key.")
+
+
+def test_a_tracker_that_refuses_leaves_no_run_behind(tiny: MakeConfig) -> None:
+    config = tiny({"tracking": {"experiment_name": "refused"}})
+    with pytest.raises(RunError, match="No key"):
+        Trainer(config, trackers=[Refusing()]).fit()
+    assert not config.run_dir.exists()
+    done = fit(config)
+    with pytest.raises(RunError, match="No key"):
+        Trainer(config, trackers=[Refusing()], resume=True).fit()
+    assert (done.run_dir / "best.safetensors").exists()
 
 
 def test_resuming_begins_where_there_is_no_state_and_ends_at_once_where_all_is_done(tiny: MakeConfig) -> None:

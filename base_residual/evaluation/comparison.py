@@ -259,7 +259,8 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 def _tested_on(run: FinishedRun) -> dict[str, Any]:
     """Return what two runs must have in common for their figures to compare, by its name."""
-    rooms = run.config.simulation.model_dump(exclude={"train_rooms"})  # each room has a seed of its own
+    # Each room has a seed of its own, so that two runs may have been trained in different numbers of them.
+    rooms = run.config.simulation.model_dump(exclude={"train_rooms"}) if _rendered(run) else {}
     return {
         "data.name": run.config.data.name,
         **{f"simulation.{name}": value for name, value in rooms.items()},
@@ -268,11 +269,15 @@ def _tested_on(run: FinishedRun) -> dict[str, Any]:
     }
 
 
+def _rendered(run: FinishedRun) -> bool:
+    """Return whether the settings of a run say which rooms it had: those in a folder are what they are."""
+    return run.config.data.name == "simulated" and run.config.data.root is None
+
+
 def _budget(run: FinishedRun) -> str:
     """Return what a run has been given to learn from, in words."""
-    epochs, data = f"{run.config.trainer.epochs} epochs", run.config.data
-    rendered = data.name == "simulated" and data.root is None
-    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if rendered else epochs
+    epochs = f"{run.config.trainer.epochs} epochs"
+    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if _rendered(run) else epochs
 
 
 def _on_the_same_maps(run: FinishedRun, other: FinishedRun) -> bool:
@@ -294,7 +299,11 @@ def read_runs(folders: Sequence[Path]) -> Comparison:
     runs = [read_run(folder) for folder in folders]
     for run in runs[1:]:
         first, other = _tested_on(runs[0]), _tested_on(run)
-        differing = [f"{name} ({first[name]} and {other[name]})" for name in first if first[name] != other[name]]
+        differing = [
+            f"{name} ({first[name]} and {other[name]})"
+            for name in first
+            if name in other and first[name] != other[name]
+        ]
         if differing:
             raise RunError(
                 f"{runs[0].folder} and {run.folder} were tested on other data or by another protocol; what differs is "

@@ -11,7 +11,7 @@ from torch import Tensor
 from base_residual.metrics import MIN_PREDICTION, Gather, valid_pixels
 
 RANKED = 1024  # pixels of an image, at most, by which the ranking is judged
-SHORT = 0.1  # share of the level by which an image may fall short and still count as held
+SHORT = 0.1  # share of the pixels by which an image may fall short of the level and still count as held
 
 
 class Ranking(NamedTuple):

@@ -18,7 +18,8 @@ from base_residual.models.unet import DoubleConv
 def checkpoint_activations(network: nn.Module) -> None:
     """Let the stages of a network compute their activations again for the gradients instead of keeping them.
 
-    Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174, 2016. The results stay the same.
+    Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174, 2016. The gradients stay the
+    same; on a CPU, threads no longer share a batch.
     """
     for module in network.modules():
         if isinstance(module, DoubleConv | TimeStage | MapDecoder | LookupDecoder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -26,6 +27,7 @@ from base_residual.machine import (
     many_threads,
     resolve_device,
     standard_torch,
+    threads_beside,
 )
 from base_residual.models.factory import create_model
 from base_residual.models.network import DepthNet
@@ -94,8 +96,11 @@ def estimate(config: Config) -> Estimate:
         before = load()
         with cpu_threads(config.trainer.threads or many_threads()):
             step_s = _time_step(config, model, batch_size)
-            samples = made_up(config, math.ceil(batch_size / config.trainer.accumulate))
-            evaluation_s = _seconds(lambda: evaluate(model, samples, batch_size=len(samples)), device) / len(samples)
+            together = math.ceil(batch_size / config.trainer.accumulate)
+            samples = made_up(config, together * threads_beside(device))  # a batch for each thread
+            score = partial(evaluate, model, samples, batch_size=together)
+            score()  # the first time, memory is laid out
+            evaluation_s = _seconds(score, device) / len(samples)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from base_residual.training.calibration import calibrate
 from base_residual.training.curves import history_figure
 from base_residual.training.result import FitResult
 from base_residual.training.run_state import Position
+from base_residual.training.trackers import Tracker
 
 PICTURED = 3  # validation recordings in a decomposition picture
 
@@ -93,6 +94,17 @@ def begin_run(config: Config, position: Position, overwrite: bool) -> None:
         discard(run_dir / EVALUATION)
     began = f"# It began with the weights of {position.start}.\n" if position.start else ""
     write_whole(run_dir / CONFIG, began + config.to_yaml())
+
+
+def start_trackers(trackers: Sequence[Tracker], config: Config, position: Position) -> None:
+    """Tell trackers that a run begins; if one cannot take it, leave no run behind in which nothing has been done."""
+    try:
+        for tracker in trackers:
+            tracker.start(config, config.run_dir, position.history)
+    except Exception:
+        if not position.history and not position.step:
+            remove_run(config.run_dir)
+        raise
 
 
 def save_weights(run_dir: Path, model: DepthNet, position: Position) -> None:

@@ -43,7 +43,11 @@ WITHOUT_EFFECT = {
     "data.field_of_view",
     "data.depth_along",
 }
-"""Settings that decide how a run goes, or what its depth maps are taken for, and none of its numbers."""
+"""Settings that decide how a run goes, or what its depth maps are taken for, and none of its numbers.
+
+But on a CPU, threads, compiling and recomputing decide whether a batch is learned in parts, of which each has its own
+batch norm; a run that goes on with others of them goes on a little differently.
+"""
 
 SUMS = len(LOSS_NAMES) + 1  # the loss, its terms, and how many steps they are the sums of
 

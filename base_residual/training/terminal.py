@@ -105,7 +105,7 @@ class ProgressTracker(ConsoleTracker):
         if what not in self._told:
             self._new_part(what, total)
         super().preparing(what, done, total)
-        self._show_part(what, done)
+        self._show_part(what, done, total)
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
         super().start(config, run_dir, history)
@@ -142,9 +142,10 @@ class ProgressTracker(ConsoleTracker):
             self._bars.remove_task(self._part)
         self._part = self._bars.add_task(what, total=total, figures="")
 
-    def _show_part(self, what: str, done: int) -> None:
+    def _show_part(self, what: str, done: int, total: int | None = None) -> None:
+        """Show how far the lower bar is, and of how much if that has changed."""
         if self._part is not None:
-            self._bars.update(self._part, description=what, completed=done)
+            self._bars.update(self._part, description=what, completed=done, total=total)
 
 
 def _figures(history: list[Record]) -> str:

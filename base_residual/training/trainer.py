@@ -46,6 +46,7 @@ from base_residual.training.run_folder import (
     save_evaluation,
     save_picture,
     save_weights,
+    start_trackers,
 )
 from base_residual.training.run_state import Position, check_alike, resumed, save_state
 from base_residual.training.step import LESS_MEMORY, TrainingStep, make_step
@@ -160,8 +161,7 @@ class Trainer:
         check_alike(position, config, processes)
         if processes.leads:
             begin_run(config, position, self._overwrite)
-        for tracker in self._trackers:
-            tracker.start(config, run_dir, position.history)
+        start_trackers(self._trackers, config, position)
         loader = make_loader(train, batches, config.data.num_workers, self.device, config.data.max_depth)
         self._saved = time.monotonic()
         self._first_picture = math.inf if position.history else self._saved + FIRST_PICTURE
@@ -179,6 +179,11 @@ class Trainer:
                     self._draw(step, val, epoch)
                 if epoch == settings.epochs:  # after all that a resumed run would not do again
                     self._save(step, position)
+            if processes.highest(STOP if interrupted.is_set() else GO_ON) == STOP:
+                how = _how_to_go_on(config, bool(position.start))
+                raise TrainingInterrupted(
+                    f"Stopped before the test. What was learned is saved in {run_dir}; {how} tests it."
+                )
         return self._test(train, val, test, position, step.micro_batch)
 
     def _open(self, split: str) -> EchoDataset:
