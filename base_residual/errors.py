@@ -87,6 +87,11 @@ class TrainingInterrupted(BaseResidualError):  # noqa: N818 - not a mistake
     """Training was stopped from outside, and its state was saved."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its name if it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is short; PyTorch words it differently for a card and a CPU."""
     said = f"{type(error).__name__}: {error}"

@@ -265,3 +265,15 @@ def test_an_onnx_file_is_told_from_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a" * 40)
     with pytest.raises(CheckpointError, match=r"model\.onnx is an ONNX file.*Give the \.safetensors file"):
         load_checkpoint(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_type_is_saved_as_one_that_loads(
+    tiny: Callable[..., Config], tmp_path: Path, kind: torch.dtype
+) -> None:
+    model = create_model(tiny()).to(kind)
+    save_checkpoint(tmp_path / "m.safetensors", model, 1, [])
+    loaded = load_model(tmp_path / "m.safetensors").state_dict()
+    for name, values in model.state_dict().items():
+        torch.testing.assert_close(loaded[name], values.float() if values.is_floating_point() else values)
+    assert {weights.dtype for weights in model.parameters()} == {kind}

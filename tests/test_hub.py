@@ -87,7 +87,8 @@ def test_the_file_is_a_checkpoint_like_any_other(model: BaseResidualNet, tmp_pat
 
 def test_nothing_tells_where_the_network_was_trained(tiny: Callable[..., Config], tmp_path: Path) -> None:
     rooms = tmp_path / "home-of-alice"
-    create_model(tiny({"data": {"root": str(rooms)}})).save_pretrained(tmp_path / "m")
+    heard = {"head": str(rooms / "head.sofa"), "scene": str(rooms / "flat.glb")}
+    create_model(tiny({"data": {"root": str(rooms)}, "simulation": heard})).save_pretrained(tmp_path / "m")
     for file in (tmp_path / "m").iterdir():
         assert str(tmp_path).encode() not in file.read_bytes(), file
     loaded = load_checkpoint(tmp_path / "m" / "model.safetensors")
@@ -133,7 +134,9 @@ def test_the_card_says_data_protocol_figures_and_limits(
         "gt >= 0.5 m",
         "The rooms are simulated",
         "farther than 8 m",
-        "each recording's direct sound says which",
+        "or one like it: each recording's direct sound is listened for",
+        "heard by the rig `varied`",
+        "Loudspeaker, ears and recorder were drawn at random",
     ):
         assert words in " ".join(card.text.split()), words
     assert "$" not in card.text
@@ -176,7 +179,8 @@ def test_the_card_names_every_dataset(name: str, tmp_path: Path) -> None:
     create_model(make_config(small)).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "the split `train`" in text
-    assert "simulated, boxes" not in text
+    assert "The rooms are simulated" not in text
+    assert "other ears or another distance between them" in text
     assert "before the direct sound, which is found in it" in text
 
 
@@ -187,7 +191,14 @@ def test_the_card_names_every_dataset(name: str, tmp_path: Path) -> None:
             {"template": "chirp"},
             "The emitted sound is a sweep from 20 to 20,000 Hz in 3 ms (`ChirpDesign`): the echo is correlated",
         ),
-        ({"template": "direct"}, "The emitted sound is a short one; each recording's direct sound says which."),
+        (
+            {"template": "direct"},
+            "in 3 ms (`ChirpDesign`), or one like it: each recording's direct sound is listened for",
+        ),
+        (
+            {"template": "direct", "emission": "first"},
+            "The emitted sound is a short one; each recording's direct sound says which.",
+        ),
         ({"front_end": "waveform"}, "The emitted sound is that of the training data; in simulated rooms, a sweep"),
     ],
 )
@@ -351,3 +362,13 @@ def test_the_public_names_are_there() -> None:
     assert sorted(br.__all__) == br.__all__
     assert set(br.__all__) <= set(dir(br))
     assert all(hasattr(br, name) for name in br.__all__)
+
+
+def test_a_folder_of_the_users_own_is_found(
+    model: BaseResidualNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("~/m")
+    assert (tmp_path / "m" / "model.safetensors").exists()
+    assert BaseResidualNet.from_pretrained("~/m").config.model == model.config.model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from base_residual.config.schema import Config
 from base_residual.errors import ConfigError
+from base_residual.models.decomposition import raw_of
 from base_residual.models.factory import create_model
 from base_residual.models.lookup import BEAMS, TAPS, LookupDecoder
 from base_residual.models.network import BaseResidualNet, DepthNet, PlainNet, head_of
@@ -136,9 +137,9 @@ def _keep_metres(model: DepthNet, before: float, depth: float) -> None:
     """Rescale what is a share of the largest depth, which was `before` and is another one now, in metres."""
     ratio = model.max_depth / before
     depth = min(depth, STEEPEST * model.max_depth, STEEPEST * before)
-    share, other = (min(max(depth / limit, 1e-3), 1 - 1e-3) for limit in (model.max_depth, before))
+    share, other = depth / model.max_depth, depth / before
     slope = (1 - other) / (1 - share)  # of d depth / d raw = depth (1 - share), which stays as it is
-    shift = math.log(share / (1 - share)) - slope * math.log(other / (1 - other))
+    shift = raw_of(share) - slope * raw_of(other)
     if isinstance(model, PlainNet):
         _rescale(model.decoder, slope, shift)
     elif isinstance(model, BaseResidualNet):

@@ -72,7 +72,9 @@ def _emitted(config: Config) -> str:
     if config.audio.front_end != "matched":
         return f"The emitted sound is that of the training data; in simulated rooms, {sweep}."
     if config.audio.template == "direct":
-        return "The emitted sound is a short one; each recording's direct sound says which."
+        if config.audio.emission == "first":
+            return "The emitted sound is a short one; each recording's direct sound says which."
+        return f"The emitted sound is {sweep}, or one like it: each recording's direct sound is listened for."
     return f"The emitted sound is {sweep}: the echo is correlated with it."
 
 
@@ -82,8 +84,11 @@ def _training_data(config: Config) -> str:
         return f"{TITLES[data.name]}, the split `train`."
     if data.root is not None:
         return "Simulated echo rooms out of a folder, of which the settings do not say how many there were."
+    what = f"Echo rooms that the package simulates, style `{rooms.style}`"
+    if rooms.scene is not None:
+        what = "Places in a mesh, whose echoes the package simulates"
     return (
-        f"Echo rooms that the package simulates, style `{rooms.style}`, seed {rooms.seed}: {rooms.train_rooms:,} rooms "
+        f"{what}, heard by the rig `{rooms.rig}`, seed {rooms.seed}: {rooms.train_rooms:,} rooms "
         f"to train in, {rooms.val_rooms:,} others to validate and {rooms.test_rooms:,} others to test, "
         f"{rooms.poses} place{'s'[: rooms.poses > 1]} in each."
     )
@@ -139,11 +144,14 @@ def _doubt(model: StoredNet) -> str:
 
 def _limits(model: StoredNet, config: Config) -> Iterator[str]:
     if config.data.name == "simulated":
-        yield "The rooms are simulated, boxes in rectangular rooms. How well it does in real ones is not known."
+        yield "The rooms are simulated. How well it does in real ones is not known."
     yield f"Nothing is predicted to be farther than {config.data.max_depth:g} m."
     yield (
         "What returns no echo, such as an open door or a soft or slanted surface, is guessed from the rest of the "
         f"scene. {_doubt(model)}"
     )
-    yield "Another loudspeaker, other ears or another distance between them need a training of their own."
+    if config.data.name == "simulated" and config.simulation.rig == "varied":
+        yield "Loudspeaker, ears and recorder were drawn at random. What is unlike them needs a training of its own."
+    else:
+        yield "Another loudspeaker, other ears or another distance between them need a training of their own."
     yield "It must not be the only thing that keeps a robot from running into something, or into someone."

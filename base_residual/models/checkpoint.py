@@ -130,7 +130,11 @@ def save_checkpoint(
         header["start"] = as_json(start._asdict())
     if model.calibration is not None:
         header["calibration"] = as_json(model.calibration._asdict())
-    write_tensors(path, model.state_dict(), header)
+    weights = model.state_dict()
+    for name, values in weights.items():
+        if values.dtype in (torch.bfloat16, torch.float64):  # which no checkpoint holds
+            weights[name] = values.float()
+    write_tensors(path, weights, header)
 
 
 @standard_torch()

@@ -8,7 +8,15 @@ from typing import Any
 
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
-from base_residual.errors import BaseResidualError, CheckpointError, ConfigError, MissingExtraError, RunError
+from base_residual.errors import (
+    BaseResidualError,
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    RunError,
+    first_line,
+)
+from base_residual.files.paths import expand_home
 from base_residual.metrics import DEPTH_METRICS, Evaluation
 from base_residual.models.card import card_text
 from base_residual.models.checkpoint import StoredNet, save_checkpoint
@@ -67,11 +75,11 @@ def save_model(model: StoredNet, folder: str | Path, evaluation: Evaluation | No
     """Write a network and its card into a folder, and on to a hub if asked; see `DepthNet.save_pretrained`."""
     published = HubModel(model)
     try:
-        published.save_pretrained(folder, model_card_kwargs={"evaluation": evaluation}, **options)
+        published.save_pretrained(expand_home(folder), model_card_kwargs={"evaluation": evaluation}, **options)
     except BaseResidualError:
         raise
     except Exception as error:  # a disk, a name that no repository can have, whatever the client's connection raises
-        raise RunError(f"Cannot save the model as {folder}: {_first_line(error)}") from error
+        raise RunError(f"Cannot save the model as {folder}: {first_line(error)}") from error
 
 
 def fetch(
@@ -88,8 +96,8 @@ def fetch(
     The mixin's own `from_pretrained` is left aside, because it reads a config.json that nothing has checked. The
     checkpoint alone is read, and has to pass all its checks.
     """
-    if Path(source).exists():
-        return Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
+    if (here := expand_home(source)).exists():
+        return here / WEIGHTS if here.is_dir() else here
     try:
         return Path(
             hf_hub_download(
@@ -105,15 +113,12 @@ def fetch(
         )
     except Exception as error:  # a name, an answer, a connection or a disk: the client's errors have no one parent
         raise CheckpointError(
-            f"There is no folder {source}, and no hub gives the {WEIGHTS} of a model of that name: {_first_line(error)}"
+            f"There is no folder {source}, and no hub gives the {WEIGHTS} of a model of that name: {first_line(error)}"
         ) from error
 
 
 def without_paths(config: Config) -> Config:
-    """Return the same settings without the folders of this machine: a published file must not name them."""
-    here = {"data": {"root": None}, "tracking": {"results_dir": "results"}}
+    """Return the same settings without the files and folders of this machine: a published file must not name them."""
+    files = {"head": None, "scene": None}
+    here = {"data": {"root": None}, "simulation": files, "tracking": {"results_dir": "results"}}
     return make_config(config.model_dump(mode="json"), here)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

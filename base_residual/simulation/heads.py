@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.errors import DataError, MissingExtraError
+from base_residual.errors import DataError, MissingExtraError, first_line
 from base_residual.simulation.directivity import ALL_AROUND, SPEED, Pattern
 from base_residual.simulation.materials import BANDS
 from base_residual.simulation.rooms import Array
@@ -169,7 +169,7 @@ def _read(path: Path) -> _Measured:
     except DataError:
         raise
     except (OSError, KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError, MemoryError) as error:
-        raise DataError(f"{path} is not a readable SOFA file: {str(error).splitlines()[0][:120]}.") from error
+        raise DataError(f"{path} is not a readable SOFA file: {first_line(error)[:120]}.") from error
     length = np.linalg.norm(positions, axis=1, keepdims=True)
     peak = np.abs(responses).max(axis=2)
     if not (length > 1e-6).all() or not (peak > 0).all() or not 8000 <= rate <= 400_000:

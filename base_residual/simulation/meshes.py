@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from base_residual.errors import DataError, MissingExtraError
+from base_residual.errors import DataError, MissingExtraError, first_line
 from base_residual.simulation.places import LARGE_ENOUGH
 from base_residual.simulation.rooms import Array
 
@@ -148,8 +148,7 @@ def _read(path: Path, up: str, changed: int) -> Mesh:
             for shape, matrix, name in _shapes(loaded, path.name)
         ]
     except Exception as error:  # trimesh has no exception of its own: any can come from a broken file
-        said = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"The scene {path} cannot be read: {said[0][:120]}.") from error
+        raise DataError(f"The scene {path} cannot be read: {first_line(error)[:120]}.") from error
     names = sorted({name for _, name in pieces})
     name = np.repeat([names.index(name) for _, name in pieces], [len(triangles) for triangles, _ in pieces])
     corners = np.concatenate([triangles for triangles, _ in pieces] or [np.zeros((0, 3, 3))]).astype(np.float64)

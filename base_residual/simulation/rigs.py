@@ -227,7 +227,7 @@ RIGS: dict[str, Callable[[np.random.Generator, float], Rig]] = {
 def draw_rig(rng: np.random.Generator, name: str, spread: float, style: str, head: MeasuredHead | None = None) -> Rig:
     """Draw a rig by its name in `RIGS`, with the ears of a head like `head` if one is given.
 
-    In rooms of an older style, an ideal rig has that style's noise.
+    In rooms of the styles "standard" and "hard", an ideal rig has that style's noise.
     """
     if name == "ideal" and style in STYLES:
         rig = Rig(recorder=Recorder(noise=float(rng.uniform(*STYLES[style].noise))))
