@@ -4,6 +4,7 @@ import csv
 import importlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,7 @@ from base_residual.data.batvision import V1, V2
 from base_residual.data.sample import EchoDataset
 from base_residual.evaluation import elsewhere
 from base_residual.plots.figures import decomposition_figure
+from base_residual.simulation.echo import Chance, draw_late, draw_still
 from base_residual.training import run_folder
 from base_residual.training.curves import history_figure
 
@@ -54,6 +56,13 @@ LONG = {
     "test_speed_benchmark.py",
     "test_style.py",
 }
+
+
+def reverberant(rng: np.random.Generator, frames: int) -> Chance:
+    """Draw a recording's chance as the formulas have it: late and scattered sound neither stronger nor weaker."""
+    still = draw_still(rng, frames)
+    field, rank = draw_late(rng, frames, burst_level=0.0)
+    return replace(still, field=field, rank=rank)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import reverberant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
@@ -13,7 +14,7 @@ from base_residual.errors import ConfigError
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.directivity import Pattern
 from base_residual.simulation.draws import STYLES, Style, draw_pose, draw_room
-from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_chance, draw_still, render_echo
+from base_residual.simulation.echo import SPEED_OF_SOUND, Chance, draw_still, render_echo
 from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, look_around
 from base_residual.simulation.rigs import EAR_DISTANCE, Rig
 from base_residual.simulation.rooms import Box, Material, Pose, Room, is_inside
@@ -65,7 +66,7 @@ def test_mirroring_the_room_swaps_the_ears(seed: int) -> None:
 
 
 def test_the_mirror_reverses_azimuths_and_swaps_ears() -> None:
-    chance = draw_chance(np.random.default_rng(0), 5, vary=False)
+    chance = reverberant(np.random.default_rng(0), 5)
     (left, right), mirrored = chance.noise, chance.mirrored()
     np.testing.assert_array_equal(mirrored.noise, [right, left])
     np.testing.assert_array_equal(mirrored.roughness, np.fliplr(chance.roughness))

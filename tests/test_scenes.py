@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, reverberant
 from test_cli import brdepth
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
@@ -19,7 +19,7 @@ from base_residual.data.simulated import Shard, simulate, simulated_root
 from base_residual.errors import DataError, MissingExtraError
 from base_residual.simulation import meshes, scenes
 from base_residual.simulation.depth import render_depth
-from base_residual.simulation.echo import Chance, draw_chance, render_echo
+from base_residual.simulation.echo import Chance, render_echo
 from base_residual.simulation.materials import BANDS, Air, draw_material
 from base_residual.simulation.meshes import Mesh, read_mesh
 from base_residual.simulation.places import Furnished
@@ -83,7 +83,7 @@ def test_the_mesh_of_a_box_looks_and_sounds_like_the_room_of_its_size() -> None:
             assert mine.distance[0] == pytest.approx(0.1)
             np.testing.assert_allclose(np.sort(mine.distance), np.sort(own.distance), atol=1e-5)
             np.testing.assert_allclose(mine.gain.sum(axis=0), own.gain.sum(axis=0), rtol=1e-9)
-    chance = draw_chance(np.random.default_rng(1), 2400, vary=False)
+    chance = reverberant(np.random.default_rng(1), 2400)
     mine, own = (render_echo(place, POSE, Rig(), chance, Air(), max_order=3) for place in (scene, room))
     np.testing.assert_allclose(mine, own, atol=0.005 * np.abs(own).max())
 
@@ -140,7 +140,7 @@ def test_where_no_plane_is_only_the_direct_sound_and_scattered_sound_are_heard()
     ball.apply_translation((2.0, 0.0, 0.0))
     scene, pose = in_scene(ball), Pose((0.0, 0.0, 0.0), 0.0)
     assert [len(ear.distance) for ear in scene.reflections(pose, np.zeros(3), EARS - POSE.place(), 3, 30.0)] == [1, 1]
-    chance = draw_chance(np.random.default_rng(0), 2400, vary=False)
+    chance = reverberant(np.random.default_rng(0), 2400)
     echo = render_echo(scene, pose, Rig(), chance, Air())
     assert np.isfinite(echo).all()
     depth = scene.depth(pose, 16)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import reverberant
 from numpy.typing import NDArray
 
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
@@ -165,7 +166,7 @@ def heard_late(chance: Chance) -> NDArray[np.float64]:
 
 def test_late_sound_begins_as_clicks_and_turns_into_noise() -> None:
     """Behind a matched filter, the mean squared power over the squared mean is 2 for noise, and higher for clicks."""
-    chance = replace(draw_chance(np.random.default_rng(0), 16_000, vary=False), roughness=np.zeros(SCATTER_RAYS))
+    chance = replace(reverberant(np.random.default_rng(0), 16_000), roughness=np.zeros(SCATTER_RAYS))
 
     def peakedness(chance: Chance, milliseconds: slice) -> float:
         sound, chirp = (torch.from_numpy(x).float() for x in (heard_late(chance), ChirpDesign().waveform()))
@@ -185,7 +186,7 @@ def test_clicks_and_bursts_keep_the_energy_of_late_sound() -> None:
 
     ratios = []
     for seed in range(40):
-        drawn = draw_chance(np.random.default_rng(seed), 6000, vary=False)
+        drawn = reverberant(np.random.default_rng(seed), 6000)
         ratios.append(energy(drawn) / energy(replace(drawn, rank=None)))
     assert np.mean(ratios) == pytest.approx(1, abs=0.1)
     bursts = [draw_late(np.random.default_rng(seed), 6000, burst_level=6.0)[0] for seed in range(150)]
@@ -219,7 +220,7 @@ def test_few_reflections_arrive_at_first() -> None:
 
 def test_the_ears_share_low_late_sound_and_not_high() -> None:
     room, pose = bare(absorption=0.1), Pose((2.0, 2.0, 1.2), 0.3)
-    drawn = [draw_chance(np.random.default_rng(seed), 30_000, vary=False) for seed in range(5)]
+    drawn = [reverberant(np.random.default_rng(seed), 30_000) for seed in range(5)]
     quiet = [replace(chance, roughness=np.zeros(SCATTER_RAYS)) for chance in drawn]
     echo = np.concatenate([render_echo(room, pose, Rig(), chance, AIR)[:, 4000:] for chance in quiet], axis=1)
     spectra = np.fft.rfft(echo.reshape(2, -1, 1000))

@@ -61,17 +61,14 @@ def draw_still(rng: np.random.Generator, frames: int) -> Chance:
     return Chance(rng.standard_normal(SCATTER_RAYS), rng.standard_normal((2, frames)), np.zeros((1, 2, frames)))
 
 
-def draw_chance(rng: np.random.Generator, frames: int, vary: bool = True) -> Chance:
+def draw_chance(rng: np.random.Generator, frames: int) -> Chance:
     """Draw surface roughness, noise and reverberation for one recording of `frames` samples.
 
-    No room is quite diffuse, and no surface scatters quite by Lambert's law. With `vary`, a quarter of the recordings
-    have no late reverberation, and the others up to 8 dB less or 6 dB more than the formula says; it comes in more or
-    fewer reflections, and in bursts. One in eight has no scattered sound, and the others up to 10 dB less or 4 dB more.
+    No room is quite diffuse, and no surface scatters quite by Lambert's law. A quarter of the recordings have no late
+    reverberation, and the others up to 8 dB less or 6 dB more than the formula says; it comes in more or fewer
+    reflections, and in bursts. One in eight has no scattered sound, and the others up to 10 dB less or 4 dB more.
     """
     still = draw_still(rng, frames)
-    if not vary:
-        field, rank = draw_late(rng, frames, burst_level=0.0)
-        return replace(still, field=field, rank=rank)
     field, rank = draw_late(rng, frames, burst_level=float(rng.uniform(0, BURST_LEVEL)))
     late = 10 ** (rng.uniform(-8, 6) / 20) if rng.random() < 0.75 else 0.0
     scattered = 10 ** (rng.uniform(-10, 4) / 20) if rng.random() < 0.875 else 0.0
