@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from base_residual.acoustics.chirp import SAMPLE_RATE
+from base_residual.config.presets import MAX_RATE, MIN_RATE
 from base_residual.errors import DataError
 from base_residual.files.npy import read_array
 
-MIN_RATE, MAX_RATE = 8_000, 192_000  # Hz; beyond them, the filter that resamples would be huge
 MAX_SECONDS = 60.0  # of a recording; a longer file is no echo
 MAX_SAMPLE = 2**15  # of a stored waveform; half precision overflows just above
 SILENT_PEAK = 1e-6  # a recording whose loudest sample is below this is silent

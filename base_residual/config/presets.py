@@ -20,6 +20,8 @@ DATASET_WORDS = {
     "own": "own recordings",
 }
 
+MIN_RATE, MAX_RATE = 8_000, 192_000  # Hz; beyond them, the filter that resamples would be huge
+
 # Angles of view of each rig's camera, across and upward, in degrees; rigs are named as the datasets that they are like.
 VIEWS: dict[str, tuple[float, float]] = {
     "varied": (90.0, 90.0),

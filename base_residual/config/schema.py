@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic.fields import FieldInfo
 
 from base_residual.config.names import did_you_mean
-from base_residual.config.presets import DATASET_WORDS, MODEL_WORDS, DatasetName, ModelName
+from base_residual.config.presets import DATASET_WORDS, MAX_RATE, MIN_RATE, MODEL_WORDS, DatasetName, ModelName
 from base_residual.errors import ConfigError
 from base_residual.files.atomic import writable
 from base_residual.files.paths import expand_home
@@ -179,7 +179,7 @@ class AudioConfig(Section):
         json_schema_extra={"implied": "300, 2000, 5000, 10000, 20000; [] with another front end"},
     )
     sample_rate: int = Field(
-        44_100, ge=8_000, le=192_000, description="Rate of the recordings, in Hz; others are resampled."
+        44_100, ge=MIN_RATE, le=MAX_RATE, description="Rate of the recordings, in Hz; others are resampled."
     )
     n_fft: int = Field(512, ge=16, le=8192, description="Length of the Fourier transform, in samples.")
     win_length: int = Field(64, ge=4, le=8192, description="Length of the window, in samples.")

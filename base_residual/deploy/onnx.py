@@ -24,6 +24,7 @@ from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import count_around, emitted_sound, fit_echo, hear
 from base_residual.acoustics.matched_filter import Pair
 from base_residual.camera import DepthCamera
+from base_residual.config.presets import MAX_RATE, MIN_RATE
 from base_residual.config.schema import Angle, AudioConfig
 from base_residual.deploy.real_filter import RealMatchedFilter, turns
 from base_residual.errors import BaseResidualError, CheckpointError, MissingExtraError
@@ -212,7 +213,7 @@ class _About(BaseModel):
     model_config = ConfigDict(defer_build=True)  # until a file is opened
 
     frames: int = Field(ge=1, le=10**7)
-    sample_rate: int = Field(ge=8_000, le=192_000)
+    sample_rate: int = Field(ge=MIN_RATE, le=MAX_RATE)
     field_of_view: Json[tuple[Angle, Angle]] | None = None
     depth_along: Literal["axis", "ray"] = "axis"
 

@@ -11,6 +11,13 @@ from base_residual.simulation.rooms import Array, Pose, Room
 FIELD_OF_VIEW = VIEWS["ideal"]  # of the depth camera across and upward, in degrees
 
 
+def pixel_slopes(size: int, field_of_view: tuple[float, float]) -> tuple[Array, Array]:
+    """Return how far to the right each column looks, and how far down each row, per metre ahead, (S,) each."""
+    centres = (np.arange(size) + 0.5) / size * 2 - 1
+    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in field_of_view)
+    return across, down
+
+
 def render_depth(
     room: Room,
     pose: Pose,
@@ -33,8 +40,7 @@ def render_depth(
         (size, size) depth in metres, row 0 on top, column 0 on the left.
     """
     forward, right, _ = pose.axes()
-    centres = (np.arange(size) + 0.5) / size * 2 - 1  # (S,)
-    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in field_of_view)
+    across, down = pixel_slopes(size, field_of_view)
     x, y = (away_from_zero(forward[axis] + across * right[axis]) for axis in range(2))  # by column
     rays, origin = (x, y, away_from_zero(-down)), pose.place(forward=place[0], up=place[1])  # z by row
     walls = wall_distances(room, origin, rays)

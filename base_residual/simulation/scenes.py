@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base_residual.errors import DataError
-from base_residual.simulation.depth import FIELD_OF_VIEW
+from base_residual.simulation.depth import FIELD_OF_VIEW, pixel_slopes
 from base_residual.simulation.materials import BANDS, CEILINGS, FLOORS, FURNITURE, SOFT_WALLS, WALLS, Air, draw_material
 from base_residual.simulation.meshes import Indices, Mesh, find_words
 from base_residual.simulation.places import MAIN_FACES, ORDER, Patches
@@ -178,8 +178,7 @@ def see(
 ) -> Array:
     """Render the depth of a mesh, (size, size) in metres, infinite where nothing is; see `Scene.depth`."""
     forward, right, up = pose.axes()
-    centres = (np.arange(size) + 0.5) / size * 2 - 1
-    across, down = (centres * np.tan(np.deg2rad(angle) / 2) for angle in field_of_view)
+    across, down = pixel_slopes(size, field_of_view)
     rays = (forward + across[:, None] * right - down[:, None, None] * up).reshape(-1, 3)  # (rows * columns, 3)
     origin = pose.place(forward=place[0], up=place[1])
     depth = mesh.cast(origin, rays)[1]
