@@ -309,7 +309,8 @@ def check_rendered(root: Path, data: DataConfig) -> None:
     if data.name == "simulated" and view != data.field_of_view:
         raise DataError(
             f"The rooms in {root} were seen by the camera of the rig '{rig}', {view[0]:g} x {view[1]:g} degrees, and "
-            f"the settings have another. Name that rig with --set simulation.rig={rig}."
+            f"the settings have another. Train with --set simulation.rig={rig}, or read them as recordings, with "
+            "--dataset batvisionv2."
         )
 
 
