@@ -121,9 +121,8 @@ def curve_figure(points: list[Row], blind: float, zero: float) -> Any:
         axes = figure.subplots()
         for start in dict.fromkeys(point["start"] for point in points):
             own = [point for point in points if point["start"] == start]
-            means, spreads = ([point[name] for point in own] for name in ("mean", "std"))
-            counts = [point["recordings"] for point in own]
-            axes.errorbar(counts, means, spreads, marker="o", capsize=3, label=f"from {start}")
+            heard, means, spreads = ([point[name] for point in own] for name in ("recordings", "mean", "std"))
+            axes.errorbar(heard, means, spreads, marker="o", capsize=3, label=f"from {start}")
         axes.axhline(blind, color="grey", linestyle=":", label="hears nothing")
         axes.axhline(zero, color="grey", linestyle="--", label=f"{DEFAULT} as it is")
         axes.set(xscale="log", xlabel="recordings of the new world", ylabel="test rmse (m)")

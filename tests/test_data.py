@@ -526,6 +526,11 @@ def test_rooms_cut_nearer_than_a_training_looks_are_refused(tmp_path: Path, tiny
     with pytest.raises(DataError, match=r"rendered up to 8 m, and data\.max_depth is 9 m"):
         open_dataset("simulated", tmp_path / "set", "val", farther)
     assert len(open_dataset("simulated", tmp_path / "set", "val", nearer)) > 0
+    described = json.loads((tmp_path / "set" / "rooms.json").read_text())
+    del described["simulation"]["rig"]  # as in rooms from before there were rigs
+    (tmp_path / "set" / "rooms.json").write_text(json.dumps(described))
+    with pytest.raises(DataError, match="rendered up to 8 m"):
+        open_dataset("simulated", tmp_path / "set", "val", farther)
 
 
 def test_a_folder_whose_name_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -170,13 +170,11 @@ def calibrate_checkpoint(
             f"{checkpoint} is calibrated, on simulated rooms. Name recordings of your own: --dataset batvisionv2 "
             "--data-root ROOT, laid out as the data page says."
         )
-    if not checkpoint.name or checkpoint.is_dir():
-        raise ConfigError(f"{checkpoint} is a folder; name the file in it, such as {checkpoint / 'best.safetensors'}.")
+    least_places(level)  # refuses what is no share, before there is anything to wait for
+    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
     path = out or _beside(checkpoint, f"{checkpoint.stem}_calibrated.safetensors")
     if path.suffix != ".safetensors" or path.is_dir():
         raise ConfigError(f"{path} is no name of a checkpoint. Give a file that ends in .safetensors.")
-    least_places(level)  # refuses what is no share, before there is anything to wait for
-    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
     train, held_out = (_open(config, split, printer) for split in ("train", "val"))
     with counting(printer.progress) as progress:
         data = DATASET_WORDS[config.data.name]

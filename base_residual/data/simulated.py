@@ -153,15 +153,9 @@ def simulate(
 
     Raises:
         DataError: the folder is a whole disk, is not empty or cannot be written to, a worker failed, the folder
-            beside it holds other files, the file with the measured head or the scene is broken, or `data.max_depth`
-            is more than a map can hold.
+            beside it holds other files, or there are no rooms with these settings.
     """
-    if data.max_depth > FARTHEST:
-        raise DataError(
-            f"Maps of simulated rooms hold depth up to {FARTHEST:g} m, and data.max_depth is {data.max_depth:g} m. "
-            "Lower it."
-        )
-    _check_files(simulation)
+    _check_settings(data, simulation)
     root = root.resolve()
     if not root.name or root.is_mount():  # neither can be created or moved
         raise DataError(f"{root} is a whole disk. Give a new folder in it for the simulated rooms.")
@@ -196,12 +190,17 @@ def simulate(
             discard(Path(f"{partial}.lock"))
 
 
-def _check_files(simulation: SimulationConfig) -> None:
-    """Read the files that the settings name, before any process starts.
+def _check_settings(data: DataConfig, simulation: SimulationConfig) -> None:
+    """Check the largest depth, and read the files that the settings name, before any process starts.
 
     Raises:
-        DataError: one of them is broken.
+        DataError: a map cannot hold that depth, or the file with the measured head or the scene is broken.
     """
+    if data.max_depth > FARTHEST:
+        raise DataError(
+            f"Maps of simulated rooms hold depth up to {FARTHEST:g} m, and data.max_depth is {data.max_depth:g} m. "
+            "Lower it."
+        )
     if simulation.head:
         read_head(simulation.head)
     if simulation.scene:
@@ -297,8 +296,7 @@ def check_rendered(root: Path, data: DataConfig) -> None:
     """
     try:
         rendered = json.loads(read_at_most(root / FINISHED, MAX_SETTINGS))
-        reach, rig = rendered["max_depth"], rendered["simulation"]["rig"]
-        view = VIEWS[rig]
+        reach = rendered["max_depth"]
     except (OSError, ValueError, TypeError, LookupError):
         return  # not rooms that this package has rendered
     if isinstance(reach, int | float) and reach < data.max_depth:
@@ -306,6 +304,11 @@ def check_rendered(root: Path, data: DataConfig) -> None:
             f"The rooms in {root} were rendered up to {reach:g} m, and data.max_depth is {data.max_depth:g} m. "
             f"Train with --set data.max_depth={reach:g}, or render them anew with --max-depth {data.max_depth:g}."
         )
+    try:
+        rig = rendered["simulation"]["rig"]
+        view = VIEWS[rig]
+    except (TypeError, LookupError):
+        return  # from before there were rigs
     if data.name == "simulated" and view != data.field_of_view:
         raise DataError(
             f"The rooms in {root} were seen by the camera of the rig '{rig}', {view[0]:g} x {view[1]:g} degrees, and "

@@ -259,8 +259,9 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 
 def _tested_on(run: FinishedRun) -> dict[str, Any]:
     """Return what two runs must have in common for their figures to compare, by its name."""
+    simulated = run.config.data.name == "simulated"
     # Each room has a seed of its own, so that two runs may have been trained in different numbers of them.
-    rooms = run.config.simulation.model_dump(exclude={"train_rooms"}) if _rendered(run) else {}
+    rooms = run.config.simulation.model_dump(exclude={"train_rooms"}) if simulated else {}
     return {
         "data.name": run.config.data.name,
         **{f"simulation.{name}": value for name, value in rooms.items()},
@@ -269,15 +270,11 @@ def _tested_on(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def _rendered(run: FinishedRun) -> bool:
-    """Return whether the settings of a run say which rooms it had: those in a folder are what they are."""
-    return run.config.data.name == "simulated" and run.config.data.root is None
-
-
 def _budget(run: FinishedRun) -> str:
     """Return what a run has been given to learn from, in words."""
-    epochs = f"{run.config.trainer.epochs} epochs"
-    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if _rendered(run) else epochs
+    epochs, data = f"{run.config.trainer.epochs} epochs", run.config.data
+    rendered = data.name == "simulated" and data.root is None
+    return f"{epochs} in {run.config.simulation.train_rooms} rooms" if rendered else epochs
 
 
 def _on_the_same_maps(run: FinishedRun, other: FinishedRun) -> bool:

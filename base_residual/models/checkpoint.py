@@ -130,10 +130,10 @@ def save_checkpoint(
         header["start"] = as_json(start._asdict())
     if model.calibration is not None:
         header["calibration"] = as_json(model.calibration._asdict())
-    weights = model.state_dict()
-    for name, values in weights.items():
-        if values.dtype in (torch.bfloat16, torch.float64):  # which no checkpoint holds
-            weights[name] = values.float()
+    unheld = (torch.bfloat16, torch.float64)  # by any checkpoint
+    weights = {
+        name: values.float() if values.dtype in unheld else values for name, values in model.state_dict().items()
+    }
     write_tensors(path, weights, header)
 
 

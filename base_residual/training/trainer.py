@@ -180,10 +180,8 @@ class Trainer:
                 if epoch == settings.epochs:  # after all that a resumed run would not do again
                     self._save(step, position)
             if processes.highest(STOP if interrupted.is_set() else GO_ON) == STOP:
-                how = _how_to_go_on(config, bool(position.start))
-                raise TrainingInterrupted(
-                    f"Stopped before the test. What was learned is saved in {run_dir}; {how} tests it."
-                )
+                rest = f"{_how_to_go_on(config, bool(position.start))} tests it"
+                raise TrainingInterrupted(f"Stopped before the test. What was learned is saved in {run_dir}; {rest}.")
         return self._test(train, val, test, position, step.micro_batch)
 
     def _open(self, split: str) -> EchoDataset:
