@@ -12,12 +12,13 @@ one for all of them then brings the figures together.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from campaign import over_seeds
@@ -59,13 +60,6 @@ RATES = (0.001, 0.002, 0.004)
 TEST_SEED = 3  # of the rooms to test in
 FAR = 5.0  # metres from which the walls of an empty room are far
 Row = dict[str, Any]
-
-
-def settings(name: str, rate: float, seed: int, train_rooms: int, epochs: int) -> Config:
-    """Return the settings of a run; an opponent has those of the plain network, but for the network itself."""
-    trainer = {"learning_rate": rate, "seed": seed, "epochs": epochs}
-    layer: Layer = {"trainer": trainer, "simulation": {"train_rooms": train_rooms}}
-    return make_config(OWN.get(name, OWN["plain"]), layer)
 
 
 def make_entrant(name: str, config: Config, depth: float) -> DepthNet:
@@ -175,52 +169,91 @@ def figures(model: DepthNet, config: Config, roots: dict[str, Path]) -> dict[str
     return {name: float(value) for name, value in row.items()}
 
 
-def run(name: str, rate: float, seed: int, rooms: int, epochs: int, roots: dict[str, Path]) -> Row:
-    """Train and test once."""
-    config = settings(name, rate, seed, rooms, epochs)
-    train, val = (open_dataset("simulated", split=split, config=config) for split in ("train", "val"))
-    model = make_entrant(name, config, mean_depth(train, config.data.max_depth))
-    began = time.perf_counter()
-    model, curve = trained(model, config, train, val)
-    minutes = (time.perf_counter() - began) / 60
-    if name in OWN:
-        calibrate(model, train, val, "validation rooms", LEVEL)
-    row = {"val": curve, "minutes": minutes, **figures(model, config, roots)}
-    print(f"{name}, rate {rate:g}, seed {seed}: {row['rmse']:.4f} m, {minutes:.1f} min", flush=True)
-    return {"entrant": name, "rate": rate, "seed": seed, **row}
+class Contest(NamedTuple):
+    """What all runs of a contest have in common; each is noted in a folder as it ends, and not repeated.
 
+    Attributes:
+        work: folder of the notes.
+        roots: folders of the worlds of `carry_over.py`.
+        rooms: to train on.
+        epochs: of each run.
+        seeds: how many runs an entrant has.
+        side: of a map, in pixels.
+    """
 
-def main() -> None:
-    asked = parser(__doc__)
-    asked.add_argument("--entrants", nargs="+", choices=ENTRANTS, default=ENTRANTS)
-    asked.add_argument("--seeds", type=positive, default=3)
-    asked.add_argument("--rates", nargs="+", type=float, default=RATES)
-    asked.add_argument("--rooms", type=positive, default=make_config().simulation.train_rooms, help="to train on")
-    asked.add_argument("--epochs", type=positive, default=make_config().trainer.epochs)
-    asked.add_argument("--work", type=Path, default=Path("contest"), help="folder of what each run has come to")
-    asked.add_argument("--shared", type=Path, default=SHARED, help="head and real recording")
-    asked.add_argument("--out", type=Path, default=RESULTS / "contest.json")
-    given = asked.parse_args()
-    roots = rendered(WORLDS, shared=given.shared)
+    work: Path
+    roots: dict[str, Path]
+    rooms: int
+    epochs: int
+    seeds: int
+    side: int
 
-    def once(name: str, rate: float, seed: int) -> Row:
-        note = given.work / f"{name}-r{given.rooms}-e{given.epochs}-{rate:g}-{seed}.json"
+    def settings(self, name: str, rate: float, seed: int) -> Config:
+        """Return the settings of a run; an opponent has those of the plain network, but for the network itself."""
+        trainer = {"learning_rate": rate, "seed": seed, "epochs": self.epochs}
+        data, simulation = {"output_size": self.side}, {"train_rooms": self.rooms}
+        return make_config(OWN.get(name, OWN["plain"]), {"trainer": trainer, "data": data, "simulation": simulation})
+
+    def entrant(self, name: str, rates: Sequence[float]) -> dict[str, Any]:
+        """Return mean and spread of an entrant's figures, at the rate that validates best, and what it costs."""
+        first = min((self.noted(name, rate, 0) for rate in rates), key=lambda row: min(row["val"]))
+        own = [first, *(self.noted(name, first["rate"], seed) for seed in range(1, self.seeds))]
+        numbers = [{key: value for key, value in row.items() if isinstance(value, float)} for row in own]
+        model = make_entrant(name, self.settings(name, first["rate"], 0), 1.0)
+        cost = {"parameters": parameter_count(model), "gflops": gflops(model)}
+        return cost | over_seeds(numbers) | {"val": [row["val"] for row in own]}
+
+    def noted(self, name: str, rate: float, seed: int) -> Row:
+        """Return what a run has come to, which is trained if there is no note of it yet."""
+        note = self.work / f"{name}-r{self.rooms}-e{self.epochs}-p{self.side}-{rate:g}-{seed}.json"
         if not note.exists():
-            found = run(name, rate, seed, given.rooms, given.epochs, roots)
+            found = self.run(name, rate, seed)
             note.parent.mkdir(parents=True, exist_ok=True)
             write(note, provenance() | found)
         row: Row = json.loads(note.read_text())
         return row
 
-    entrants: dict[str, Any] = {}
-    for name in given.entrants:
-        rates = [make_config().trainer.learning_rate] if name in DEFAULT_RATE else given.rates
-        first = min((once(name, rate, 0) for rate in rates), key=lambda row: min(row["val"]))
-        own = [first, *(once(name, first["rate"], seed) for seed in range(1, given.seeds))]
-        numbers = [{key: value for key, value in row.items() if isinstance(value, float)} for row in own]
-        model = make_entrant(name, settings(name, first["rate"], 0, given.rooms, given.epochs), 1.0)
-        cost = {"parameters": parameter_count(model), "gflops": gflops(model)}
-        entrants[name] = cost | over_seeds(numbers) | {"val": [row["val"] for row in own]}
+    def run(self, name: str, rate: float, seed: int) -> Row:
+        """Train and test once."""
+        config = self.settings(name, rate, seed)
+        train, val = (open_dataset("simulated", split=split, config=config) for split in ("train", "val"))
+        model = make_entrant(name, config, mean_depth(train, config.data.max_depth))
+        began = time.perf_counter()
+        model, curve = trained(model, config, train, val)
+        minutes = (time.perf_counter() - began) / 60
+        if name in OWN:
+            calibrate(model, train, val, "validation rooms", LEVEL)
+        row = {"val": curve, "minutes": minutes, **figures(model, config, self.roots)}
+        print(f"{name}, rate {rate:g}, seed {seed}: {row['rmse']:.4f} m, {minutes:.1f} min", flush=True)
+        return {"entrant": name, "rate": rate, "seed": seed, **row}
+
+
+def given_contest(given: argparse.Namespace, rooms: int) -> Contest:
+    """Return the contest that a script's options describe, and render its worlds."""
+    roots = rendered(WORLDS, shared=given.shared)
+    return Contest(given.work, roots, rooms, given.epochs, given.seeds, given.side)
+
+
+def contest_parser(about: str | None, out: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that describe a contest, all but its rooms."""
+    asked, usual = parser(about), make_config()
+    asked.add_argument("--seeds", type=positive, default=3)
+    asked.add_argument("--epochs", type=positive, default=usual.trainer.epochs)
+    asked.add_argument("--side", type=positive, default=usual.data.output_size, help="of a map, in pixels")
+    asked.add_argument("--work", type=Path, default=Path("contest"), help="folder of what each run has come to")
+    asked.add_argument("--shared", type=Path, default=SHARED, help="head and real recording")
+    asked.add_argument("--out", type=Path, default=RESULTS / out)
+    return asked
+
+
+def main() -> None:
+    asked = contest_parser(__doc__, "contest.json")
+    asked.add_argument("--entrants", nargs="+", choices=ENTRANTS, default=ENTRANTS)
+    asked.add_argument("--rates", nargs="+", type=float, default=RATES)
+    asked.add_argument("--rooms", type=positive, default=make_config().simulation.train_rooms, help="to train on")
+    given = asked.parse_args()
+    contest, usual = given_contest(given, given.rooms), [make_config().trainer.learning_rate]
+    entrants = {name: contest.entrant(name, usual if name in DEFAULT_RATE else given.rates) for name in given.entrants}
     asked_for = {"rooms": given.rooms, "epochs": given.epochs, "seeds": given.seeds}
     write(given.out, {**provenance(), **asked_for, "entrants": entrants})
 

@@ -28,7 +28,7 @@ def contest(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
     found = script("contest")
 
     def tiny(*layers: Layer) -> Config:
-        return make_config(*layers, TINY, {"simulation": {"val_rooms": 10}})
+        return make_config(TINY, {"simulation": {"val_rooms": 10}}, *layers)
 
     monkeypatch.setattr(found, "make_config", tiny)
     monkeypatch.setattr(found, "rendered", lambda *_, **__: {})
@@ -112,3 +112,24 @@ def test_the_contest_keeps_what_is_done(
     assert all(both <= set(entrant) for entrant in found.values())
     assert {"residual_gain", "width_at_level", "ause"} <= set(found["default"])
     assert "residual_gain" not in found["recurrent"]
+
+
+def test_more_rooms_are_compared_at_the_same_passes(
+    contest: ModuleType,
+    script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "rooms.json"
+    words = ["--seeds=1", f"--work={tmp_path / 'work'}", f"--out={out}", "--entrants", "default", "plain"]
+    monkeypatch.setattr(sys, "argv", ["more_rooms.py", *words, "--rooms", "4", "8"])
+    script("more_rooms").main()
+    capsys.readouterr()
+    found = json.loads(out.read_text())
+    assert list(found["rooms"]) == ["4", "8"]
+    assert all(list(entrants) == ["default", "plain"] for entrants in found["rooms"].values())
+    few, more = (found["rooms"][count]["default"]["val"][0] for count in ("4", "8"))
+    assert len(few) == len(more) == found["epochs"]
+    assert few != more
+    assert out.with_suffix(".png").stat().st_size > 1000
