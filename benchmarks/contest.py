@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from campaign import over_seeds
 from carry_over import SHARED, WORLDS, rendered
-from opponents import OPPONENTS, make_opponent, with_planes
+from opponents import OPPONENTS, make_opponent
 from reporting import RESULTS, parser, positive, provenance, run_script, write
 from torch import Tensor
+from variants import VARIANTS
 
 from base_residual.config.presets import Layer
 from base_residual.config.resolve import make_config
@@ -51,7 +52,7 @@ OWN: dict[str, Layer] = {
     "default": {},
     "broadband": {"audio": {"bands": []}},
     "lowpass": {"loss": {"layout": "lowpass"}},
-    "planes": {},
+    **{name: {} for name in VARIANTS},
     "plain": {"model": {"name": "plain"}},
 }
 ENTRANTS = (*OWN, *OPPONENTS)
@@ -66,8 +67,8 @@ def make_entrant(name: str, config: Config, depth: float) -> DepthNet:
     """Make a network, untrained, that begins with that depth everywhere."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.trainer.seed)
-        if name == "planes":
-            return with_planes(config, depth)
+        if name in VARIANTS:
+            return VARIANTS[name](config, depth)
         model = create_model(config) if name in OWN else make_opponent(name, config)
         model.initialise_depth(depth)
         return model

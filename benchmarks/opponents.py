@@ -23,11 +23,8 @@ from base_residual.acoustics.binaural import log_level
 from base_residual.acoustics.front_end import EchoFrontEnd
 from base_residual.acoustics.hearing import lead_frames, unit_peak
 from base_residual.config.schema import Config
-from base_residual.models.code import Drawn, EchoCode
 from base_residual.models.decomposition import DepthDecomposition, raw_of
-from base_residual.models.mirror import MirrorLinear, echoes_and_images
-from base_residual.models.network import BaseResidualNet, DepthNet, start_head
-from base_residual.models.parts import LATENT
+from base_residual.models.network import DepthNet, start_head
 
 WINDOWS = (64, 256)  # samples of the two Fourier transforms: 1.5 and 6 ms
 HOP = 32  # samples between windows
@@ -272,59 +269,6 @@ class Recurrent(nn.Module):
         start = F.relu(self.start(F.relu(self.latent(grid.flatten(1)))))
         raw: Tensor = self.head(self.up(start.unflatten(1, (-1, self.COARSE, self.COARSE))))
         return raw
-
-
-class PlanesDecoder(nn.Module):
-    """The base's decoder in the entrant `planes`: the nearest of a few planes, as a room has walls and a floor.
-
-    The inverse depth of a plane is linear over the image, and where several planes stand, the largest is seen. The
-    maximum is a soft one, so that all planes learn. An echo draws one half of the planes, and its image the mirrored
-    other half.
-
-    Args:
-        latent_size: D of the latent.
-        output_size: side of the map, in pixels.
-    """
-
-    COUNT = 12  # planes that an echo draws
-    SOFTNESS = 0.3  # of the corners between planes, in largest depths over depth
-
-    def __init__(self, latent_size: int, output_size: int) -> None:
-        super().__init__()
-        self.size = output_size
-        self.body = nn.Sequential(MirrorLinear(partial(nn.Linear, latent_size, latent_size)), nn.ReLU(inplace=True))
-        self.head = nn.Linear(latent_size, 3 * self.COUNT)
-        place = (2 * torch.arange(output_size) + 1 - output_size) / output_size  # of the pixels, from -1 to 1
-        down, right = torch.meshgrid(place, place, indexing="ij")
-        self.register_buffer("pixels", torch.stack([right, down, torch.ones_like(down)]).flatten(1), persistent=False)
-
-    pixels: Tensor
-
-    def forward(self, code: EchoCode) -> Drawn:
-        """Return the raw map, and the planes (2B, 1, K, 3): slopes and value of largest depth over depth, less 1."""
-        planes = self.head(self.body(code.latent)).float().unflatten(1, (-1, 3))  # (2B, K, 3)
-        with torch.autocast(planes.device.type, enabled=False):
-            each = (planes @ self.pixels / self.SOFTNESS).logsumexp(dim=1).unflatten(1, (1, self.size, self.size))
-            own, image = echoes_and_images(each)
-            both = torch.stack([own, image.flip(-1), torch.zeros_like(own)])  # nothing lies beyond the largest depth
-            raw = -(self.SOFTNESS * both.logsumexp(dim=0)).clamp(min=1e-6).log()
-        return Drawn(raw, planes[:, None])
-
-    @torch.no_grad()
-    def surround(self, raw: float) -> None:
-        """Begin with planes about a camera, of which the nearest is everywhere near a raw value."""
-        ahead, floor, ceiling, side = [0.0, 0.0, 0.9], [0.0, 0.7, 0.3], [0.0, -0.7, 0.3], [0.7, 0.0, 0.3]
-        kinds = torch.tensor([ahead, floor, ceiling, side]).repeat(self.COUNT // 4, 1)
-        self.head.bias.copy_(math.exp(-raw) * kinds.flatten())
-
-
-def with_planes(config: Config, depth: float) -> BaseResidualNet:
-    """Make the default with planes as its base, which begins with `depth` metres."""
-    model = BaseResidualNet.from_config(config)
-    model.base_decoder = decoder = PlanesDecoder(LATENT * config.model.base_channels, model.output_size)
-    model.initialise_depth(depth)
-    decoder.surround(raw_of(depth / model.max_depth))
-    return model
 
 
 def make_opponent(name: str, config: Config) -> Opponent:

@@ -74,7 +74,7 @@ def test_a_picture_holds_what_two_ears_tell(script: Callable[[str], ModuleType])
 
 def test_planes_are_the_largest_of_their_inverse_depths(script: Callable[[str], ModuleType]) -> None:
     config = make_config(TINY)
-    model = script("opponents").with_planes(config, 2.0).eval()
+    model = script("variants").with_planes(config, 2.0).eval()
     with torch.no_grad():
         drawn = model.base_decoder(model.encoder(model.features(torch.randn(1, 2, echo_frames(config.data.max_depth)))))
     share = torch.sigmoid(drawn.raw)[0, 0]
@@ -88,6 +88,27 @@ def test_planes_are_the_largest_of_their_inverse_depths(script: Callable[[str], 
     assert ((1 / share - 1) >= nearest - 1e-4).all()
     assert ((1 / share - 1) <= nearest + softness + 1e-4).all()
     assert 0.5 < float(8 * share.mean()) < 2.5
+
+
+def test_a_residual_of_one_side_only_brings_surfaces_nearer(script: Callable[[str], ModuleType]) -> None:
+    config = make_config(TINY)
+    model = script("variants").with_one_side(config, 2.0).eval()
+    with torch.no_grad():
+        model.residual_decoder.head.bias.normal_(std=20)  # as extreme as can be
+        _, residual, _ = model(model.features(torch.randn(2, 2, echo_frames(config.data.max_depth))))
+    bound = config.model.residual_bound * model.max_depth
+    assert float(residual.min()) == pytest.approx(-bound, rel=0.01)
+    assert float(residual.max()) == pytest.approx(0, abs=0.01 * bound)
+    assert float(residual.max()) <= 0
+
+
+@pytest.mark.parametrize("kind", ["with_inverse_depth", "with_one_side"])
+def test_a_variant_begins_with_the_given_depth(script: Callable[[str], ModuleType], kind: str) -> None:
+    config = make_config(TINY)
+    model = getattr(script("variants"), kind)(config, 2.0).eval()
+    with torch.no_grad():
+        final = model(model.features(torch.randn(2, 2, echo_frames(config.data.max_depth)))).final
+    assert 1.7 < float(final.mean()) < 2.3
 
 
 def test_the_contest_keeps_what_is_done(
