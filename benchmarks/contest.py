@@ -1,6 +1,6 @@
 """Let the decomposition compete with networks that do not split depth, and say where it is ahead.
 
-    python benchmarks/contest.py --work FOLDER  # results/contest.json, some three hours of one core
+    python benchmarks/contest.py --work FOLDER  # results/contest.json, some six hours of one core
     python benchmarks/contest.py --work FOLDER --entrants plain default --rates 0.002 --seeds 1 --out FILE
 
 All train on the same rich rooms for as many epochs, with the same augmentation, optimiser and mean of weights. The

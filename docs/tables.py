@@ -73,6 +73,8 @@ ENTRANTS = {
     "broadband": "the default, its ears compared over all frequencies at once",
     "lowpass": "the default, its base held to a low-pass",
     "planes": "the default, its base made of planes",
+    "inverse": "the default, its base over inverse depth",
+    "one-sided": "the default, its residual only nearer",
     "plain": "ours with one decoder, no split (`plain`)",
     "deep-unet": "U-Net to one pixel",
     "queries": "coordinate queries",
@@ -368,6 +370,7 @@ def contest(*columns: str) -> str:
     for name, words in ENTRANTS.items():
         if name in found:
             rows.append([words, *(_figure(found[name], column) for column in columns)])
+    assert found.keys() <= ENTRANTS.keys()
     return _ruled(rows)
 
 
