@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from carry_over import SHARED, WORLDS, rendered, world_figures
-from reporting import RESULTS, parser, positive, provenance, run_script, write
+from reporting import RESULTS, parser, positive, provenance, refuse, run_script, write
 
 from base_residual.config.presets import Layer
 from base_residual.config.run_layout import val_rmse
@@ -152,7 +152,9 @@ def main() -> None:
     zero, weights = world_figures(load_checkpoint(DEFAULT), root), released()[DEFAULT].sha256
     about: Row = {"world": given.world, "test_recordings": counts["test"]}
     before = json.loads(given.out.read_text()) if given.out.exists() else {}
-    runs: list[Row] = before["runs"] if about.items() <= before.items() else []
+    if before and not about.items() <= before.items():
+        refuse(f"{given.out} holds the results of another world. Give another --out.")
+    runs: list[Row] = before.get("runs", [])
 
     def note() -> list[Row]:
         points = points_of(runs, weights)

@@ -172,7 +172,9 @@ def targets() -> str:
     late = max(min(curve[:20]) / min(curve) for curve in default["val_rmse"]) - 1
     found = {
         Goal("operations", most=50, unit=" % of the U-Net's"): 100 * default["gflops"] / field["gflops"],
-        Goal("epochs to the U-Net's best", most=75, unit=" % of its own"): 100 * _epochs(default) / _epochs(field),
+        Goal("epochs to the U-Net's best", most=75, unit=" % of its own"): 100
+        * _epochs(default)
+        / _epochs(field, own=True),
         Goal("best of the first 20 epochs", most=2, unit=" % above the run's best"): 100 * late,
         Goal("`base_smoothness`", most=0.1, unit=""): default["base_smoothness"]["mean"],
         Goal("gain of the residual", least=5, unit=" %"): 100 * default["residual_gain"]["mean"],
@@ -191,7 +193,7 @@ def accuracy() -> str:
     rows.append(["rmse in the harder rooms (m)", *(_spread(models[name]["hard"]["rmse"]) for name in names)])
     rows.append(["rmse of the base alone (m)", "", "", _spread(models["default"]["base_rmse"])])
     rows.append(["share of the base's error that the residual removes", "", "", _percent(models, "residual_gain")])
-    rows.append(["epochs to the U-Net's best", *(f"{_epochs(models[name]):.1f}" for name in names)])
+    rows.append(["epochs to the U-Net's best", *(f"{_epochs(models[name], name == 'unet'):.1f}" for name in names)])
     rows.append(["GFLOPs for one echo", *(f"{models[name]['gflops']:.2f}" for name in names)])
     rows.append(["parameters", *(f"{models[name]['parameters'] / 1e6:.2f} M" for name in names)])
     return _ruled(rows)
@@ -457,10 +459,11 @@ def _lead(models: Mapping[str, Any], name: str, figure: str = "rmse") -> float:
     return 1 - float(models["default"][figure]["mean"]) / float(models[name][figure]["mean"])
 
 
-def _epochs(model: Mapping[str, Any]) -> float:
-    """The mean number of epochs to the U-Net's best; the U-Net's own are those to each seed's best."""
-    own = statistics.fmean(1 + curve.index(min(curve)) for curve in model["val_rmse"])
-    return float(model["epochs_to_baseline"] or own)
+def _epochs(model: Mapping[str, Any], own: bool = False) -> float:
+    """The mean number of epochs to the U-Net's best, infinite if it is not reached; of the U-Net, to its `own`."""
+    if own:
+        return statistics.fmean(1 + curve.index(min(curve)) for curve in model["val_rmse"])
+    return float(model["epochs_to_baseline"] or "inf")
 
 
 def _percent(models: Mapping[str, Any], key: str) -> str:

@@ -14,6 +14,7 @@ from base_residual.cli.shared_options import (
     CheckpointArgument,
     DatasetOption,
     DeviceOption,
+    FieldOfViewOption,
     FollowLinksOption,
     JsonOption,
     QuietOption,
@@ -42,6 +43,7 @@ def evaluate_checkpoint(
     data_root: RootOption = None,
     split: SplitOption = "test",
     follow_links: FollowLinksOption = False,
+    field_of_view: FieldOfViewOption = None,
     min_depth: Annotated[float, typer.Option(min=0.0, help="Count only pixels at least this far, in metres.")] = 0.0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -50,28 +52,32 @@ def evaluate_checkpoint(
     """Score a checkpoint: metrics, decomposition figures and the success criteria that one run can decide."""
     from rich.text import Text
 
-    from base_residual.cli.progress import counting
     from base_residual.config.run_layout import val_rmse
     from base_residual.evaluation import criteria_table, evaluate, success_criteria, why_undecided
     from base_residual.evaluation.blind import blind_lines, known_rmse
     from base_residual.machine import own_cores
 
     printer = Printer(as_json, quiet)
-    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
-    samples = _open(config, split, printer)
+    loaded, config = _load(checkpoint, dataset, data_root, follow_links, field_of_view, device)
+    samples = _open(loaded, config, split, printer)
     workers = min(loaded.config.data.num_workers, own_cores())  # of the machine that it was trained on
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=workers)
     curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
     tested = checkpoint.parent if split == "test" and config == loaded.config else None
-    with counting(printer.progress) as progress:
-        blind = known_rmse(tested, config, samples, found, progress)
+    blind = known_rmse(tested, lambda: _open(loaded, config, "train", printer), samples, found)
     criteria = success_criteria(found, curve, undecided=why, blind=blind)
     verdicts = [criterion._asdict() for criterion in criteria]
     about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
+    about |= {"field_of_view": config.data.field_of_view}
     printer.json(found.as_dict() | about | {"epoch": loaded.epoch, "blind_rmse": blind, "criteria": verdicts})
     of = _other_data(loaded.config, config) or config.data.name
     printer.show(found.table(f"{checkpoint.name}, epoch {loaded.epoch}, split {split} of {of}"))
-    lines = [*filter(None, [found.by_metre()]), found.protocol_line(), *blind_lines(found.metrics["rmse"], blind)]
+    lines = [
+        *filter(None, [found.by_metre()]),
+        found.protocol_line(),
+        *_view_lines(loaded, config),
+        *blind_lines(found.metrics["rmse"], blind),
+    ]
     printer.show(*map(Text, lines), criteria_table(criteria))
 
 
@@ -83,6 +89,7 @@ def visualize(
     data_root: RootOption = None,
     split: SplitOption = "test",
     follow_links: FollowLinksOption = False,
+    field_of_view: FieldOfViewOption = None,
     count: Annotated[int, typer.Option(min=1, max=32, help="Recordings to show, spread over the split.")] = 4,
     audio: Annotated[
         list[Path] | None, typer.Option(metavar="ECHO.wav", help="Recordings of your own instead; repeatable.")
@@ -105,7 +112,11 @@ def visualize(
     if audio:
         from base_residual.deploy.predict import mark, picture_files
 
-        idle = [name for name in ("dataset", "data_root", "split", "follow_links", "count") if is_given(ctx, name)]
+        idle = [
+            name
+            for name in ("dataset", "data_root", "split", "follow_links", "field_of_view", "count")
+            if is_given(ctx, name)
+        ]
         if idle:
             raise ConfigError(f"--{idle[0].replace('_', '-')} does nothing beside --audio; leave one of them out.")
         loaded = load_for_command(checkpoint, device)
@@ -117,8 +128,8 @@ def visualize(
         from base_residual.data.sample import spread_indices
         from base_residual.deploy.predict import picture_samples
 
-        loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
-        samples = _open(config, split, printer)
+        loaded, config = _load(checkpoint, dataset, data_root, follow_links, field_of_view, device)
+        samples = _open(loaded, config, split, printer)
         other = _other_data(loaded.config, config)
         shown = [samples[index] for index in spread_indices(len(samples), count)]
         rows = picture_samples(loaded.model, shown)
@@ -140,6 +151,7 @@ def calibrate_checkpoint(
     dataset: DatasetOption = None,
     data_root: RootOption = None,
     follow_links: FollowLinksOption = False,
+    field_of_view: FieldOfViewOption = None,
     level: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the pixels that is to lie within the remainder.")
     ] = 0.9,
@@ -171,18 +183,18 @@ def calibrate_checkpoint(
             "--data-root ROOT, laid out as the data page says."
         )
     least_places(level)  # refuses what is no share, before there is anything to wait for
-    loaded, config = _load(checkpoint, dataset, data_root, follow_links, device)
+    loaded, config = _load(checkpoint, dataset, data_root, follow_links, field_of_view, device)
     path = out or _beside(checkpoint, f"{checkpoint.stem}_calibrated.safetensors")
     if path.suffix != ".safetensors" or path.is_dir():
         raise ConfigError(f"{path} is no name of a checkpoint. Give a file that ends in .safetensors.")
-    train, held_out = (_open(config, split, printer) for split in ("train", "val"))
+    train, held_out = (_open(loaded, config, split, printer) for split in ("train", "val"))
     with counting(printer.progress) as progress:
         data = DATASET_WORDS[config.data.name]
         found = calibrate(loaded.model, train, held_out, data, level, progress=progress)
     start = loaded.model.provenance.start
     save_checkpoint(path, loaded.model, loaded.epoch, loaded.history, loaded.config, start)
     try:
-        tested = evaluate(loaded.model, _open(config, "test", printer))
+        tested = evaluate(loaded.model, _open(loaded, config, "test", printer))
         interval = tested.interval
         share, mean = interval["coverage"], interval["remainder_mean"]
         says = f"On the test split it is {mean:.2f} m on average, and {share:.1%} of the pixels lie within."
@@ -192,7 +204,7 @@ def calibrate_checkpoint(
     except (DataError, PredictionError) as error:
         interval, lines = {}, [f"What it holds on a test split is not known. {error}"]
     printer.json({"checkpoint": path, "calibration": found._asdict(), "interval": interval})
-    printer.show(*map(Text, [f"Remainder for {found}.", *lines, f"Checkpoint: {path}"]))
+    printer.show(*map(Text, [f"Remainder for {found}.", *_view_lines(loaded, config), *lines, f"Checkpoint: {path}"]))
 
 
 def _other_data(own: Config, used: Config) -> str:
@@ -203,7 +215,12 @@ def _other_data(own: Config, used: Config) -> str:
 
 
 def _load(
-    path: Path, dataset: str | None, data_root: Path | None, follow_links: bool, device: str
+    path: Path,
+    dataset: str | None,
+    data_root: Path | None,
+    follow_links: bool,
+    field_of_view: tuple[float, float] | None,
+    device: str,
 ) -> tuple[Checkpoint[DepthNet], Config]:
     """Load a checkpoint, and the settings for its dataset or for the one that is given.
 
@@ -221,19 +238,34 @@ def _load(
         given["root"] = data_root  # the run's folder holds another dataset
     if follow_links:
         given["follow_links"] = True
+    if field_of_view is not None:
+        given["field_of_view"] = field_of_view
     kept = loaded.config.model_dump(mode="json")
     if "root" in given:  # another dataset has its own camera
         kept["data"] = {key: value for key, value in kept["data"].items() if key not in CAMERA}
     return loaded, make_config(kept, own, {"data": given})
 
 
-def _open(config: Config, split: str, printer: Printer) -> EchoDataset:
-    """Open a split of a dataset; what has to be made first is told."""
+def _open(loaded: Checkpoint[DepthNet], config: Config, split: str, printer: Printer) -> EchoDataset:
+    """Open a split of a dataset as the network's camera sees it; what has to be made first is told."""
     from base_residual.cli.progress import counting
     from base_residual.data import open_again
+    from base_residual.data.views import camera_of, seen_from
 
     with counting(printer.progress) as progress:
-        return open_again(config, split=split, progress=progress)
+        samples = open_again(config, split=split, progress=progress)
+    return seen_from(samples, camera_of(config.data), loaded.model.camera)
+
+
+def _view_lines(loaded: Checkpoint[DepthNet], config: Config) -> list[str]:
+    """Say what counts where the camera of the data is not that of the network."""
+    from base_residual.data.views import camera_of
+
+    own, other = loaded.model.camera, camera_of(config.data)
+    if own is None or other is None or own == other:
+        return []
+    views = ["{:g} x {:g} degrees".format(*camera.field_of_view) for camera in (own, other)]
+    return [f"The network sees {views[0]}, the data's camera {views[1]}: only what both see counts."]
 
 
 def _beside(checkpoint: Path, name: str) -> Path:

@@ -47,6 +47,14 @@ RootOption = Annotated[
 FollowLinksOption = Annotated[
     bool, typer.Option("--follow-links", help="Let links in the dataset's folder lead out of it.")
 ]
+FieldOfViewOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="ACROSS UPWARD",
+        help="What the dataset's camera sees, in degrees.",
+        show_default="as its layout says",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, and nothing else.", rich_help_panel="Output")
 ]

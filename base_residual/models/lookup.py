@@ -1,4 +1,4 @@
-"""The residual's decoder: it looks up the echo at the moments at which the base's surfaces answer."""
+"""The residual's decoder: it looks up the echo around the moments that belong to the base's depths."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from base_residual.acoustics.recordings import checked_rate
 from base_residual.camera import DepthCamera
 from base_residual.config.schema import Config
 from base_residual.data.sample import abbreviate_names
+from base_residual.data.views import camera_of
 from base_residual.errors import CheckpointError, ConfigError
 from base_residual.metrics import Evaluation
 from base_residual.models.checkpoint import StoredNet, load
@@ -200,9 +201,7 @@ class DepthNet(StoredNet):
     @property
     def camera(self) -> DepthCamera | None:
         """Return the camera that the depth maps of the training were seen by; None if its view is not known."""
-        if self.config is None or self.config.data.field_of_view is None:
-            return None
-        return DepthCamera(self.config.data.field_of_view, self.config.data.depth_along)
+        return None if self.config is None else camera_of(self.config.data)
 
     def save_pretrained(self, folder: str | Path, evaluation: Evaluation | None = None, **options: Any) -> None:
         """Write the network as `model.safetensors`, a checkpoint like any other, with a model card beside it.
