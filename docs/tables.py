@@ -367,12 +367,30 @@ def ahead() -> str:
 
 def contest(*columns: str) -> str:
     """What networks with and without the split make of the same rooms, in these figures."""
+    return _entrants(tuple(ENTRANTS), columns)
+
+
+def listening() -> str:
+    """What the networks make of no sound and of wrong ones."""
+    return _entrants(("default", "plain", *OPPONENTS), ("no_sound", "shuffled", "ears_swapped"))
+
+
+def _entrants(names: Iterable[str], columns: Iterable[str]) -> str:
+    """Figures of some entrants of the contest."""
     found = read("contest")["entrants"]
-    rows = [["network", *(CONTEST[column] for column in columns)]]
-    for name, words in ENTRANTS.items():
-        if name in found:
-            rows.append([words, *(_figure(found[name], column) for column in columns)])
     assert found.keys() <= ENTRANTS.keys()
+    rows = [["network", *(CONTEST[column] for column in columns)]]
+    rows += [[ENTRANTS[name], *(_figure(found[name], column) for column in columns)] for name in names if name in found]
+    return _ruled(rows)
+
+
+def rooms() -> str:
+    """What more rooms are worth, with and without the split."""
+    worlds = ("rmse", "exam", "choose", "heads")
+    rows = [["rooms to train on", "network", *(CONTEST[world] for world in worlds)]]
+    for count, entrants in read("more_rooms")["rooms"].items():
+        for name, found in entrants.items():
+            rows.append([f"{int(count):,}", ENTRANTS[name], *(f"{found[world]['mean']:.3f}" for world in worlds)])
     return _ruled(rows)
 
 
@@ -440,6 +458,8 @@ TABLES: dict[str, Callable[..., str]] = {
         few,
         ahead,
         contest,
+        listening,
+        rooms,
         intervals,
         speed,
         sizes,

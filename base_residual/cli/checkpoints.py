@@ -265,7 +265,7 @@ def _view_lines(loaded: Checkpoint[DepthNet], config: Config) -> list[str]:
     if own is None or other is None or own == other:
         return []
     views = ["{:g} x {:g} degrees".format(*camera.field_of_view) for camera in (own, other)]
-    return [f"The network sees {views[0]}, the data's camera {views[1]}: only what both see counts."]
+    return [f"The network sees {views[0]}, the data's camera {views[1]} (--field-of-view): only what both see counts."]
 
 
 def _beside(checkpoint: Path, name: str) -> Path:
