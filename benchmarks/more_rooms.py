@@ -43,10 +43,10 @@ def main() -> None:
     asked.add_argument("--rooms", nargs="+", type=positive, default=ROOMS, help="to train on")
     asked.add_argument("--entrants", nargs="+", choices=RATES, default=tuple(RATES))
     given = asked.parse_args()
-    found: dict[int, dict[str, Any]] = {}
+    contest, found = given_contest(given, given.rooms[0]), dict[int, dict[str, Any]]()
     for count in given.rooms:
-        contest = given_contest(given, count)
-        found[count] = {name: contest.entrant(name, [RATES[name]]) for name in given.entrants}
+        own = contest._replace(rooms=count)
+        found[count] = {name: own.entrant(name, [RATES[name]]) for name in given.entrants}
     write(given.out, {**provenance(), "epochs": given.epochs, "seeds": given.seeds, "side": given.side, "rooms": found})
     print(f"Wrote {save_figure(curves_figure(found), given.out.with_suffix('.png'))}.")
 

@@ -75,7 +75,7 @@ def evaluate_checkpoint(
     lines = [
         *filter(None, [found.by_metre()]),
         found.protocol_line(),
-        *_view_lines(loaded, config),
+        *_view_lines(samples),
         *blind_lines(found.metrics["rmse"], blind),
     ]
     printer.show(*map(Text, lines), criteria_table(criteria))
@@ -204,7 +204,7 @@ def calibrate_checkpoint(
     except (DataError, PredictionError) as error:
         interval, lines = {}, [f"What it holds on a test split is not known. {error}"]
     printer.json({"checkpoint": path, "calibration": found._asdict(), "interval": interval})
-    printer.show(*map(Text, [f"Remainder for {found}.", *_view_lines(loaded, config), *lines, f"Checkpoint: {path}"]))
+    printer.show(*map(Text, [f"Remainder for {found}.", *_view_lines(held_out), *lines, f"Checkpoint: {path}"]))
 
 
 def _other_data(own: Config, used: Config) -> str:
@@ -257,14 +257,13 @@ def _open(loaded: Checkpoint[DepthNet], config: Config, split: str, printer: Pri
     return seen_from(samples, camera_of(config.data), loaded.model.camera)
 
 
-def _view_lines(loaded: Checkpoint[DepthNet], config: Config) -> list[str]:
+def _view_lines(samples: EchoDataset) -> list[str]:
     """Say what counts where the camera of the data is not that of the network."""
-    from base_residual.data.views import camera_of
+    from base_residual.data.views import SeenFrom
 
-    own, other = loaded.model.camera, camera_of(config.data)
-    if own is None or other is None or own == other:
+    if not isinstance(samples, SeenFrom):
         return []
-    views = ["{:g} x {:g} degrees".format(*camera.field_of_view) for camera in (own, other)]
+    views = ["{:g} x {:g} degrees".format(*camera.field_of_view) for camera in (samples.other, samples.own)]
     return [f"The network sees {views[0]}, the data's camera {views[1]} (--field-of-view): only what both see counts."]
 
 
