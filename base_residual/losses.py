@@ -161,6 +161,11 @@ def decomposition_terms(
     )
 
 
+def weighted_sum(weights: LossWeights, terms: LossTerms) -> Tensor:
+    """Return the loss, a scalar: the sum of its three terms, each times its weight."""
+    return weights.recon * terms.recon + weights.base * terms.base + weights.sparse * terms.sparse
+
+
 def laplace(error: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
     """Return the mean negative log-likelihood of absolute errors under Laplace distributions, up to a constant.
 
@@ -240,9 +245,7 @@ class BaseResidualLoss(nn.Module):
         terms = decomposition_terms(
             base, residual, final, gt, self.lowpass_kernel, valid_mask, self.recon, self.count, empty_room
         )
-        weights = self.weights
-        total = weights.recon * terms.recon + weights.base * terms.base + weights.sparse * terms.sparse
-        return total, terms
+        return weighted_sum(self.weights, terms), terms
 
 
 class AdaptiveBaseResidualLoss(BaseResidualLoss):

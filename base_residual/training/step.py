@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from base_residual.config.schema import Config, TrainerConfig
 from base_residual.data.augment import Augmented, augment, stretch
 from base_residual.data.sample import EchoBatch
-from base_residual.losses import LOSS_NAMES, BaseResidualLoss, PlainLoss, make_loss
+from base_residual.losses import LOSS_NAMES, BaseResidualLoss, LossTerms, PlainLoss, make_loss, weighted_sum
 from base_residual.machine import cpu_threads, keep_freed_memory, mixed_precision
 from base_residual.models.network import DepthNet
 from base_residual.training.activation_checkpointing import checkpoint_activations
@@ -105,7 +105,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         self.faults.begin_step()
         sums = torch.zeros(len(LOSS_NAMES), device=self.device)
-        shares = self._pixel_shares(changed.depth)
+        shares = self._shares(changed.depth)
         for part in range(self.parts):
             sums += self._go_through(part, changed, shares, epoch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
@@ -139,8 +139,10 @@ class TrainingStep:
         layout_alone = empty_room is not None and self.loss.weights.base > 0  # moves the base, which then is a layout
         with mixed_precision(self.config.trainer.precision, self.device):
             decomposition = network(features, layout_alone or self.detaches(epoch))
-        total, terms = self.loss(*decomposition, gt, empty_room=empty_room)
-        return total * shares[piece], torch.stack([total, *terms]).detach() * shares[piece]
+        _, means = self.loss(*decomposition, gt, empty_room=empty_room)
+        terms = LossTerms(*(mean * share for mean, share in zip(means, shares[piece], strict=True)))
+        total = weighted_sum(self.loss.weights, terms)
+        return total, torch.stack([total, *terms]).detach()
 
     def _augmented(self, batch: EchoBatch, epoch: int, step: int) -> Augmented:
         """Bring a share to the device and change it at random, as the places of its recordings in the batch decide."""
@@ -153,13 +155,21 @@ class TrainingStep:
         chances = [generator(self.config.trainer.seed, epoch, step, place) for place in places]
         return augment(waveform, gt, self.config.audio, self.config.data, chances, empty_room)
 
-    def _pixel_shares(self, gt: Tensor) -> Tensor:
-        """Return each piece's share of all measured pixels, (pieces,): the weight of its mean in that of the batch."""
+    def _shares(self, gt: Tensor) -> Tensor:
+        """Return the weight of each piece's mean in that of the batch, for each of the three terms, (pieces, 3).
+
+        It is the piece's share of the measured pixels; in a mean over images, of the images that have some.
+        """
         if self.pieces == 1:
-            return gt.new_ones(1)
-        measured = torch.stack([(gt[piece :: self.pieces] > 0).sum() for piece in range(self.pieces)])
-        counts = self.processes.mean(measured.float())
-        return counts / counts.sum().clamp(min=1e-6)
+            return gt.new_ones(1, len(LossTerms._fields))
+        pixels = (gt > 0).sum(dim=(1, 2, 3))  # (B,)
+        measured = LossTerms(pixels > 0 if self.config.loss.recon == "rmse" else pixels, pixels, pixels)
+        counts = torch.stack(
+            [torch.stack([of[piece :: self.pieces].sum() for of in measured]) for piece in range(self.pieces)]
+        )
+        counts = self.processes.mean(counts.float())
+        shares: Tensor = counts / counts.sum(dim=0).clamp(min=1e-6)
+        return shares
 
     def _gradients_stay_here(self, part: int) -> AbstractContextManager[Any]:
         """Average gradients over the processes in the last part alone, when all of them have been added up."""
