@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number and what it counts, as in "1 recording" and "2,000 recordings"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 class OneLine(logging.Filter):
     """Make every message of a logger printable, whatever names it holds."""
 

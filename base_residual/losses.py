@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple, get_args
 
 import torch
@@ -54,9 +56,11 @@ def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Te
 
     Returns:
         (B, 1, H, W) in metres.
+
+    Raises:
+        ConfigError: the kernel is no whole number of at least 1.
     """
-    if kernel < 1:
-        raise ConfigError(f"The low-pass kernel is {kernel} pixels; expected is at least 1.")
+    _require_whole("The low-pass kernel", kernel, 1)
     known, weight = depth, torch.ones_like(depth)
     if valid_mask is not None:
         known, weight = torch.where(valid_mask, depth, 0), valid_mask.to(depth.dtype)
@@ -64,6 +68,27 @@ def low_pass(depth: Tensor, kernel: int, valid_mask: Tensor | None = None) -> Te
     with torch.autocast(depth.device.type, enabled=False):  # half precision would shift far walls by decimetres
         total = rows @ known @ columns
         return total / (rows @ weight @ columns).clamp(min=1e-6)
+
+
+def _require_whole(what: str, number: int, least: int) -> None:
+    """Raise a ConfigError unless a number is a whole one of at least `least`."""
+    if not isinstance(number, Integral) or number < least:
+        raise ConfigError(f"{what} is {number}; expected is a whole number of at least {least}.")
+
+
+def _require_weights(weights: LossWeights) -> None:
+    """Raise a ConfigError unless all weights are finite and at least 0."""
+    for name, weight in weights._asdict().items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(
+                f"The weight of the term '{name}' is {weight}; expected is a finite number of at least 0."
+            )
+
+
+def _require_kind(kind: str) -> None:
+    """Raise a ConfigError unless there is a reconstruction of that name."""
+    if kind not in get_args(ReconKind):
+        raise ConfigError(f"Unknown reconstruction '{kind}'. Known are {', '.join(get_args(ReconKind))}.")
 
 
 def _box(side: int, kernel: int, like: Tensor) -> Tensor:
@@ -100,8 +125,7 @@ def reconstruction(
     Raises:
         ConfigError: there is no such kind.
     """
-    if kind not in get_args(ReconKind):
-        raise ConfigError(f"Unknown reconstruction '{kind}'. Known are {', '.join(get_args(ReconKind))}.")
+    _require_kind(kind)
     if kind == "l1":
         return masked_mean((final - gt).abs(), valid, count)
     squares = torch.where(valid, final - gt, 0).square().sum(dim=(1, 2, 3))
@@ -193,6 +217,9 @@ class BaseResidualLoss(nn.Module):
         lowpass_kernel: side of the low-pass box, in pixels; 16 is 6.25 % of a 256-pixel side.
         recon: `rmse` for another reconstruction term; see `reconstruction`.
         count: what the means divide by; see `Count`.
+
+    Raises:
+        ConfigError: a weight, the kernel or the kind of the reconstruction is none.
     """
 
     def __init__(
@@ -207,6 +234,9 @@ class BaseResidualLoss(nn.Module):
         super().__init__()
         self.count = count
         self.lambdas = LossWeights(lambda_recon, lambda_base, lambda_sparse)
+        _require_weights(self.lambdas)
+        _require_whole("The low-pass kernel", lowpass_kernel, 1)
+        _require_kind(recon)
         self.lowpass_kernel, self.recon = lowpass_kernel, recon
 
     @property
@@ -261,6 +291,9 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         lowpass_kernel: side of the low-pass box, in pixels.
         recon: kind of the reconstruction term.
         count: what the means divide by; see `Count`.
+
+    Raises:
+        ConfigError: as `BaseResidualLoss`, or the warm-up has no number of epochs.
     """
 
     def __init__(
@@ -273,6 +306,8 @@ class AdaptiveBaseResidualLoss(BaseResidualLoss):
         count: Count = own_count,
     ) -> None:
         super().__init__(*warmup, lowpass_kernel=lowpass_kernel, recon=recon, count=count)
+        _require_weights(later)
+        _require_whole("The warm-up's number of epochs", warmup_epochs, 0)
         self.warmup_epochs, self.warmup, self.later = warmup_epochs, warmup, later
         self.set_epoch(1)
 

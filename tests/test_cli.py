@@ -30,6 +30,7 @@ from base_residual import __version__, load_model
 from base_residual.cli.help_pages import write_parameters
 from base_residual.cli.main import app
 from base_residual.cli.printer import Printer
+from base_residual.config.presets import SPLITS
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import setting_field
 from base_residual.deploy import benchmark
@@ -304,7 +305,21 @@ def test_checking_names_each_problem_and_ends_with_code_one(tmp_path: Path) -> N
     assert output.count("audio_0.wav does not exist") == 3
     assert output.count("audio_1.wav is silent") == 3
     assert output.count("depth_1.npy has shape (4, 4, 3)") == 3
-    assert "9 problems." in output
+    assert "Several splits list 2 recordings" in output
+    assert "10 problems." in output
+
+
+def test_checking_finds_nothing_where_each_split_has_recordings_of_its_own(tmp_path: Path) -> None:
+    root = write_batvision(tmp_path, count=3)
+    for number, split in enumerate(SPLITS, start=1):
+        table = root / "Attic" / f"{split}.csv"
+        lines = table.read_text().splitlines()
+        table.write_text(f"{lines[0]}\n{lines[number]}\n")
+    assert "No problems." in brdepth("check-data", root)
+    table.write_text("\n".join(lines[:2]) + "\n")  # the test split is the train split
+    output = " ".join(brdepth("check-data", root, code=1).split())
+    assert "Several splits list 1 recording, which a test would share with training: " in output
+    assert "1 problem." in output
 
 
 OLD_LINE = (

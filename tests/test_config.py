@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_a_tilde_is_the_users_folder_in_every_path(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("BRDEPTH_DATA", "~/data")
     for root in (None, "~/data"):
         assert len(open_dataset("batvisionv2", root)) == 2
-    assert "recordings" in brdepth("check-data", "~/data", "--json", code=0)
+    assert "recordings" in brdepth("check-data", "~/data", "--json", code=1)
     with pytest.raises(CheckpointError, match=str(tmp_path / "best.safetensors")):
         load_checkpoint("~/best.safetensors")
     assert not (tmp_path / "~").exists()
@@ -206,6 +207,8 @@ def test_a_setting_of_another_form_is_refused(text: str) -> None:
         (b"[1, 2]", "sections"),
         (b"data: batvisionv2", "should hold settings below 'data:'"),
         (b"a: [", "not valid YAML"),
+        (b"trainer: {epochs: 1}\ntrainer: {seed: 2}", "'trainer' stands there 2 times"),
+        (b"trainer: {epochs: 1, epochs: 2}", "'epochs' stands there 2 times"),
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"!!python/object:os.system x", "not valid YAML"),
     ],
@@ -258,3 +261,19 @@ def test_only_the_matched_front_end_has_bands(layer: Layer) -> None:
 def test_a_run_that_names_no_bands_had_none() -> None:
     assert written_config({}).audio.bands == ()
     assert written_config({"audio": {"bands": [300, 2000]}}).audio.bands == (300, 2000)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("trainer", "epochs", True),
+        ("trainer", "learning_rate", True),
+        ("data", "field_of_view", [True, 57]),
+        ("audio", "sample_rate", False),
+        ("trainer", "threads", True),
+    ],
+)
+def test_true_and_false_are_no_numbers(section: str, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}: neither true nor false can stand here"):
+        make_config({section: {key: value}})
+    assert make_config({"trainer": {"compile": True}}).trainer.compile

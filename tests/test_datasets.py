@@ -106,9 +106,11 @@ def test_recordings_begin_with_the_direct_sound_unless_they_are_taken_as_they_ar
 
 def test_v1_is_checked_prepared_trained_evaluated_and_drawn(tmp_path: Path) -> None:
     root = write_batvision_v1(tmp_path / "BatvisionV1")
-    found = json.loads(brdepth("check-data", root, "--json", code=0))
+    found = json.loads(brdepth("check-data", root, "--json", code=1))
     assert found["recordings"] == {f"BatvisionV1/{split}": 3 for split in ("train", "val", "test")}
     assert found["sample_rates"] == {"44100": 9}
+    (problem,) = found["problems"]
+    assert problem.startswith("Several splits list 3 recordings")
     given = ["--dataset", "batvisionv1", "--data-root", root]
     assert "train: 3 recordings" in brdepth("prepare", *given, "--output-size", 32, "--max-depth", 8)
     sizes = ["--epochs", 1, "--results-dir", tmp_path / "results"]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -93,9 +96,26 @@ def test_low_pass_is_zero_where_nothing_is_valid() -> None:
     assert torch.equal(low_pass(nothing, 3, nothing > 0), nothing)
 
 
-def test_low_pass_refuses_a_kernel_of_zero() -> None:
-    with pytest.raises(ConfigError, match=r"^The low-pass kernel is 0 pixels; expected is at least 1\.$"):
-        low_pass(torch.ones(1, 1, 8, 8), 0)
+@pytest.mark.parametrize("kernel", [0, -1, 2.5, float("nan"), float("inf")])
+def test_low_pass_refuses_a_kernel_that_is_no_number_of_pixels(kernel: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^The low-pass kernel is {kernel}; expected is a whole number of at least"):
+        low_pass(torch.ones(1, 1, 8, 8), kernel)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: BaseResidualLoss(lambda_base=-1.0), "weight of the term 'base' is -1.0; expected is a finite"),
+        (lambda: BaseResidualLoss(lambda_sparse=float("nan")), "weight of the term 'sparse' is nan"),
+        (lambda: BaseResidualLoss(lowpass_kernel=0), "low-pass kernel is 0"),
+        (lambda: BaseResidualLoss(recon="l2"), "Unknown reconstruction 'l2'"),  # type: ignore[arg-type]
+        (lambda: AdaptiveBaseResidualLoss(warmup_epochs=-1), "warm-up's number of epochs is -1"),
+        (lambda: AdaptiveBaseResidualLoss(later=LossWeights(float("inf"), 1, 1)), "weight of the term 'recon' is inf"),
+    ],
+)
+def test_a_loss_of_impossible_weights_is_not_made(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
 
 
 def test_low_pass_keeps_full_precision_where_networks_do_not() -> None:

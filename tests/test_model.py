@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,23 @@ def test_plain_keywords_give_the_two_dimensional_network(
     base, residual, final = model(torch.randn(2, channels, height, width))
     assert base.shape == residual.shape == final.shape == (2, 1, size, size)
     assert final.max() <= 10.0
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("max_depth", float("nan")),
+        ("max_depth", float("inf")),
+        ("max_depth", 0.0),
+        ("base_channels", 2.5),
+        ("input_channels", 0),
+        ("output_size", True),
+        ("base_channels", "many"),
+    ],
+)
+def test_a_keyword_that_makes_no_network_is_named(keyword: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^Wrong configuration: {keyword}: "):
+        create_base_residual_model(**{keyword: value})
 
 
 def test_the_plain_default_is_the_design() -> None:

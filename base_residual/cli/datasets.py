@@ -21,6 +21,7 @@ from base_residual.cli.shared_options import (
     settings_beneath,
 )
 from base_residual.config.presets import SPLITS, Layer
+from base_residual.errors import ConfigError, counted, printable
 
 app = typer.Typer()
 
@@ -103,7 +104,7 @@ def prepare(
         assert isinstance(found, PreparedSet)
         size = sum(path.stat().st_size for path in found.folder.iterdir())
         made[split] = {"recordings": len(found), "bytes": size, "folder": found.folder}
-        printer.show(f"{split}: {len(found)} recordings, {size / 2**20:.0f} MiB, {found.folder}")
+        printer.show(f"{split}: {counted(len(found), 'recording')}, {size / 2**20:.0f} MiB, {found.folder}")
     printer.json(made)
 
 
@@ -154,8 +155,6 @@ def _agreed(question: str) -> bool:
     Raises:
         ConfigError: there is nobody to ask.
     """
-    from base_residual.errors import ConfigError, printable
-
     try:
         return typer.confirm(printable(question))
     except typer.Abort as stop:  # either Ctrl-C or the end of standard input
@@ -205,6 +204,6 @@ def check(
         findings = check_data(root, progress, follow_links)
     printer.json(findings.as_dict())
     printer.show(findings_table(findings), *(f"Problem: {problem}" for problem in findings.problems))
-    printer.show("No problems." if not findings.problems else f"{len(findings.problems)} problems.")
+    printer.show("No problems." if not findings.problems else f"{counted(len(findings.problems), 'problem')}.")
     if findings.problems:
         raise typer.Exit(1)

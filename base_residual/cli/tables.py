@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from base_residual.config.presets import SPLITS
 from base_residual.data.check import EMISSIONS, WANDERING, Findings, quantiles
 from base_residual.deploy.benchmark import Cost, OnnxCost
+from base_residual.errors import counted
 from base_residual.evaluation import criteria_table
 from base_residual.evaluation.comparison import Comparison
 from base_residual.plots.tables import Table
@@ -77,7 +78,7 @@ def _beside_blind(rmse: tuple[float, float] | None) -> str:
 def estimate_lines(estimate: Estimate) -> list[str]:
     """Return what a training will cost, at most 78 columns wide, so that each line can be a comment."""
     recordings = estimate.recordings
-    step = f"{estimate.step_s:.3g} s for a step of {estimate.batch_size} recordings"
+    step = f"{estimate.step_s:.3g} s for a step of {counted(estimate.batch_size, 'recording')}"
     if recordings and estimate.epoch_s is not None and estimate.total_s is not None:
         data = ", ".join(f"{count:,} {split}" for split, count in recordings.items())
         time = f"{spoken(estimate.total_s)} in all, {spoken(estimate.epoch_s)} an epoch, {step}"
@@ -134,7 +135,7 @@ def long_differing_table(comparison: Comparison) -> Table:
 def files_table(files: Sequence[RemoteFile]) -> Table:
     """Return what is to be downloaded, and how much that is in all."""
     rows = [(file.name, decimal(file.size)) for file in files]
-    total = (f"{len(files)} files", decimal(sum(file.size for file in files)))
+    total = (counted(len(files), "file"), decimal(sum(file.size for file in files)))
     return Table("", ("file", "size"), [*rows, ("", ""), total], right=(1,))
 
 
@@ -144,9 +145,11 @@ def findings_table(findings: Findings) -> Table:
     for location in sorted({location for location, _ in findings.recordings}):
         counts = (f"{split} {findings.recordings[location, split]}" for split in SPLITS)
         rows.append((location, ", ".join(counts)))
-    rates = (f"{rate} ({count} files)" for rate, count in findings.sample_rates.most_common())
-    formats = (f"{name} ({count} files)" for name, count in findings.formats.most_common())
-    shapes = (f"{height} x {width} ({count} files)" for (height, width), count in findings.shapes.most_common())
+    rates = (f"{rate} ({counted(count, 'file')})" for rate, count in findings.sample_rates.most_common())
+    formats = (f"{name} ({counted(count, 'file')})" for name, count in findings.formats.most_common())
+    shapes = (
+        f"{height} x {width} ({counted(count, 'file')})" for (height, width), count in findings.shapes.most_common()
+    )
     rows += [
         ("sample rate (Hz)", ", ".join(rates)),
         ("format", ", ".join(formats)),
@@ -164,6 +167,4 @@ def findings_table(findings: Findings) -> Table:
     rows.append(("invalid pixels", f"{findings.invalid_share:.1%}"))
     for number, count in findings.backgrounds.most_common():
         rows.append((f"{number:g} m", f"stands for 'no measurement' in {count} depth maps"))
-    if findings.shared:
-        rows.append(("in several splits", f"{findings.shared} recordings: a test on what was trained on"))
     return Table("Dataset", ("", ""), rows)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
-from base_residual.config.names import did_you_mean
 from base_residual.config.presets import DATASET_WORDS, MAX_RATE, MIN_RATE, MODEL_WORDS, DatasetName, ModelName
-from base_residual.errors import ConfigError
-from base_residual.files.atomic import writable
-from base_residual.files.paths import expand_home
+from base_residual.config.section import Section
 
 MAX_SIDE = 1024  # pixels
 MAX_ROOMS = 1_000_000
@@ -23,47 +19,9 @@ MAX_SPECTROGRAM = 2**23  # numbers that one echo becomes before it is an image; 
 MAX_MAPS = 2**26  # numbers in the widest maps of a network, for one echo
 NOMINAL_SOUND = 340.0  # m/s; the figure that the field cuts its echoes by, right at 14 degrees Celsius
 CROSSOVER = 0.5  # octaves over which a band of `audio.bands` gives way to the next
-MAX_INT = 2**63 - 1  # what a random generator takes as its seed
 
 Angle = Annotated[float, Field(gt=0, lt=180)]  # in degrees
 ReconKind = Literal["l1", "rmse"]
-
-
-class Section(BaseModel):
-    """A frozen group of settings; it answers an unknown one with the nearest known one."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        protected_namespaces=(),
-        validate_default=True,
-        defer_build=True,
-        allow_inf_nan=False,  # which JSON does not have
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_every_key(cls, given: Any) -> Any:
-        if isinstance(given, Mapping):
-            for key in given:
-                if key not in cls.model_fields:
-                    hint = did_you_mean(key, cls.model_fields) or f"known are {', '.join(cls.model_fields)}."
-                    raise ValueError(f"there is no setting '{key}' here; {hint}")
-        return given
-
-    @field_validator("*")
-    @classmethod
-    def _can_be_written(cls, value: Any) -> Any:
-        if isinstance(value, str | Path) and not writable(str(value)):
-            raise ValueError("it holds characters that cannot be written")
-        if isinstance(value, int) and value > MAX_INT:
-            raise ValueError("it is larger than any number that is counted here")
-        if isinstance(value, Path):
-            try:
-                return expand_home(value)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return value
 
 
 class DataConfig(Section):

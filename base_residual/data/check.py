@@ -16,7 +16,7 @@ from base_residual.config.schema import AudioConfig
 from base_residual.data.batvision import Recording, find_layout, list_recordings
 from base_residual.data.depth_maps import find_background, find_unit_fault, read_stored
 from base_residual.data.sample import abbreviate_names
-from base_residual.errors import DataError
+from base_residual.errors import DataError, counted
 from base_residual.files.cache import Progress
 
 AUDIO = AudioConfig()
@@ -154,14 +154,21 @@ def _list_splits(root: Path, findings: Findings, follow_links: bool) -> list[tup
 
 
 def _count_repeated(listed: list[tuple[str, Recording]], findings: Findings) -> None:
-    """Count the recordings that several splits list; one that a split lists more than once is a problem."""
+    """Make problems of the recordings that one split lists more than once, or several list; count the latter."""
     times = Counter((split, recording.audio) for split, recording in listed)
     findings.problems += [
         f"The split '{split}' lists the recording {audio[0]} {count} times."
         for (split, audio), count in times.items()
         if count > 1
     ]
-    findings.shared = sum(count > 1 for count in Counter(audio for _, audio in times).values())
+    splits = Counter(audio for _, audio in times)
+    shared = [str(audio[0]) for audio, count in splits.items() if count > 1]
+    findings.shared = len(shared)
+    if shared:
+        findings.problems.append(
+            f"Several splits list {counted(len(shared), 'recording')}, which a test would share with training: "
+            f"{abbreviate_names(shared)}."
+        )
 
 
 def _check_audio(recording: Recording, findings: Findings) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from base_residual.config.resolve import load_layer, written_config
 from base_residual.config.run_layout import CONFIG, EVALUATION, METRICS, Record, val_rmse
 from base_residual.config.schema import Config, LossConfig
-from base_residual.errors import RunError
+from base_residual.errors import RunError, counted
 from base_residual.evaluation import CONVERGED_WITHIN, Criterion, success_criteria, why_undecided
 from base_residual.evaluation.blind import MAX_FILE, Blind
 from base_residual.files.atomic import read_at_most
@@ -272,7 +272,7 @@ def _tested_on(run: FinishedRun) -> dict[str, Any]:
 
 def _budget(run: FinishedRun) -> str:
     """Return what a run has been given to learn from, in words."""
-    epochs, data = f"{run.config.trainer.epochs} epochs", run.config.data
+    epochs, data = counted(run.config.trainer.epochs, "epoch"), run.config.data
     rendered = data.name == "simulated" and data.root is None
     return f"{epochs} in {run.config.simulation.train_rooms} rooms" if rendered else epochs
 

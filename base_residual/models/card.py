@@ -10,6 +10,7 @@ from base_residual.acoustics.chirp import ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.config.schema import Config
 from base_residual.data import PUBLISHED
+from base_residual.errors import counted
 from base_residual.metrics import DEPTH_METRICS, Evaluation, Protocol, with_unit
 from base_residual.models.checkpoint import StoredNet
 from base_residual.plots.tables import Table
@@ -115,8 +116,9 @@ def _training(model: StoredNet, config: Config) -> str:
     terms = f"; weights of the reconstruction, base and sparsity terms: {weights}" if model.has_residual else ""
     start = model.provenance.start
     return (f"It began with the weights of {start}. " if start else "") + (
-        f"{trainer.epochs} epochs, these are the weights after epoch {model.provenance.epoch}. {trainer.optimizer}, "
-        f"batch size {trainer.batch_size}, learning rate {trainer.learning_rate:g}, seed {trainer.seed}{terms}."
+        f"{counted(trainer.epochs, 'epoch')}, these are the weights after epoch {model.provenance.epoch}. "
+        f"{trainer.optimizer}, batch size {trainer.batch_size}, learning rate {trainer.learning_rate:g}, "
+        f"seed {trainer.seed}{terms}."
     )
 
 

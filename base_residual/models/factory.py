@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field, ValidationError
 
-from base_residual.config.resolve import make_config
-from base_residual.config.schema import Config
+from base_residual.config.resolve import explain, make_config
+from base_residual.config.schema import MAX_SIDE, Config
+from base_residual.config.section import Section
 from base_residual.errors import ConfigError
 from base_residual.files.paths import expand_home
 from base_residual.machine import prefers_channels_last
@@ -92,7 +94,7 @@ def create_base_residual_model(config: Config | None = None, **overrides: Any) -
     Raises:
         ConfigError: a keyword is unknown or its value out of bounds.
     """
-    plain = {"input_channels", "base_channels", "bilinear", "output_size", "max_depth"}
+    plain = set(_Keywords.model_fields)
     if config is None and overrides and overrides.keys() <= plain:
         return _plain_keywords(**overrides)
     if overrides.keys() & plain or overrides.keys() - set(Config.model_fields):
@@ -104,25 +106,24 @@ def create_base_residual_model(config: Config | None = None, **overrides: Any) -
     return BaseResidualNet.from_config(make_config(given, overrides)).float()
 
 
-def _plain_keywords(
-    input_channels: int = 2,
-    base_channels: int = 64,
-    bilinear: bool = True,
-    output_size: int = 256,
-    max_depth: float = 30.0,
-) -> BaseResidualNet:
-    for name, value in {
-        "input_channels": input_channels,
-        "base_channels": base_channels,
-        "output_size": output_size,
-        "max_depth": max_depth,
-    }.items():
-        if value <= 0:
-            raise ConfigError(f"{name} is {value}; expected is more than 0.")
+class _Keywords(Section):
+    input_channels: int = Field(2, ge=1)
+    base_channels: int = Field(64, ge=1, le=1024)
+    bilinear: bool = True
+    output_size: int = Field(256, ge=1, le=MAX_SIDE)
+    max_depth: float = Field(30.0, gt=0)
+
+
+def _plain_keywords(**given: Any) -> BaseResidualNet:
+    try:
+        keywords = _Keywords(**given)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+    channels, bilinear, side = keywords.base_channels, keywords.bilinear, keywords.output_size
     return BaseResidualNet(
-        UNetEncoder(input_channels, base_channels, bilinear),
-        UNetDecoder(base_channels, bilinear, output_size),
-        UNetDecoder(base_channels, bilinear, output_size),
-        max_depth,
-        output_size,
+        UNetEncoder(keywords.input_channels, channels, bilinear),
+        UNetDecoder(channels, bilinear, side),
+        UNetDecoder(channels, bilinear, side),
+        keywords.max_depth,
+        side,
     )

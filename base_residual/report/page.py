@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from base_residual.errors import MissingExtraError
+from base_residual.errors import MissingExtraError, counted
 from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.comparison import Comparison, FinishedRun
 from base_residual.files.atomic import write_whole
@@ -106,6 +106,7 @@ def write_report(comparison: Comparison, gallery: Gallery, path: Path) -> Path:
         protocol=comparison.reference.test.protocol_line(),
         explained=EXPLAINED,
         blind_lines=blind_lines,
+        counted=counted,
         figures=_figures_table(comparison),
         charts=_charts(runs),
         colours=COLOURS,

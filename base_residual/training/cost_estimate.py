@@ -17,7 +17,7 @@ from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.sample import EchoSample, collate
 from base_residual.deploy.benchmark import gflops, parameter_count, peak_memory
-from base_residual.errors import ConfigError, DataError, out_of_memory
+from base_residual.errors import ConfigError, DataError, counted, out_of_memory
 from base_residual.evaluation import evaluate
 from base_residual.machine import (
     busy,
@@ -105,7 +105,8 @@ def estimate(config: Config) -> Estimate:
         if not out_of_memory(error):
             raise
         raise ConfigError(
-            f"A step with {batch_size} recordings does not fit into the memory of {device_name(device)}. {LESS_MEMORY}"
+            f"A step with {counted(batch_size, 'recording')} does not fit into the memory of "
+            f"{device_name(device)}. {LESS_MEMORY}"
         ) from error
     steps = epoch_s = total_s = None
     if recordings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from base_residual.config.run_layout import BEST, Record
+from base_residual.errors import counted
 from base_residual.evaluation import Criterion, criteria_table
 from base_residual.evaluation.blind import blind_lines
 from base_residual.evaluation.elsewhere import Tried
@@ -101,7 +102,7 @@ class FitResult:
     def _repr_html_(self) -> str:
         """Return what a notebook shows where a cell ends with a result: curves, figures, success criteria."""
         lowest = f"validation rmse {self.best['val/rmse']:.3f} m"
-        best = f"The best of {len(self.history)} epochs is {self.best_epoch}, {lowest}."
+        best = f"The best of {counted(len(self.history), 'epoch')} is {self.best_epoch}, {lowest}."
         curves = b64encode(as_png(history_figure(self.history))).decode()
         return "".join(
             [

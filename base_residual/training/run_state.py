@@ -19,7 +19,7 @@ from base_residual.config.resolve import written_config
 from base_residual.config.run_layout import EVALUATION, STATE, Record, val_rmse
 from base_residual.config.schema import Config
 from base_residual.data.splits import ALIKE, SplitIdentity
-from base_residual.errors import ConfigError, RunError
+from base_residual.errors import ConfigError, RunError, counted
 from base_residual.files.json import as_json, from_json
 from base_residual.files.tensors import read_header, read_tensors, write_tensors
 from base_residual.losses import LOSS_NAMES
@@ -151,7 +151,7 @@ def restore_state(
         _check_data(path, place.data, data)
         if config.trainer.epochs < len(place.history):
             raise RunError(
-                f"The run in {config.run_dir} has {len(place.history)} epochs and cannot end after "
+                f"The run in {config.run_dir} has {counted(len(place.history), 'epoch')} and cannot end after "
                 f"{config.trainer.epochs} (trainer.epochs). Give as many or more, or begin another run."
             )
         planned, schedule = settings["trainer"]["epochs"], config.trainer.lr_schedule
@@ -177,8 +177,8 @@ def _check_data(path: Path, old: dict[str, SplitIdentity], new: dict[str, SplitI
         if old[split].differs(now):
             others = "others" if old[split].recordings == now.recordings else f"{now.recordings}"
             raise RunError(
-                f"{path} was saved by a run on {old[split].recordings} recordings in its {split} split, and now there "
-                f"are {others}. Resume with the same ones, or use another --experiment-name."
+                f"{path} was saved by a run on {counted(old[split].recordings, 'recording')} in its {split} split, and "
+                f"now there are {others}. Resume with the same ones, or use another --experiment-name."
             )
 
 
