@@ -22,7 +22,7 @@ from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.framing import echo_frames
 from base_residual.acoustics.matched_filter import compress
 from base_residual.errors import BaseResidualError, MissingExtraError
-from base_residual.plots.figures import save_figure
+from base_residual.plots.figures import DEPTH_COLOURS, save_figure
 from base_residual.simulation.echo import draw_chance, render_echo
 from base_residual.simulation.meshes import Mesh, read_mesh
 from base_residual.simulation.rigs import Rig
@@ -63,7 +63,7 @@ def scene_figure(mesh: Mesh, seed: int) -> Figure:
     echo = render_echo(scene, pose, rig, draw_chance(rng, echo_frames(FARTHEST) + 200), air)
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
-    image = left.imshow(np.where(np.isfinite(depth), depth, np.nan), cmap="viridis_r")
+    image = left.imshow(np.where(np.isfinite(depth), depth, np.nan), cmap=DEPTH_COLOURS)
     figure.colorbar(image, ax=left, label="depth (m)")
     left.set_axis_off()
     left.set_title("what the robot sees", fontsize=10, loc="left")

@@ -95,11 +95,17 @@ def test_results_on_other_data_say_which(run: tuple[Path, str], tmp_path: Path) 
     assert "split test of attic" in brdepth("eval", checkpoint, "--data-root", tmp_path / "attic")
     told = json.loads(brdepth("eval", checkpoint, "--data-root", tmp_path / "attic", "--json"))
     assert (told["checkpoint"], told["data_root"]) == (str(checkpoint), str(tmp_path / "attic"))
+    (table,) = (tmp_path / "attic").glob("*/train.csv")
+    table.unlink()
+    said = brdepth("eval", checkpoint, "--data-root", tmp_path / "attic")
+    assert "No blind guess: No recordings for the split 'train' under" in said
 
 
-def test_a_picture_is_a_png(run: tuple[Path, str], tmp_path: Path) -> None:
-    said = sentence(brdepth("visualize", run[0] / "best.safetensors", "--out", tmp_path / "a.jpg", code=2))
-    assert said.endswith("a.jpg would hold a PNG picture. Give a name that ends in .png.")
+@pytest.mark.parametrize("name", ["a.jpg", "a.html", "a"])
+def test_a_picture_is_a_png(run: tuple[Path, str], tmp_path: Path, name: str) -> None:
+    said = sentence(brdepth("visualize", run[0] / "best.safetensors", "--out", tmp_path / name, code=2))
+    assert said.endswith(f"/{name} would hold a PNG picture. Give a name that ends in .png.")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is needed")
@@ -211,7 +217,14 @@ def test_what_is_predicted_is_kept_and_what_cannot_be_is_known_before(
     good, broken, out = tmp_path / "good.wav", tmp_path / "broken.wav", tmp_path / "out"
     soundfile.write(good, np.full((5000, 2), 0.1), 44_100)
     command = ("predict", run[0] / "best.safetensors", good)
-    for last, words in ((tmp_path / "none.wav", "none.wav does not exist"), (tmp_path, "is a folder")):
+    loop = tmp_path / "loop.wav"
+    loop.symlink_to(loop)
+    for last, words in (
+        (tmp_path / "none.wav", "none.wav does not exist"),
+        (tmp_path, "is a folder"),
+        (loop, "loop.wav is no plain file"),
+        ("/dev/null", "/dev/null is no plain file"),
+    ):
         assert words in sentence(brdepth(*command, last, "--out", out, code=2))
         assert not out.exists()
     soundfile.write(broken, np.full((5000, 2), np.nan, np.float32), 44_100, "FLOAT")
@@ -411,6 +424,9 @@ def test_a_configuration_file_is_read_and_options_win(tmp_path: Path) -> None:
         ("visualize junk.safetensors", "not a readable safetensors file"),
         ("predict junk.safetensors a.wav", "not a readable safetensors file"),
         ("check-data nowhere", "nowhere does not exist"),
+        ("check-data /dev/null", "/dev/null is no folder"),
+        ("train --dataset batvisionv2 --data-root /dev/null", "/dev/null is no folder"),
+        ("eval /dev/null", "/dev/null is no plain file"),
         ("check-data .", "No recordings"),
         ("simulate .", "is not empty"),
         ("simulate rooms --max-depth 70", "hold depth up to 65.534 m, and data.max_depth is 70 m"),
@@ -666,7 +682,7 @@ def test_a_dry_run_prints_settings_to_train_with_and_what_that_costs(tmp_path: P
 def test_a_dry_run_needs_no_data_and_says_that_none_are_there() -> None:
     line = ["train", "--dry-run", "--dataset", "batvisionv2", "--data-root", "nowhere", "--batch-size", 2]
     printed = brdepth(*line, *QUICK)
-    assert "# data:    not there yet, so that only a step can be timed" in printed
+    assert "# data:    only a step can be timed. The dataset folder nowhere does not exist." in printed
     assert re.search(r"^# time:    about \S+ s for a step of 2 recordings", printed, re.M)
 
 

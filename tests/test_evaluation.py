@@ -396,4 +396,5 @@ def test_nothing_is_guessed_where_there_is_nothing_to_learn_from(
 ) -> None:
     config = tiny({"data": {"name": "batvisionv2", "root": str(tmp_path)}})
     found = Evaluation({}, {}, Protocol(8.0, 0.0, 32))
-    assert known_rmse(None, lambda: open_again(config, split="train"), rooms("test"), found) == {}
+    with pytest.raises(DataError, match="No recordings for the split 'train'"):
+        known_rmse(None, lambda: open_again(config, split="train"), rooms("test"), found)

@@ -178,9 +178,9 @@ def test_a_map_beyond_float32_holds_no_measurement_there(tmp_path: Path) -> None
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("pipe.npy", "pipe.wav"):
         os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="is no plain file"):
         read_depth(tmp_path / "pipe.npy", 30.0)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="is no plain file"):
         read_echo(tmp_path / "pipe.wav")
 
 

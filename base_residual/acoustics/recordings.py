@@ -18,6 +18,7 @@ from base_residual.acoustics.chirp import SAMPLE_RATE
 from base_residual.config.presets import MAX_RATE, MIN_RATE
 from base_residual.errors import DataError
 from base_residual.files.npy import read_array
+from base_residual.files.paths import no_file
 
 MAX_SECONDS = 60.0  # of a recording; a longer file is no echo
 MAX_SAMPLE = 2**15  # of a stored waveform; half precision overflows just above
@@ -48,7 +49,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a sound file, and turn every error while it is open into a DataError."""
     try:
         if not path.is_file():
-            raise DataError(f"The recording {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
+            raise DataError(f"The recording {path} {no_file(path)}.")
         # As bytes, which any name has, also where the system's encoding lacks some of its characters.
         with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as file:  # pyrefly: ignore[bad-argument-type]
             yield file

@@ -22,7 +22,7 @@ from base_residual.cli.shared_options import (
     SplitOption,
 )
 from base_residual.config.presets import Layer
-from base_residual.errors import ConfigError, DataError, PredictionError
+from base_residual.errors import BaseResidualError, ConfigError, DataError, PredictionError
 
 if TYPE_CHECKING:
     from base_residual.config.schema import Config
@@ -64,7 +64,11 @@ def evaluate_checkpoint(
     found = evaluate(loaded.model, samples, min_depth=min_depth, num_workers=workers)
     curve, why = val_rmse(loaded.history), why_undecided(loaded.config.model.name)
     tested = checkpoint.parent if split == "test" and config == loaded.config else None
-    blind = known_rmse(tested, lambda: _open(loaded, config, "train", printer), samples, found)
+    blind, unknown = dict[str, float](), list[str]()
+    try:
+        blind = known_rmse(tested, lambda: _open(loaded, config, "train", printer), samples, found)
+    except BaseResidualError as error:
+        unknown = [f"No blind guess: {error}"]
     criteria = success_criteria(found, curve, undecided=why, blind=blind)
     verdicts = [criterion._asdict() for criterion in criteria]
     about = {"checkpoint": checkpoint, "dataset": config.data.name, "data_root": config.data.root, "split": split}
@@ -77,6 +81,7 @@ def evaluate_checkpoint(
         found.protocol_line(),
         *_view_lines(samples),
         *blind_lines(found.metrics["rmse"], blind),
+        *unknown,
     ]
     printer.show(*map(Text, lines), criteria_table(criteria))
 

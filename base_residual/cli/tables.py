@@ -83,7 +83,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         data = ", ".join(f"{count:,} {split}" for split, count in recordings.items())
         time = f"{spoken(estimate.total_s)} in all, {spoken(estimate.epoch_s)} an epoch, {step}"
     else:
-        data, time = "not there yet, so that only a step can be timed", step
+        data, time = f"only a step can be timed. {estimate.uncounted}", step
     memory = "unknown here" if estimate.memory_mib is None else f"about {estimate.memory_mib:,.0f} MiB"
     facts = {
         "network": f"{estimate.parameters / 1e6:.2f} M parameters, {estimate.gflops:.2f} GFLOP for one echo",

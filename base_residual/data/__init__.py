@@ -11,7 +11,7 @@ from base_residual.config.presets import SPLITS, DatasetName
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.errors import DataError
-from base_residual.files.paths import expand_home
+from base_residual.files.paths import expand_home, no_folder
 
 if TYPE_CHECKING:
     from base_residual.data.own import Recordings
@@ -101,7 +101,11 @@ def open_dataset(
     else:
         given = root or os.environ.get("BRDEPTH_DATA")
         if not given or not expand_home(given).is_dir():
-            came = f"The dataset folder {given} does not exist" if given else "No dataset folder was given"
+            came = (
+                f"The dataset folder {given} {no_folder(expand_home(given))}"
+                if given
+                else "No dataset folder was given"
+            )
             raise DataError(
                 f"{came}. {SOURCES[name]}, lay it out as {reader.layout}, and name ROOT with --data-root or "
                 "BRDEPTH_DATA. Without any data, use --dataset simulated."

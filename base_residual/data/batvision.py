@@ -22,6 +22,7 @@ from base_residual.data.depth_maps import read_depth
 from base_residual.data.sample import EchoSample, Recorded, fit_samples
 from base_residual.errors import DataError
 from base_residual.files.atomic import no_links, read_at_most, writable
+from base_residual.files.paths import no_folder
 
 log = logging.getLogger("base_residual")
 
@@ -109,7 +110,7 @@ def list_recordings(
         DataError: nothing is laid out as expected, a column is missing, or a path leaves the root.
     """
     if not root.is_dir():
-        raise DataError(f"The dataset folder {root} does not exist.")
+        raise DataError(f"The dataset folder {root} {no_folder(root)}.")
     tables = sorted(root.glob(layout.tables.format(split=split)))
     for path in (root.resolve(), *tables):
         if not writable(str(path)):

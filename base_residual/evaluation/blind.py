@@ -13,7 +13,7 @@ from torch import Tensor
 
 from base_residual.config.run_layout import EVALUATION
 from base_residual.data.sample import EchoDataset
-from base_residual.errors import BaseResidualError, DataError
+from base_residual.errors import DataError
 from base_residual.evaluation import BLIND_NAMES
 from base_residual.files.atomic import read_at_most
 from base_residual.files.json import Number, from_json
@@ -105,7 +105,10 @@ def known_rmse(
         found: its figures.
 
     Returns:
-        `mean_map` and `constant`; nothing where there is neither.
+        `mean_map` and `constant`.
+
+    Raises:
+        BaseResidualError: the guesses are not noted, and the training split cannot be opened.
     """
     with suppress(OSError, ValueError):
         noted = read_at_most(run_dir / EVALUATION, MAX_FILE) if run_dir else b""
@@ -114,8 +117,4 @@ def known_rmse(
         if tested.protocol == found.protocol and bool(((before - now).abs() <= SAME).all()):
             blind: Blind = from_json(Blind, noted)
             return blind.blind_rmse
-    try:
-        guess = BlindGuess.from_dataset(train())
-    except BaseResidualError:
-        return {}
-    return guess.rmse_on(samples, found.protocol.max_depth, found.protocol.min_depth)
+    return BlindGuess.from_dataset(train()).rmse_on(samples, found.protocol.max_depth, found.protocol.min_depth)

@@ -45,6 +45,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fchmod(file.fileno(), stat.S_IMODE(former))
             yield file
         aside.replace(path)
+    except FileExistsError as error:
+        raise RunError(f"Cannot write {path}: {path.parent} is no folder.") from error
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:

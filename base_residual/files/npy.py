@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from base_residual.errors import DataError
 from base_residual.files.atomic import no_links
+from base_residual.files.paths import no_file
 
 MAX_HEADER = 10_000  # bytes of the header of an `.npy` file, numpy's own limit
 FARTHEST = 65.534  # metres, the largest depth that 16 bits hold; their largest number stands for no measurement
@@ -60,7 +61,7 @@ def read_array(path: Path, kind: str) -> NDArray[Any]:
     try:
         return map_array(path)
     except FileNotFoundError as error:
-        raise DataError(f"The {kind} {path} does not exist.") from error
+        raise DataError(f"The {kind} {path} {no_file(path)}.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"The {kind} {path} is not a readable .npy file.") from error
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from base_residual.errors import CheckpointError, TrainingError
 from base_residual.files.atomic import write_whole
+from base_residual.files.paths import no_file
 
 Tensors = dict[str, Tensor]
 KINDS = {torch.float32: "F32", torch.int64: "I64"}  # the types of a network's tensors, and their names in the file
@@ -78,7 +79,7 @@ def _opened(path: Path) -> Iterator[Any]:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name the file in it, such as {path / 'best.safetensors'}.")
     if not path.is_file():
-        raise CheckpointError(f"The checkpoint {path} does not exist.")
+        raise CheckpointError(f"The checkpoint {path} {no_file(path)}.")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -28,7 +28,6 @@ DEPTH_COLOURS = "viridis"
 SIGNED_COLOURS = "RdBu"
 REMAINDER_COLOURS = "magma_r"
 HOLE = "0.85"  # light grey, where nothing was measured
-OTHER_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp"}  # endings that are refused
 LOSS_STYLES = ("k-", "C0-", "C2-", "C3-")  # of the loss and its terms
 RMSE_STYLES = ("k-", "C2--")  # of the whole prediction and its base
 MAX_LABEL = 36  # characters beside a row
@@ -287,9 +286,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all.
 
     Raises:
-        RunError: the file cannot be written, or its name has the ending of another kind of picture.
+        RunError: the file cannot be written, or its name does not end in .png.
     """
-    if path.suffix.lower() in OTHER_PICTURES:
+    if path.suffix.lower() != ".png" and not path.is_dir():
         raise RunError(f"{path} would hold a PNG picture. Give a name that ends in .png.")
     write_whole(path, as_png(figure))
     return path

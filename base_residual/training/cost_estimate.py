@@ -46,7 +46,8 @@ class Estimate:
         parameters: of the network.
         gflops: floating-point operations of the network for one echo, two per multiply-add, in 10^9.
         device: name of the processor.
-        recordings: in each split; None where the data is not there yet.
+        recordings: in each split; None where they cannot be counted.
+        uncounted: why they cannot.
         batch_size: recordings per step.
         steps: per epoch; None where the number of recordings is not known.
         step_s: seconds per step.
@@ -61,6 +62,7 @@ class Estimate:
     gflops: float
     device: str
     recordings: dict[str, int] | None
+    uncounted: str | None
     batch_size: int
     steps: int | None
     step_s: float
@@ -87,7 +89,11 @@ def estimate(config: Config) -> Estimate:
         ConfigError: the device is not there, or has too little memory.
     """
     device = resolve_device(config.trainer.device)
-    recordings = count_recordings(config)
+    recordings, uncounted = None, None
+    try:
+        recordings = count_recordings(config)
+    except DataError as error:  # perhaps it is only planned to train on them
+        uncounted = str(error)
     batch_size = min(config.trainer.batch_size, recordings["train"] if recordings else config.trainer.batch_size)
     model = create_model(config).to(device)
     if device.type == "cuda":
@@ -119,6 +125,7 @@ def estimate(config: Config) -> Estimate:
         gflops=gflops(model),
         device=device_name(device),
         recordings=recordings,
+        uncounted=uncounted,
         batch_size=batch_size,
         steps=steps,
         step_s=step_s,
@@ -136,8 +143,12 @@ def estimate(config: Config) -> Estimate:
     )
 
 
-def count_recordings(config: Config) -> dict[str, int] | None:
-    """Count the recordings of each split, without rendering or preparing any; None where the data is not there."""
+def count_recordings(config: Config) -> dict[str, int]:
+    """Count the recordings of each split, without rendering or preparing any.
+
+    Raises:
+        DataError: they are not there, or a table of them is wrong.
+    """
     if config.data.name == "simulated" and config.data.root is None:
         rooms = config.simulation
         return {
@@ -145,10 +156,7 @@ def count_recordings(config: Config) -> dict[str, int] | None:
             for split, count in zip(SPLITS, (rooms.train_rooms, rooms.val_rooms, rooms.test_rooms), strict=True)
         }
     listed = config.model_copy(update={"data": config.data.model_copy(update={"prepare": False})})
-    try:
-        return {split: len(open_dataset(config.data.name, config.data.root, split, listed)) for split in SPLITS}
-    except DataError:
-        return None
+    return {split: len(open_dataset(config.data.name, config.data.root, split, listed)) for split in SPLITS}
 
 
 def made_up(config: Config, count: int) -> list[EchoSample]:
