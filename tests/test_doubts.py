@@ -256,9 +256,9 @@ def test_integers_are_predicted_as_the_same_sound_in_floating_point() -> None:
 
 
 def test_check_data_says_where_the_direct_sound_is_and_which_recordings_are_doubtful(tmp_path: Path) -> None:
-    root = write_batvision(tmp_path / "data", count=4, subtype="PCM_16")
+    root = write_batvision(tmp_path / "data", count=4, subtype="PCM_16", splits=("train",))
     findings = check_data(root)
-    assert not findings.problems
+    assert not [problem for problem in findings.problems if "The recording" in problem]
     assert findings.as_dict()["emission"] == pytest.approx(
         dict.fromkeys(("earliest", "median", "latest"), 100 / RATE), abs=1e-4
     )
@@ -271,13 +271,13 @@ def test_check_data_says_where_the_direct_sound_is_and_which_recordings_are_doub
 
 
 def test_recordings_whose_direct_sound_is_cut_off_are_told_by_the_delay_between_their_ears(tmp_path: Path) -> None:
-    root = write_batvision(tmp_path / "data", count=6, subtype="PCM_16")
+    root = write_batvision(tmp_path / "data", count=6, subtype="PCM_16", splits=("train",))
     for number, delay in enumerate((-30, 20, 5, -12, 28, -25)):  # what they begin with comes from anywhere
         sound = recording()
         sound[1] = sound[1].roll(delay)
         write(root / "Attic" / "audio" / f"audio_{number}.wav", sound)
     assert check_data(root).ear_delay_spread == pytest.approx(36 / RATE, abs=12 / RATE)
-    assert "use audio.emission=first" in " ".join(brdepth("check-data", root, code=0).split())
+    assert "use audio.emission=first" in " ".join(brdepth("check-data", root, code=1).split())
 
 
 def test_a_training_is_told_once_of_recordings_without_a_chirp(caplog: pytest.LogCaptureFixture) -> None:

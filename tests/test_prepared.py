@@ -79,6 +79,18 @@ def test_a_prepared_set_gives_what_the_files_hold(cache: Path, root: Path) -> No
         assert torch.equal(stored.depth > 0, read.depth > 0)
 
 
+@pytest.mark.parametrize("emission", ["found", "first"])
+def test_a_quiet_recording_keeps_its_details(cache: Path, root: Path, emission: str) -> None:
+    path = root / "Attic" / "audio" / "audio_0.wav"
+    sound, rate = soundfile.read(path)
+    soundfile.write(path, 1e-5 * sound, rate, "FLOAT")
+    config = make_config({"data": {"name": "batvisionv2", "output_size": 32}, "audio": {"emission": emission}})
+    source = BatVisionV2(root, "train", config.data, config.audio)
+    stored, (read, _) = prepared.prepared(source)[0].waveform, source.__getitems__([0, 1])
+    expected = read.waveform / read.waveform.abs().max()
+    torch.testing.assert_close(stored, expected, rtol=2**-11, atol=2**-24)
+
+
 def test_recordings_read_together_are_as_read_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = root / "Attic" / "audio"
     samples, rate = soundfile.read(audio / "audio_2.wav")

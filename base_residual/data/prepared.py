@@ -1,8 +1,8 @@
 """A prepared set: a split of a dataset as two memory-mapped arrays, which training reads out of the page cache.
 
-It is a folder with `waveform.npy`, float16 (N, 2, T) in [-1, 1], `depth.npy`, uint16 (N, S, S) in the unit that the
-index states, `empty_room.npy`, the same of the empty rooms where they are known, and `index.json`: the settings, and
-name, size, times and hash of every file that it was made from.
+It is a folder with `waveform.npy`, float16 (N, 2, T), the loudest sample of each recording 1, `depth.npy`, uint16
+(N, S, S) in the unit that the index states, `empty_room.npy`, the same of the empty rooms where they are known, and
+`index.json`: the settings, and name, size, times and hash of every file that it was made from.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from base_residual.acoustics.hearing import unit_peak
 from base_residual.data.batvision import BatVision
 from base_residual.data.sample import EchoBatch, EchoSample
 from base_residual.errors import DataError, RunError
@@ -32,7 +33,7 @@ from base_residual.files.cache import Progress, cache_folder, locked
 from base_residual.files.npy import RowLayout, map_array
 from base_residual.machine import own_cores
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same files and settings would give other arrays."""
 
 MILLIMETRE = 0.001
@@ -324,7 +325,8 @@ def _read(source: BatVision, places: range, unit: float) -> list[_Row]:
     for sample, files in zip(source.__getitems__(places), stamps, strict=True):
         empty = torch.zeros_like(sample.depth) if sample.empty_room is None else sample.empty_room
         maps = {name: _in_steps(metres, unit) for name, metres in zip(MAPS, (sample.depth, empty), strict=True)}
-        rows.append(_Row({"waveform.npy": sample.waveform.half().numpy()} | maps, files))
+        waveform = unit_peak(sample.waveform[None])[0].half()  # a quiet one would lose bits
+        rows.append(_Row({"waveform.npy": waveform.numpy()} | maps, files))
     return rows
 
 
