@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from base_residual.acoustics.chirp import SAMPLE_RATE, ChirpDesign
 from base_residual.acoustics.matched_filter import compress
+from base_residual.config.resolve import make_config
+from base_residual.simulation import rendering
 from base_residual.simulation.depth import render_depth
 from base_residual.simulation.directivity import _spiral
 from base_residual.simulation.draws import draw_pose
 from base_residual.simulation.echo import BETWEEN_EARS, Chance, draw_chance, draw_late, render_echo
 from base_residual.simulation.materials import ABSORPTION, BANDS, Air, draw_material
 from base_residual.simulation.rays import SCATTER_RAYS, cast_rays, facing
+from base_residual.simulation.rendering import LOCATION
 from base_residual.simulation.reverberation import late_energy, measures, reflections_per_second
 from base_residual.simulation.rigs import RIGS, Camera, Recorder, Rig, draw_rig, varied
 from base_residual.simulation.rooms import Box, Cylinder, Material, Pose, Room, is_inside
@@ -353,6 +357,29 @@ def test_cameras_are_drawn_all_over_what_is_not_known_of_them(
     exact = [RIGS[rig](np.random.default_rng(seed), 0.0).camera for seed in range(3)]
     assert exact[0] == exact[1] == exact[2]
     np.testing.assert_allclose((*exact[0].field_of_view, exact[0].forward, exact[0].up), (low + high) / 2, atol=1e-9)
+
+
+def test_a_far_wall_is_at_the_largest_depth_however_much_the_camera_errs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = np.full((16, 16), 30.0)
+    seen[0], seen[1] = np.inf, 11.0  # no wall at all, and one that is measured
+    monkeypatch.setattr(rendering, "render_views", lambda *_: (seen.copy(), seen.copy()))
+    simulation = make_config({"simulation": {"rig": "batvisionv2", "poses": 1}}).simulation.model_dump(mode="json")
+    for kind in ("audio", "depth", "layout", "done"):
+        (tmp_path / LOCATION / kind).mkdir(parents=True)
+    description = {"simulation": simulation, "frames": 500, "output_size": 16, "max_depth": 12.0}
+    for number in range(8):
+        rendering.render_room(tmp_path, "train", number, description)
+        depth, layout = (
+            np.load(tmp_path / LOCATION / kind / f"train_{number:06d}_0.npy") for kind in ("depth", "layout")
+        )
+        assert set(np.unique(depth[2:])) <= {0, 12_000}  # but for holes
+        assert not depth[0].any()
+        assert depth[1][depth[1] > 0].std() > 100
+        assert (layout[0] == 0).all()
+        assert (layout[1] == 11_000).all()
+        assert (layout[2:] == 12_000).all()
 
 
 def test_a_camera_measures_nothing_nearer_than_it_can() -> None:

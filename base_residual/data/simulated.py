@@ -47,7 +47,7 @@ RENDERED = re.compile(
 )
 """The names of what is rendered, in a folder that is not finished."""
 
-VERSION = 11
+VERSION = 12
 """Raised whenever the same settings would give other recordings."""
 
 

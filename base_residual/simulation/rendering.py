@@ -89,10 +89,10 @@ def render_room(
         chance = (draw_chance if air else draw_still)(rng, description["frames"])
         echo = render_echo(room, pose, rig, chance, air)
         seen, layout = render_views(room, pose, description["output_size"], rig.camera)
-        holes = np.isinf(seen), np.isinf(layout)
-        seen, layout = (np.minimum(depth, description["max_depth"]) for depth in (seen, layout))
-        seen = rig.camera.measure(rng, seen)
-        seen[holes[0]], layout[holes[1]] = 0, 0
+        seen = rig.camera.measure(rng, seen)  # before the cut: what is far errs more
+        seen, layout = (
+            np.where(np.isinf(depth), 0, depth).clip(0, description["max_depth"]) for depth in (seen, layout)
+        )
         name = pose_name(split, number, index)
         # Encoded in memory, so that only an OSError, which names the reason, can come from the disk.
         sound = io.BytesIO()
