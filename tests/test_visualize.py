@@ -149,7 +149,7 @@ def test_a_view_from_above_is_the_slice_at_the_height_of_the_camera() -> None:
     truth = np.full((8, 8), 3.0)
     truth[4, :4] = 0  # nothing was measured on the left
     figure = view_figure([Panel(wall, 0 * wall, wall, truth, "Attic", off)], camera, "a title")
-    above, behind = figure.axes
+    above, behind, colours = figure.axes
     true, final, robot = above.lines
     across = 2 * (np.arange(8) - 3.5) / 4
     np.testing.assert_allclose(final.get_xdata(), across, atol=1e-6)  # left is on the left
@@ -159,6 +159,17 @@ def test_a_view_from_above_is_the_slice_at_the_height_of_the_camera() -> None:
     (band,) = above.patches
     ahead = band.get_xy()[:, 1]
     assert (ahead.min(), ahead.max()) == (1.5, 2.5)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "ground truth",
+        "\N{PLUS-MINUS SIGN} remainder",
+        "final",
+        "robot",
+    ]
+    assert colours.get_ylabel() == "depth (m)"
+    assert (behind.get_ylabel(), above.get_xlabel()) == ("right (m)", "right (m)")
+    ticks = behind.yaxis.get_major_formatter()
+    assert [ticks(left, 0) for left in (1.5, 0.0, -2.0)] == ["\N{MINUS SIGN}1.5", "0", "2"]
     assert len(behind.collections) == 2
     assert len(behind.collections[1].get_offsets()) == 64
     plain = view_figure([Panel(wall, 0 * wall, wall, None, "Attic")], camera)

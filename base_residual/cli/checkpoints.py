@@ -110,6 +110,7 @@ def visualize(
     """Draw base | residual | final | remainder | ground truth, or the points in space."""
     from base_residual.config.run_layout import PICTURES, written_about
     from base_residual.models.decomposition import require_camera
+    from base_residual.models.released import is_released
     from base_residual.plots.figures import decomposition_figure, save_figure
     from base_residual.plots.views import view_figure
 
@@ -140,7 +141,8 @@ def visualize(
         rows = picture_samples(loaded.model, shown)
     shows = audio[0].stem if audio else f"{other}_{split}" if other else split
     of = "own recordings" if audio else f"{split} split" + (f" of {other}" if other else "")
-    title = f"{loaded.config.in_words}, epoch {loaded.epoch}: {of}"
+    trained = f"{loaded.config.in_words}, epoch {loaded.epoch}"
+    title = f"{checkpoint.stem if is_released(checkpoint) else trained}: {of}"
     if view:
         figure = view_figure(rows, require_camera(loaded.model.camera), doubtful or title)
     else:

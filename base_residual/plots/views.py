@@ -23,6 +23,7 @@ from base_residual.plots.figures import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
     from mpl_toolkits.mplot3d import Axes3D
 
@@ -49,10 +50,14 @@ def view_figure(rows: Sequence[Panel], camera: DepthCamera, title: str = "") -> 
         above = figure.add_subplot(len(rows), 2, 2 * place + 1)
         behind = figure.add_subplot(len(rows), 2, 2 * place + 2, projection="3d")
         _draw_above(above, camera, row)
-        _draw_behind(behind, camera, row)
+        drawn = _draw_behind(behind, camera, row)
+        figure.colorbar(drawn, ax=behind, shrink=0.6, pad=0.08).set_label("depth (m)", fontsize=8)
         if place == 0:
             above.set_title("from above", fontsize=12)
             behind.set_title("from behind", fontsize=12)
+            figure.legend(
+                *above.get_legend_handles_labels(), loc="outside lower left", fontsize=9, ncols=4, frameon=False
+            )
         above.set_ylabel(
             f"{shorten(replace_missing_glyphs(row.title), MAX_LABEL)}\nahead (m)", fontsize=9, parse_math=False
         )
@@ -86,11 +91,10 @@ def _draw_above(axis: Axes, camera: DepthCamera, row: Panel) -> None:
         band = np.concatenate([np.array(near), np.array(far)[:, ::-1]], axis=1)
         axis.fill(*band, color=BAND_COLOUR, alpha=0.25, linewidth=0, label="\N{PLUS-MINUS SIGN} remainder")
     axis.plot(*_slice(camera, row.final), color=FINAL_COLOUR, lw=1.8, label="final")
-    axis.plot(0, 0, marker="^", color=ROBOT, ms=9)
+    axis.plot(0, 0, marker="^", color=ROBOT, ms=9, ls="", label="robot")
     axis.set_aspect("equal", adjustable="datalim")
     axis.set_xlabel("right (m)", fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, loc="lower right", frameon=False)
 
 
 def _slice(camera: DepthCamera, depth: Map) -> tuple[Map, Map]:
@@ -100,18 +104,24 @@ def _slice(camera: DepthCamera, depth: Map) -> tuple[Map, Map]:
     return -middle[:, 1], middle[:, 0]
 
 
-def _draw_behind(axis: Axes3D, camera: DepthCamera, row: Panel) -> None:
-    """Draw points in space, as seen from behind and above the robot."""
+def _draw_behind(axis: Axes3D, camera: DepthCamera, row: Panel) -> PathCollection:
+    """Draw points in space, as seen from behind and above the robot; return those that are coloured by depth."""
+    from matplotlib.ticker import MaxNLocator
+
     if row.gt is not None:
         true, _ = _points(camera, row.gt)
         axis.scatter(*true.T, s=2, color=TRUE_COLOUR, linewidths=0, depthshade=False)
     points, depths = _points(camera, row.final)
-    axis.scatter(*points.T, s=4, c=depths, cmap=DEPTH_COLOURS, linewidths=0)
-    axis.plot([0], [0], [0], marker="^", color=ROBOT, ms=7)
+    drawn = axis.scatter(*points.T, s=4, c=depths, cmap=DEPTH_COLOURS, linewidths=0, depthshade=False)
+    axis.plot([0], [0], [0], marker="^", color=ROBOT, ms=7, ls="")
     axis.set_aspect("equal")
     axis.view_init(elev=32, azim=-150)
     axis.set_xlabel("ahead (m)", fontsize=8)
-    axis.set_ylabel("left (m)", fontsize=8)
+    axis.set_ylabel("right (m)", fontsize=8)
+    axis.yaxis.set_major_formatter(lambda left, _: f"{0 - left:g}".replace("-", "\N{MINUS SIGN}"))
     axis.zaxis.set_rotate_label(False)
     axis.set_zlabel("up (m)", fontsize=8, rotation=90)
+    for way in (axis.xaxis, axis.yaxis, axis.zaxis):
+        way.set_major_locator(MaxNLocator(4))
     axis.tick_params(labelsize=7)
+    return drawn
