@@ -113,7 +113,7 @@ def test_output_that_cannot_be_written_is_one_sentence(run: tuple[Path, str], tm
     program = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); import base_residual.__main__"
     done = Forked(nursery, tmp_path / "said", program, "eval", run[0] / "best.safetensors", "--json")
     said, _ = done.communicate()
-    assert (done.returncode, said) == (2, "Error: [Errno 28] No space left on device.\n")
+    assert (done.returncode, said) == (2, "Error: No space left on device.\n")
 
 
 def test_training_prints_the_epochs_the_metrics_the_criteria_and_where_things_are(run: tuple[Path, str]) -> None:
@@ -494,7 +494,7 @@ def test_recordings_that_cannot_be_predicted_are_named(run: tuple[Path, str], tm
     ("stop", "words"),
     [
         (TrainingInterrupted("Stopped in epoch 1 after 2 of 3 steps."), "Stopped in epoch 1 after 2 of 3 steps."),
-        (KeyboardInterrupt(), "Stopped. Start again to go on, training with --resume."),
+        (KeyboardInterrupt(), "Stopped. What was finished is kept."),
     ],
 )
 def test_what_is_stopped_ends_with_a_sentence_and_code_130(

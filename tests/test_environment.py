@@ -18,11 +18,13 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from base_residual.cli.exits import terminable
 from base_residual.cli.main import app
 from base_residual.config.schema import Config
 from base_residual.data.loading import read_batches, readers_in_words
 from base_residual.errors import DataError
 from base_residual.plots.figures import Panel, as_png, curves_figure, decomposition_figure
+from base_residual.training.interruption import TERMINATION, interruptible
 from base_residual.training.terminal import ConsoleTracker
 from base_residual.training.trackers import Tracker
 from base_residual.training.trainer import Trainer
@@ -51,7 +53,7 @@ def test_closed_streams_do_not_matter(tmp_path: Path) -> None:
 def test_a_full_disk_for_the_output_is_one_sentence(tmp_path: Path) -> None:
     done = shell(f"{BRDEPTH} simulate rooms {FEW} >/dev/full", tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "Error: [Errno 28] No space left on device.\n"
+    assert done.stderr == "Error: No space left on device.\n"
     assert (tmp_path / "rooms" / "rooms.json").exists()
 
 
@@ -61,11 +63,27 @@ def test_every_help_is_there_without_docstrings(tmp_path: Path) -> None:
     assert all(name in done.stdout for name in ("train", "check-data", "130"))
 
 
-def test_a_termination_signal_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("base_residual.models.factory.load_checkpoint", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("number", TERMINATION)
+def test_a_termination_signal_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    signal.signal(number, signal.SIG_DFL)
+    monkeypatch.setattr("base_residual.models.factory.load_checkpoint", lambda *_: os.kill(os.getpid(), number))
     done = CliRunner().invoke(app, ["eval", str(tmp_path / "best.safetensors")])
-    assert (done.exit_code, done.stderr) == (130, "Stopped. Start again to go on, training with --resume.\n")
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert (done.exit_code, done.stderr) == (130, "Stopped. What was finished is kept.\n")
+    assert signal.getsignal(number) is signal.SIG_DFL
+    signal.signal(number, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminal closes here")
+def test_nohup_is_heeded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible() as interrupted, terminable():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupted.is_set()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 READ = "import sys; from pathlib import Path; from base_residual.acoustics.recordings import read_echo; "

@@ -87,7 +87,11 @@ class StopAt(Tracker):
 
 def test_a_signal_asks_for_a_stop_and_a_later_one_acts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with interruption.interruptible() as interrupted:
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # in one moment: passed on by torchrun
+        for number in (
+            *interruption.TERMINATION,
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # in one moment: passed on by torchrun
             os.kill(os.getpid(), number)
         assert interrupted.is_set()
         monkeypatch.setattr(interruption, "AGAIN", 0.0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from base_residual.errors import BaseResidualError, TrainingInterrupted, out_of_memory, printable
+from base_residual.training.interruption import TERMINATION
 
 # The line with a backspace keeps the others from being filled like a paragraph.
 EXIT_CODES = """\b
@@ -35,7 +36,7 @@ def exit_codes() -> Iterator[None]:
         say(stop)
         raise typer.Exit(130) from stop
     except KeyboardInterrupt as stop:
-        say("Stopped. Start again to go on, training with --resume.")
+        say("Stopped. What was finished is kept.")
         raise typer.Exit(130) from stop
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
@@ -69,14 +70,14 @@ def open_streams() -> None:
 def terminable() -> Iterator[None]:
     """Treat a termination signal like Ctrl-C; a training has its own answer to both."""
     free = threading.current_thread() is threading.main_thread()
-    if not free or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    unheeded = [number for number in TERMINATION if free and signal.getsignal(number) is signal.SIG_DFL]
+    for number in unheeded:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in unheeded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def give_up_output() -> None:
@@ -94,7 +95,8 @@ def sentence(error: Exception) -> str:
     if out_of_memory(error):
         return "The memory does not suffice. Give fewer echoes at once, or another --device."
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
+        told = error.strerror or str(error)
+        return f"{error.filename}: {told}." if error.filename else f"{told}."
     if isinstance(error, UnicodeEncodeError):
         return (
             f"'{error.object}' has characters that this system's encoding, {error.encoding}, lacks. Set LC_ALL=C.UTF-8 "

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+TERMINATION = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""What a batch system sends, and a terminal that is closed."""
+
 AGAIN = 1.0  # seconds within which a second signal is the first one, passed on
 
 
@@ -32,7 +35,8 @@ def interruptible() -> Iterator[threading.Event]:
         elif time.monotonic() >= first + AGAIN:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in (signal.SIGINT, *TERMINATION) if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, ask) for number in heeded}
     try:
         yield event
     finally:
