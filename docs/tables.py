@@ -390,7 +390,10 @@ def rooms() -> str:
     rows = [["rooms to train on", "network", *(CONTEST[world] for world in worlds)]]
     for count, entrants in read("more_rooms")["rooms"].items():
         for name, found in entrants.items():
-            rows.append([f"{int(count):,}", ENTRANTS[name], *(f"{found[world]['mean']:.3f}" for world in worlds)])
+            figures = (found[world] for world in worlds)
+            spread = len(found["val"]) > 1  # one seed has none
+            cells = (_spread(value) if spread else f"{value['mean']:.3f}" for value in figures)
+            rows.append([f"{int(count):,}", ENTRANTS[name], *cells])
     return _ruled(rows)
 
 

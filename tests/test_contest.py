@@ -144,8 +144,9 @@ def test_more_rooms_are_compared_at_the_same_passes(
 ) -> None:
     out = tmp_path / "rooms.json"
     words = ["--seeds=1", f"--work={tmp_path / 'work'}", f"--out={out}", "--entrants", "default", "plain"]
-    monkeypatch.setattr(sys, "argv", ["more_rooms.py", *words, "--rooms", "4", "8"])
-    script("more_rooms").main()
+    for rooms in ("8", "4"):  # the second call keeps what the first has found
+        monkeypatch.setattr(sys, "argv", ["more_rooms.py", *words, "--rooms", rooms])
+        script("more_rooms").main()
     capsys.readouterr()
     found = json.loads(out.read_text())
     assert list(found["rooms"]) == ["4", "8"]
@@ -154,3 +155,6 @@ def test_more_rooms_are_compared_at_the_same_passes(
     assert len(few) == len(more) == found["epochs"]
     assert few != more
     assert out.with_suffix(".png").stat().st_size > 1000
+    monkeypatch.setattr(sys, "argv", ["more_rooms.py", *words, "--side", "48"])
+    with pytest.raises(SystemExit, match="holds runs of other epochs or another side"):
+        script("more_rooms").main()
