@@ -44,7 +44,7 @@ class Cost:
         device: name of the processor.
         threads: of the CPU that PyTorch uses for batches.
         threads_for_one: the same for one echo.
-        load: cores of the machine that others used as the timing began, over a minute; None where nobody tells.
+        load: cores of the machine at work or wanted in the minute before the timing; None where nobody tells.
     """
 
     parameters: int
@@ -71,7 +71,7 @@ class OnnxCost:
         scan_median_ms: from the samples to a planar scan; None where the camera's view is not known.
         device: name of the processor.
         threads: that one call takes.
-        load: cores of the machine that others used as the timing began, over a minute; None where nobody tells.
+        load: cores of the machine at work or wanted in the minute before the timing; None where nobody tells.
     """
 
     latency_median_ms: float

@@ -73,7 +73,7 @@ class Air(NamedTuple):
     def attenuation(self, frequency: Array) -> Array:
         """Return what a metre of air takes from sound, as a factor's exponent: energy falls by exp(-m) a metre.
 
-        By ISO 9613-1:1993, equations 3 to 6, at one atmosphere.
+        By ISO 9613-1:1993, equations 3 to 5, and annex B for the water in the air, at one atmosphere.
 
         Args:
             frequency: (K,) in Hz.

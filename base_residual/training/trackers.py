@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,7 +24,7 @@ class Tracker:
     """A listener to a run: each method is called at its event, and does nothing unless a subclass overrides it."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` are through what is done once, "Rendering rooms" or "Preparing recordings"."""
+        """`done` of `total` pieces of `what` are ready; this work, such as "Rendering rooms", comes before the run."""
 
     def start(self, config: Config, run_dir: Path, history: list[Record]) -> None:
         """The run begins, or goes on after the epochs in `history`."""
@@ -115,11 +116,12 @@ def _identity(run_dir: Path) -> str:
 
 
 def _wandb_login() -> bool:
-    """Return whether the user's netrc holds a key for Weights & Biases."""
-    return any(
-        (Path.home() / name).is_file() and "api.wandb.ai" in (Path.home() / name).read_text(errors="replace")
-        for name in (".netrc", "_netrc")
-    )
+    """Return whether the user's netrc can be read and holds a key for Weights & Biases."""
+    for name in (".netrc", "_netrc"):
+        with suppress(OSError):
+            if "api.wandb.ai" in (Path.home() / name).read_text(errors="replace"):
+                return True
+    return False
 
 
 class TensorBoard(Tracker):
