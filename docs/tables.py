@@ -63,7 +63,7 @@ ELSEWHERE = {
     "choose": "its shoeboxes, heard by two microphones (`choose`)",
     "heads": "such rooms, heard by heads that are drawn (`heads`)",
     "real, as it is": "one real recording, the map as it is",
-    "real, camera's view": "the same, cut to the camera's view",
+    "real, camera's view": "the same, in the directions that its camera sees",
     "standard": "shoeboxes of the style `standard`",
     "standard, trained there": "the same, by models trained on those alone",
 }

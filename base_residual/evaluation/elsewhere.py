@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from base_residual.camera import DepthCamera
 from base_residual.config.presets import VIEWS
 from base_residual.config.resolve import make_config
 from base_residual.config.schema import Config
 from base_residual.data import open_dataset
 from base_residual.data.loading import read_batches, reader
 from base_residual.data.sample import spread_indices
+from base_residual.data.views import camera_of, seen_from
 from base_residual.errors import BaseResidualError
 from base_residual.evaluation.blind import BlindGuess
 from base_residual.files.paths import expand_home
@@ -90,11 +89,11 @@ def try_on(model: DepthNet, config: Config, root: Path, place: str, view: tuple[
     """Score a model on the test split of recordings in BatVision V2's layout, at most `MOST` of them.
 
     Args:
-        model: predicts maps of 90 x 90 degrees.
+        model: predicts maps of some camera.
         config: its settings.
         root: folder of the recordings.
         place: what they are, in words.
-        view: of their camera, across and upward in degrees; default: as the model's.
+        view: of their camera, across and upward in degrees, which is brought to the model's; default: the same.
 
     Raises:
         DataError: the recordings are not there, or not laid out as expected.
@@ -102,26 +101,13 @@ def try_on(model: DepthNet, config: Config, root: Path, place: str, view: tuple[
     """
     here = {"data": {"name": "batvisionv2", "root": root, "prepare": False}}
     recordings = open_dataset("batvisionv2", root, "test", make_config(config.model_dump(mode="json"), here))
-    samples = [recordings[index] for index in spread_indices(len(recordings), MOST)]
+    chosen = [recordings[index] for index in spread_indices(len(recordings), MOST)]
+    samples = seen_from(chosen, DepthCamera(view) if view else None, camera_of(config.data))
     scores, device = DepthMetrics(model.max_depth), next(model.parameters()).device
     model = evaluating(model)
     for batch in read_batches(reader(samples, 0, model.max_depth, batch_size=BATCH)):
         parts = model.decompose(batch.waveform.to(device))
         raise_unless_finite(parts.finite().tolist(), batch.ids)
-        scores.update(parts.final if view is None else seen_by(parts.final, view), batch.depth.to(device))
+        scores.update(parts.final, batch.depth.to(device))
     blind = BlindGuess.from_dataset(samples, model.max_depth).rmse_on(samples, model.max_depth)
     return Tried(place, len(samples), scores.compute()["rmse"], blind["constant"])
-
-
-def seen_by(maps: Tensor, view: tuple[float, float]) -> Tensor:
-    """Return maps (B, 1, S, S) of 90 x 90 degrees as a camera with a narrower view sees them, made square.
-
-    Args:
-        maps: depth along the axis.
-        view: across and upward, in degrees.
-    """
-    side = maps.shape[-1]
-    places = (torch.arange(side, device=maps.device) + 0.5) / side * 2 - 1
-    across, down = (places * math.tan(math.radians(angle) / 2) for angle in view)  # 1 is the map's edge
-    grid = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
-    return F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), padding_mode="border", align_corners=False)
