@@ -2,11 +2,12 @@
 
     python benchmarks/few_recordings.py choose --recordings 120 --starts small frozen --out results/fine_tuning.json
     python benchmarks/few_recordings.py exam  # to report; the line above is to choose by
+    python benchmarks/few_recordings.py exam --recordings 30 120 480 --starts plain --out results/few_plain.json
 
 Trains on the first recordings of a world of `carry_over.py`, from scratch and from the released model, with the same
 settings but for the learning rate, and tests on the world's test rooms. `frozen` is the released model whose encoder
-stays as it is. The rate is chosen by the validation rmse of the first seed, and so is the epoch in every run. Each run
-is noted in the JSON as it ends, and not repeated there.
+stays as it is; `plain` begins from scratch, without the split. The rate is chosen by the validation rmse of the first
+seed, and so is the epoch in every run. Each run is noted in the JSON as it ends, and not repeated there.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from base_residual.plots.figures import save_figure, standard_style
 from base_residual.training.fine_tuning import fine_tuning_config
 from base_residual.training.trainer import Trainer
 
-FROZEN = "frozen"
+FROZEN, PLAIN = "frozen", "plain"
 STARTS = ("scratch", DEFAULT)
-RATES = {"scratch": (0.001, 0.002, 0.004), DEFAULT: (0.0005, 0.001, 0.002), FROZEN: (0.0005, 0.001, 0.002)}
+UNTRAINED = ("scratch", PLAIN)
+RATES = {**dict.fromkeys(UNTRAINED, (0.001, 0.002, 0.004)), **dict.fromkeys((DEFAULT, FROZEN), (0.0005, 0.001, 0.002))}
 VALIDATED = 60  # recordings by which epoch and rate are chosen
 STEPS, LEAST_EPOCHS = 300, 15  # steps of 32 recordings, and epochs, that every run has at least
 Row = dict[str, Any]
@@ -77,9 +79,11 @@ def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path
         },
         "tracking": {"results_dir": str(out), "experiment_name": f"{start}-{count}-{rate:g}-{seed}"},
     }
+    if start == PLAIN:
+        layer["model"] = {"name": PLAIN}
     config = fine_tuning_config(DEFAULT, layer)
     kind = FrozenEncoder if start == FROZEN else Trainer
-    result = kind(config, init=None if start == "scratch" else DEFAULT, overwrite=True, trackers=[]).fit()
+    result = kind(config, init=None if start in UNTRAINED else DEFAULT, overwrite=True, trackers=[]).fit()
     found = {"val": min(val_rmse(result.history)), "test": result.test.metrics["rmse"]}
     print(f"{start}, {count} recordings, rate {rate:g}, seed {seed}: {found}", flush=True)
     return found
@@ -167,7 +171,7 @@ def main() -> None:
         for start in given.starts:
 
             def run(rate: float, seed: int, start: str = start, count: int = count, some: Path = some) -> Row:
-                begun = {"start": start, "weights": None if start == "scratch" else weights}
+                begun = {"start": start, "weights": None if start in UNTRAINED else weights}
                 key = begun | {"recordings": count, "rate": rate, "seed": seed}
                 found = next((row for row in runs if key.items() <= row.items()), None)
                 if found is None:
