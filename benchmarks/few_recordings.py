@@ -80,7 +80,7 @@ def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path
         "tracking": {"results_dir": str(out), "experiment_name": f"{start}-{count}-{rate:g}-{seed}"},
     }
     if start == PLAIN:
-        layer["model"] = {"name": PLAIN}
+        layer["model"] = {"name": PLAIN, "decoder": "map"}
     config = fine_tuning_config(DEFAULT, layer)
     kind = FrozenEncoder if start == FROZEN else Trainer
     result = kind(config, init=None if start in UNTRAINED else DEFAULT, overwrite=True, trackers=[]).fit()
