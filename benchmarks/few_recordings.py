@@ -22,6 +22,7 @@ from carry_over import SHARED, WORLDS, rendered, world_figures
 from reporting import RESULTS, parser, positive, provenance, refuse, run_script, write
 
 from base_residual.config.presets import Layer
+from base_residual.config.resolve import make_config
 from base_residual.config.run_layout import val_rmse
 from base_residual.data.sample import EchoDataset
 from base_residual.models.factory import load_checkpoint
@@ -79,9 +80,9 @@ def train(world: Path, start: str, count: int, rate: float, seed: int, out: Path
         },
         "tracking": {"results_dir": str(out), "experiment_name": f"{start}-{count}-{rate:g}-{seed}"},
     }
-    if start == PLAIN:
-        layer["model"] = {"name": PLAIN, "decoder": "map"}
     config = fine_tuning_config(DEFAULT, layer)
+    if start == PLAIN:
+        config = make_config(config.model_dump(mode="json"), {"model": {"name": PLAIN, "decoder": "map"}})
     kind = FrozenEncoder if start == FROZEN else Trainer
     result = kind(config, init=None if start in UNTRAINED else DEFAULT, overwrite=True, trackers=[]).fit()
     found = {"val": min(val_rmse(result.history)), "test": result.test.metrics["rmse"]}
