@@ -127,6 +127,13 @@ def test_no_setting_of_matplotlib_matters_to_a_picture(tmp_path: Path) -> None:
     assert plain.stdout.endswith("[]\n"), plain.stderr
 
 
+def test_a_home_that_cannot_be_written_to_is_nothing_to_talk_about(tmp_path: Path) -> None:
+    (tmp_path / "draw.py").write_text(DRAW)
+    (tmp_path / "home").touch()  # a file, in which nobody can make a folder
+    done = shell(f"{sys.executable} draw.py", tmp_path, HOME=str(tmp_path / "home"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.usefixtures("drawn")
 def test_a_programs_own_style_is_neither_used_nor_changed() -> None:
     depth = np.linspace(1, 3, 16).reshape(4, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,9 @@ def standard_style() -> Iterator[ModuleType]:
         RunError: Matplotlib cannot read a file of settings, or has no folder for its fonts.
     """
     backend = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None  # it need not be there
+    talk = logging.getLogger("matplotlib")
+    level = talk.level
+    talk.setLevel(logging.ERROR)  # not of the temporary folder that it takes where no home can be written to
     try:
         import matplotlib
     except (OSError, ValueError) as error:
@@ -56,6 +60,7 @@ def standard_style() -> Iterator[ModuleType]:
             "a file matplotlibrc, or give it a folder with MPLCONFIGDIR."
         ) from error
     finally:
+        talk.setLevel(level)
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     if backend is not None:
