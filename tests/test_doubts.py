@@ -291,9 +291,9 @@ def test_a_training_is_told_once_of_recordings_without_a_chirp(caplog: pytest.Lo
     look_at_split("train", samples, config.data, config.audio)
     (told,) = caplog.messages
     assert told.startswith(
-        "In the train split, 2 of the 3 recordings that were looked at are doubtful, because each holds"
+        "Doubtful recordings in the train split: 2 of the 3 that were looked at (holds"
     )
-    assert told.endswith("is silent in its left ear: 1, 2.")
+    assert told.endswith("is silent in its left ear): 1, 2.")
     caplog.clear()
     look_at_split("train", samples, config.data, FIRST)
     look_at_split("train", samples[:1], config.data, config.audio)

@@ -103,7 +103,7 @@ def _warn_of_doubts(split: str, samples: list[EchoSample], audio: AudioConfig) -
     if doubtful:
         reasons = "; or ".join(dict.fromkeys(reason for own in doubts for reason in own))
         log.warning(
-            "In the %s split, %d of the %d recordings that were looked at are doubtful, because each %s: %s.",
+            "Doubtful recordings in the %s split: %d of the %d that were looked at (%s): %s.",
             split,
             len(doubtful),
             len(samples),
