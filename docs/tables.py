@@ -384,11 +384,11 @@ def _entrants(names: Iterable[str], columns: Iterable[str]) -> str:
     return _ruled(rows)
 
 
-def rooms() -> str:
-    """What more rooms are worth, with and without the split."""
+def rooms(results: str = "more_rooms") -> str:
+    """What more rooms are worth, with and without the split; or what larger maps cost."""
     worlds = ("rmse", "exam", "choose", "heads")
     rows = [["rooms to train on", "network", *(CONTEST[world] for world in worlds)]]
-    for count, entrants in read("more_rooms")["rooms"].items():
+    for count, entrants in read(results)["rooms"].items():
         for name, found in entrants.items():
             figures = (found[world] for world in worlds)
             spread = len(found["val"]) > 1  # one seed has none

@@ -62,7 +62,8 @@ def rounding_energy(energy: Tensor, direct: int | None) -> Tensor:
 def log_level(magnitude: Tensor, reference: Tensor) -> Tensor:
     """Turn magnitudes (B, ...) into levels, 1 at the loudest of the reference, -1 for silence.
 
-    Between the two they are linear in dB, but for the lowest: 80 dB below the loudest are -0.85."""
+    Between the two they are linear in dB, but for the lowest: 80 dB below the loudest are -0.85.
+    """
     loudest = reference.flatten(1).amax(dim=1).clamp(min=1e-9)
     relative = magnitude / loudest.reshape(-1, *[1] * (magnitude.ndim - 1))
     return 1 - 2 * torch.log(relative + FLOOR) / math.log(FLOOR)
