@@ -290,9 +290,7 @@ def test_a_training_is_told_once_of_recordings_without_a_chirp(caplog: pytest.Lo
     samples = [EchoSample(sound, torch.ones(32, 32), str(number)) for number, sound in enumerate(sounds)]
     look_at_split("train", samples, config.data, config.audio)
     (told,) = caplog.messages
-    assert told.startswith(
-        "Doubtful recordings in the train split: 2 of the 3 that were looked at (holds"
-    )
+    assert told.startswith("Doubtful recordings in the train split: 2 of the 3 that were looked at (holds")
     assert told.endswith("is silent in its left ear): 1, 2.")
     caplog.clear()
     look_at_split("train", samples, config.data, FIRST)
