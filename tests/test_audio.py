@@ -307,6 +307,16 @@ def test_bands_that_no_recording_of_the_rate_holds_are_left_out(rate: int, bands
     assert made(torch.randn(1, 2, 2001)).shape == (1, made.channels, 501)
 
 
+def test_bands_end_at_half_the_rate() -> None:
+    bands = (300.0, 2000.0, 5000.0, 10_000.0, 20_000.0)
+    assert edges_below_nyquist(bands, 10_000) == bands[:3]  # the third begins where the recording ends
+    assert edges_below_nyquist(bands, 12_000) == bands[:4]
+    assert edges_below_nyquist(bands, 600) == ()
+    assert steps_to_average(2000.0, 20_000.0, 16_000) == steps_to_average(2000.0, 8000.0, 16_000) == 3
+    assert steps_to_average(2000.0, 5000.0, 8000) == steps_to_average(2000.0, 4000.0, 8000) == 3
+    assert steps_to_average(0.0, 20_000.0, 44_100) == 3  # one would do
+
+
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
 def test_a_narrow_band_is_averaged_over_a_longer_time(rate: int) -> None:
     edges = edges_below_nyquist(AudioConfig().bands, rate)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from base_residual.config.resolve import make_config
 from base_residual.errors import ConfigError, ShapeError
 from base_residual.losses import (
+    LATER_WEIGHTS,
     AdaptiveBaseResidualLoss,
     BaseResidualLoss,
     LossWeights,
@@ -107,15 +108,22 @@ def test_low_pass_refuses_a_kernel_that_is_no_number_of_pixels(kernel: Any) -> N
     [
         (lambda: BaseResidualLoss(lambda_base=-1.0), "weight of the term 'base' is -1.0; expected is a finite"),
         (lambda: BaseResidualLoss(lambda_sparse=float("nan")), "weight of the term 'sparse' is nan"),
-        (lambda: BaseResidualLoss(lowpass_kernel=0), "low-pass kernel is 0"),
+        (lambda: BaseResidualLoss(lowpass_kernel=0), "^The low-pass kernel is 0"),
         (lambda: BaseResidualLoss(recon="l2"), "Unknown reconstruction 'l2'"),  # type: ignore[arg-type]
-        (lambda: AdaptiveBaseResidualLoss(warmup_epochs=-1), "warm-up's number of epochs is -1"),
+        (lambda: AdaptiveBaseResidualLoss(warmup_epochs=-1), "^The warm-up's number of epochs is -1"),
         (lambda: AdaptiveBaseResidualLoss(later=LossWeights(float("inf"), 1, 1)), "weight of the term 'recon' is inf"),
     ],
 )
 def test_a_loss_of_impossible_weights_is_not_made(make: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+def test_the_least_weights_and_kernels_are_possible() -> None:
+    parts = [torch.full((1, 1, 4, 4), depth) for depth in (2.0, 1.0, 3.0, 5.0)]
+    total, _ = BaseResidualLoss(lambda_sparse=0.0, lambda_base=0.0, lowpass_kernel=1)(*parts)
+    assert float(total) == pytest.approx(2.0)
+    assert AdaptiveBaseResidualLoss(warmup_epochs=0).weights == LATER_WEIGHTS
 
 
 def test_low_pass_keeps_full_precision_where_networks_do_not() -> None:
