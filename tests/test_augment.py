@@ -117,6 +117,7 @@ def test_noise_before_the_chirp_is_not_taken_for_it() -> None:
     assert (changed.waveform[..., :400].abs().amax() > 0.5).item()
     torch.testing.assert_close(changed.emitted, find_emission(waveform, 44_100) / 1000)
     assert (changed.emitted > 0.4).all()
+    assert changed.empty_room is None  # as none was given
 
 
 @pytest.mark.parametrize("shape", [(3, 300), (3, 5, 300)], ids=["over time", "over frequency and time"])

@@ -119,6 +119,11 @@ def test_a_loss_of_impossible_weights_is_not_made(make: Callable[[], object], wo
         make()
 
 
+def test_a_near_wall_of_the_empty_room_is_a_layout_as_well() -> None:
+    near, far = torch.full((1, 1, 4, 4), 0.6), torch.full((1, 1, 4, 4), 2.0)
+    assert float(decomposition_terms(near, far - near, far, far, 2, empty_room=near).base) == 0.0
+
+
 def test_the_least_weights_and_kernels_are_possible() -> None:
     parts = [torch.full((1, 1, 4, 4), depth) for depth in (2.0, 1.0, 3.0, 5.0)]
     total, _ = BaseResidualLoss(lambda_sparse=0.0, lambda_base=0.0, lowpass_kernel=1)(*parts)

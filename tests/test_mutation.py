@@ -63,6 +63,8 @@ def test_a_change_that_no_test_notices_needs_a_reason_for_its_line_or_its_kind(
 
 
 def test_the_tests_of_each_module_notice_at_least_85_percent_and_the_rest_is_explained(mutation: ModuleType) -> None:
-    for module, found in json.loads(mutation.RESULTS.read_text(encoding="utf-8")).items():
+    results = json.loads(mutation.RESULTS.read_text(encoding="utf-8"))
+    assert list(results) == list(mutation.SETTINGS["modules"])
+    for module, found in results.items():
         assert len(found["survivors"]) <= 0.15 * sum(found["outcomes"].values()), module
         assert not [survivor for survivor in found["survivors"] if mutation.unsettled(module, survivor)]
